@@ -1,0 +1,152 @@
+package transport
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// DefaultLimit is the largest frame, in bytes, that a channel sends or receives unless its Config
+// says otherwise. It counts as the frame's length field does: the kind and the body.
+const DefaultLimit = 16 << 20
+
+// maxLimit keeps a frame's length within an int on 32-bit machines.
+const maxLimit = 1<<31 - 1
+
+// closeTimeout bounds what Close may spend on saying goodbye to a peer that does not read.
+const closeTimeout = time.Second
+
+// Config has the settings of a Channel. Its zero value is ready to use.
+type Config struct {
+	// Limit is the largest frame in bytes, both ways; 0 means DefaultLimit. See Channel.SetLimit.
+	Limit int
+
+	// OnCancel is called when the peer asks this side to stop. It runs in the goroutine that
+	// receives, so a channel on which nobody receives does not call it, and it must not block or
+	// receive. Nil ignores such requests.
+	OnCancel func(Cancel)
+}
+
+// Channel carries whole messages over a connection. Make one with [New]; end it with Close.
+//
+// All methods may be called concurrently. Senders take turns per frame, in no particular order;
+// each frame is one write. Receivers take turns per message. There is no goroutine behind a channel:
+// the goroutine that calls Recv reads the socket itself.
+//
+// A message is whole or absent. A receive that ends early, because of its context or because the
+// message is of the other kind or too large for the buffer, leaves the message for the next
+// receive. A send that ends early has written nothing, or else the channel is broken for sending and
+// this and every later send says so with [ErrBroken].
+//
+// Every error of an operation is an [*Error].
+type Channel struct {
+	conn     net.Conn
+	limit    atomic.Int64
+	onCancel func(Cancel)
+	closing  atomic.Bool   // set by the first Close or Abort
+	closed   chan struct{} // closed just before the connection is
+	abort    sync.Once
+
+	rd reader
+	wr writer
+
+	pingMu sync.Mutex // guards pings and pongs; never held over input or output
+	pings  map[uint64]chan struct{}
+	pongs  [][]byte // bodies of pings that are not answered yet
+	ponger bool     // a goroutine is answering them
+	wg     sync.WaitGroup
+}
+
+// New makes a Channel over conn and takes conn over: only the channel reads, writes, sets deadlines
+// and closes from now on. It neither reads nor writes by itself.
+func New(conn net.Conn, cfg Config) *Channel {
+	c := &Channel{conn: conn, onCancel: cfg.OnCancel, closed: make(chan struct{})}
+	c.SetLimit(cfg.Limit)
+	c.rd.turn, c.wr.turn = newTurn(), newTurn()
+	c.rd.intr.setDeadline = conn.SetReadDeadline
+	c.wr.intr.setDeadline = conn.SetWriteDeadline
+	c.wr.plain = isPlain(conn)
+	return c
+}
+
+// SetLimit changes the largest frame, in bytes, for what is sent and received from now on; 0 means
+// DefaultLimit. A handshake starts with a small limit and raises it when it knows the peer.
+func (c *Channel) SetLimit(limit int) {
+	switch {
+	case limit <= 0:
+		limit = DefaultLimit
+	case limit > maxLimit:
+		limit = maxLimit
+	}
+	c.limit.Store(int64(limit))
+}
+
+// Limit returns the largest frame in bytes.
+func (c *Channel) Limit() int { return int(c.limit.Load()) }
+
+// LocalAddr returns the connection's own address.
+func (c *Channel) LocalAddr() net.Addr { return c.conn.LocalAddr() }
+
+// RemoteAddr returns the peer's address.
+func (c *Channel) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+
+// NetConn returns the connection below, for instance to ask for the peer's credentials. Reading,
+// writing or setting deadlines on it spoils the channel.
+func (c *Channel) NetConn() net.Conn { return c.conn }
+
+// Close says goodbye with status 0 and closes the connection. It takes at most a second, even when
+// the peer does not read. Closing again returns an error that matches ErrClosed.
+func (c *Channel) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	return c.CloseWith(ctx, 0, "")
+}
+
+// CloseWith is Close with the caller's own status, reason and bound: when ctx ends before the goodbye
+// is written the connection is closed without one, and the error says so. Messages that were
+// received by the kernel but not by Recv are lost; messages that were sent reach the peer before
+// the goodbye does.
+func (c *Channel) CloseWith(ctx context.Context, status int, reason string) error {
+	if !c.closing.CompareAndSwap(false, true) {
+		return &Error{"close", ErrClosed}
+	}
+	body, err := encodeControl(goodbye{status, reason})
+	if err == nil {
+		err = c.writeFrame(ctx, Frame{KindGoodbye, body}, true)
+	}
+	// Closing a socket with unread input makes the kernel reset the connection, and a reset of
+	// TCP throws away what the peer has not read yet, the goodbye included (RFC 1122, 4.2.2.13).
+	drain(c.conn)
+	if cerr := c.abortConn(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return &Error{"close", err}
+	}
+	return nil
+}
+
+// Abort closes the connection at once, with no goodbye. The peer takes it for a crash. It may be
+// called while Close waits, and more than once.
+func (c *Channel) Abort() error {
+	c.closing.Store(true)
+	if err := c.abortConn(); err != nil {
+		return &Error{"close", err}
+	}
+	return nil
+}
+
+func (c *Channel) abortConn() (err error) {
+	c.abort.Do(func() {
+		close(c.closed)
+		err = c.conn.Close()
+		c.rd.intr.close()
+		c.wr.intr.close()
+	})
+	c.pingMu.Lock() // whoever was about to start the goroutine below has done so now, or never will
+	c.pingMu.Unlock()
+	c.wg.Wait() // the pongs; the closed connection ends them
+	return err
+}

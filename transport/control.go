@@ -1,0 +1,40 @@
+package transport
+
+import (
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Cancel is the body of a KindCancel frame: a request to stop.
+type Cancel struct {
+	// Reason is for people.
+	Reason string `cbor:"reason,omitempty"`
+	// Grace is how long the sender waits before it uses force, counted from when the frame arrives;
+	// 0 means that it did not say. On the wire it is in nanoseconds.
+	Grace time.Duration `cbor:"grace,omitempty"`
+}
+
+// Frame encodes the request.
+func (c Cancel) Frame() Frame {
+	body, err := encodeControl(c)
+	if err != nil {
+		panic(err) // a string and a number
+	}
+	return Frame{KindCancel, body}
+}
+
+// ParseCancel reads the body of a KindCancel frame. Fields that it does not know are ignored.
+func ParseCancel(body []byte) (Cancel, error) {
+	var c Cancel
+	err := decodeMessage(body, &c)
+	return c, err
+}
+
+// goodbye is the body of a KindGoodbye frame.
+type goodbye struct {
+	Status int    `cbor:"status"`
+	Reason string `cbor:"reason,omitempty"`
+}
+
+func encodeControl(v any) ([]byte, error) { return cbor.Marshal(v) }

@@ -1,0 +1,375 @@
+package transport
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+)
+
+// readBufferSize is the size of a channel's own read buffer: prefix and body of a small message come
+// with one system call. It is allocated at the first receive.
+const readBufferSize = 8 << 10
+
+// firstBody is how much is allocated for a large body before its bytes arrive. Beyond that the buffer
+// doubles as it fills, so that a lying length costs the liar bandwidth and not us memory.
+const firstBody = 64 << 10
+
+// reader is the receiving half of a Channel. Whoever holds the turn owns all of it.
+type reader struct {
+	turn turn
+	intr interrupter
+
+	buf  []byte // buf[r:w] was read from the connection and not used yet
+	r, w int
+
+	pending bool   // a header was read and its body is not used up
+	kind    Kind   // of the pending frame
+	size    int    // bytes of its body that are not used up
+	body    []byte // the part of a body that was moved out of buf, or was never in it; from the pool
+	lent    []byte // what ReadFrame returned; goes back to the pool at the next receive
+
+	err error // what every further receive returns
+}
+
+// Recv receives one message of KindMessage and decodes it into v, a pointer, as CBOR.
+//
+// When the message is raw bytes the error is a [*KindError] and the message stays; when it does not
+// fit v, a [*DecodeError], and the next Recv gets the next message. When the peer closed, the error
+// is a [*GoodbyeError] (it matches [io.EOF]); when it crashed, [ErrPeerGone]. An ended ctx gives its
+// error and its cause, and loses nothing.
+//
+// What v gets is copied out of the channel's buffers. A field of type cbor.RawMessage reuses its
+// capacity, a []byte is always fresh memory.
+func (c *Channel) Recv(ctx context.Context, v any) error {
+	if err := c.recv(ctx, v); err != nil {
+		return &Error{"receive", err}
+	}
+	return nil
+}
+
+func (c *Channel) recv(ctx context.Context, v any) error {
+	if err := c.startReceive(ctx); err != nil {
+		return err
+	}
+	defer c.rd.turn.give()
+	if err := c.nextMessage(ctx, KindMessage); err != nil {
+		return err
+	}
+	body, err := c.wholeBody(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.used()
+	return decodeMessage(body, v)
+}
+
+// RecvBytes receives one message of KindRaw into buf and returns its length. Large bodies are read
+// from the socket into buf directly. A message larger than buf gives a [*ShortBufferError] and stays,
+// one of KindMessage a [*KindError]; the other errors are those of Recv.
+func (c *Channel) RecvBytes(ctx context.Context, buf []byte) (int, error) {
+	n, err := c.recvBytes(ctx, buf)
+	if err != nil {
+		return 0, &Error{"receive", err}
+	}
+	return n, nil
+}
+
+func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
+	if err := c.startReceive(ctx); err != nil {
+		return 0, err
+	}
+	defer c.rd.turn.give()
+	if err := c.nextMessage(ctx, KindRaw); err != nil {
+		return 0, err
+	}
+	rd := &c.rd
+	size := rd.size
+	if size > len(buf) {
+		return 0, &ShortBufferError{Have: len(buf), Need: size}
+	}
+	buf = buf[:size]
+	got := copy(buf, rd.body) // from a receive that was cancelled half-way
+	m := copy(buf[got:], rd.buf[rd.r:rd.w])
+	rd.r += m
+	got += m
+	for got < size {
+		n, err := c.read(ctx, buf[got:])
+		got += n
+		if err != nil {
+			rd.body = append(takeBody(rd.body)[:0], buf[:got]...)
+			return 0, err
+		}
+	}
+	c.used()
+	return size, nil
+}
+
+// ReadFrame receives the next frame of any kind, for code that speaks the protocol itself; its
+// errors are those of Recv. It interprets nothing, but skips extension kinds and refuses unknown
+// ones. The body is the channel's own memory, good until the next receive.
+func (c *Channel) ReadFrame(ctx context.Context) (Frame, error) {
+	f, err := c.readFrame(ctx)
+	if err != nil {
+		return Frame{}, &Error{"receive", err}
+	}
+	return f, nil
+}
+
+func (c *Channel) readFrame(ctx context.Context) (Frame, error) {
+	if err := c.startReceive(ctx); err != nil {
+		return Frame{}, err
+	}
+	defer c.rd.turn.give()
+	if err := c.header(ctx); err != nil {
+		return Frame{}, err
+	}
+	body, err := c.wholeBody(ctx)
+	if err != nil {
+		return Frame{}, err
+	}
+	f := Frame{c.rd.kind, body}
+	c.rd.lent, c.rd.body = c.rd.body, nil
+	c.used()
+	return f, nil
+}
+
+// startReceive takes the turn to read.
+func (c *Channel) startReceive(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return newContextError(ctx)
+	}
+	if err := c.rd.turn.take(ctx, c.closed); err != nil {
+		return err
+	}
+	if c.closing.Load() {
+		c.rd.turn.give()
+		return ErrClosed
+	}
+	if c.rd.lent != nil {
+		putBody(c.rd.lent)
+		c.rd.lent = nil
+	}
+	return nil
+}
+
+// nextMessage reads up to the header of the next message, which must be of kind want, and handles the
+// control frames before it.
+func (c *Channel) nextMessage(ctx context.Context, want Kind) error {
+	for {
+		if err := c.header(ctx); err != nil {
+			return err
+		}
+		switch kind := c.rd.kind; kind {
+		case want:
+			return nil
+		case KindMessage, KindRaw:
+			return &KindError{Got: kind, Want: want}
+		}
+		body, err := c.wholeBody(ctx)
+		if err != nil {
+			return err
+		}
+		err = c.control(c.rd.kind, body)
+		c.used()
+		if err != nil {
+			c.rd.err = err
+			return err
+		}
+	}
+}
+
+// control handles one frame that is not a message. An error ends the receiving side.
+func (c *Channel) control(kind Kind, body []byte) error {
+	switch kind {
+	case KindPing:
+		return c.pong(body)
+	case KindPong:
+		c.ponged(body)
+		return nil
+	case KindCancel:
+		req, err := ParseCancel(body)
+		if err != nil {
+			return fmt.Errorf("%w: cancel frame: %v", ErrProtocol, err)
+		}
+		if c.onCancel != nil {
+			c.onCancel(req)
+		}
+		return nil
+	case KindGoodbye:
+		var bye goodbye
+		if err := decodeMessage(body, &bye); err != nil {
+			return fmt.Errorf("%w: goodbye frame: %v", ErrProtocol, err)
+		}
+		return &GoodbyeError{Status: bye.Status, Reason: bye.Reason}
+	}
+	return fmt.Errorf("%w: %s frame on an open channel", ErrProtocol, kind)
+}
+
+// header makes a frame of a known kind the pending one, unless one is pending already.
+func (c *Channel) header(ctx context.Context) error {
+	rd := &c.rd
+	for {
+		if rd.err != nil {
+			return rd.err
+		}
+		if !rd.pending {
+			if err := c.fill(ctx, headerSize); err != nil {
+				return err
+			}
+			n := int64(binary.LittleEndian.Uint32(rd.buf[rd.r:]))
+			switch limit := c.limit.Load(); {
+			case n == 0:
+				rd.err = fmt.Errorf("%w: a frame of length 0", ErrProtocol)
+				return rd.err
+			case n > limit:
+				rd.err = &SizeError{Size: n, Limit: limit, Received: true}
+				return rd.err
+			}
+			rd.kind = Kind(rd.buf[rd.r+lengthSize])
+			if !rd.kind.known() && rd.kind < KindExtension {
+				rd.err = fmt.Errorf("%w: unknown %s", ErrProtocol, rd.kind)
+				return rd.err
+			}
+			rd.r += headerSize
+			rd.pending, rd.size = true, int(n)-1
+		}
+		if rd.kind < KindExtension {
+			return nil
+		}
+		if err := c.skip(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// skip drops the pending body without storing it.
+func (c *Channel) skip(ctx context.Context) error {
+	rd := &c.rd
+	for {
+		n := min(rd.size, rd.w-rd.r)
+		rd.r += n
+		rd.size -= n
+		if rd.size == 0 {
+			rd.pending = false
+			return nil
+		}
+		if err := c.fill(ctx, 1); err != nil {
+			return err
+		}
+	}
+}
+
+// wholeBody returns the pending frame's body, which stays pending until used is called. The bytes
+// are good until the next receive.
+func (c *Channel) wholeBody(ctx context.Context) ([]byte, error) {
+	rd := &c.rd
+	if rd.body == nil && rd.size <= len(rd.buf) {
+		if err := c.fill(ctx, rd.size); err != nil {
+			return nil, err
+		}
+		body := rd.buf[rd.r : rd.r+rd.size]
+		rd.r += rd.size
+		return body, nil
+	}
+	b := takeBody(rd.body)
+	m := min(rd.size-len(b), rd.w-rd.r)
+	b = append(b, rd.buf[rd.r:rd.r+m]...)
+	rd.r += m
+	for len(b) < rd.size {
+		if len(b) == cap(b) {
+			grown := make([]byte, len(b), min(rd.size, 2*len(b)))
+			copy(grown, b)
+			b = grown
+		}
+		n, err := c.read(ctx, b[len(b):min(cap(b), rd.size)])
+		b = b[:len(b)+n]
+		if err != nil {
+			rd.body = b
+			return nil, err
+		}
+	}
+	rd.body = b
+	return b, nil
+}
+
+// takeBody returns a buffer that continues b, or an empty one from the pool.
+func takeBody(b []byte) []byte {
+	if b != nil {
+		return b
+	}
+	b = *bodies.Get().(*[]byte)
+	if cap(b) < firstBody {
+		b = make([]byte, 0, firstBody)
+	}
+	return b
+}
+
+// used ends the pending frame.
+func (c *Channel) used() {
+	c.rd.pending = false
+	if c.rd.body != nil {
+		putBody(c.rd.body)
+		c.rd.body = nil
+	}
+}
+
+// fill reads until at least n bytes are buffered; n is at most readBufferSize.
+func (c *Channel) fill(ctx context.Context, n int) error {
+	rd := &c.rd
+	if rd.buf == nil {
+		rd.buf = make([]byte, readBufferSize)
+	}
+	if rd.r == rd.w {
+		rd.r, rd.w = 0, 0
+	}
+	if rd.w-rd.r < n && len(rd.buf)-rd.r < n {
+		rd.w = copy(rd.buf, rd.buf[rd.r:rd.w])
+		rd.r = 0
+	}
+	for rd.w-rd.r < n {
+		m, err := c.read(ctx, rd.buf[rd.w:])
+		if err != nil {
+			return err
+		}
+		rd.w += m
+	}
+	return nil
+}
+
+// read reads from the connection. An error means that no byte was read. Unless it is the context's,
+// the receiving side ends with it.
+func (c *Channel) read(ctx context.Context, p []byte) (int, error) {
+	rd := &c.rd
+	for {
+		rd.intr.arm(ctx)
+		n, err := c.conn.Read(p)
+		if n > 0 {
+			return n, nil
+		}
+		if err == nil {
+			continue
+		}
+		if !isTimeout(err) {
+			rd.err = c.readError(err)
+		}
+		if ctx.Err() != nil {
+			// Also when the stream ended at the same moment: the cancellation is the better news.
+			return 0, newContextError(ctx)
+		}
+		if rd.err == nil {
+			return 0, err // a deadline that somebody set behind our back
+		}
+		return 0, rd.err
+	}
+}
+
+func (c *Channel) readError(err error) error {
+	if c.closing.Load() {
+		return ErrClosed
+	}
+	err = netError(err)
+	if err == ErrPeerGone && (c.rd.pending || c.rd.r != c.rd.w) {
+		return fmt.Errorf("%w, in the middle of a frame", err)
+	}
+	return err
+}
