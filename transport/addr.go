@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // The schemes that an [Addr] can have.
@@ -83,7 +84,8 @@ func ParseAddr(s string) (Addr, error) {
 				return bad("host %q is not an IPv6 address", host)
 			}
 		} else if i := strings.IndexFunc(host, notInHostName); i >= 0 {
-			return bad("host %q has the character %q", host, host[i:i+1])
+			r, _ := utf8.DecodeRuneInString(host[i:])
+			return bad("host %q has the character %q", host, r)
 		}
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
 			return bad("port %q is not a number from 0 to 65535", port)
@@ -99,19 +101,24 @@ func notInHostName(r rune) bool {
 }
 
 // AddrOf returns the Addr of a [net.Addr] of network "unix" or "tcp", such as a listener's.
-// For any other it returns the zero Addr.
+// For any other it returns the zero Addr, and so it does for one that has no text form: an unnamed
+// Unix socket (which is "@" or "" to package net) or one with a relative path.
 func AddrOf(a net.Addr) Addr {
+	var addr Addr
 	switch a := a.(type) {
 	case Addr:
 		return a
 	case *net.UnixAddr:
-		if a.Name != "" {
-			return Addr{SchemeUDS, a.Name}
+		if a != nil && a.Net == "unix" {
+			addr = Addr{SchemeUDS, a.Name}
 		}
 	case *net.TCPAddr:
-		return Addr{SchemeTCP, a.String()}
+		addr = Addr{SchemeTCP, a.String()}
 	}
-	return Addr{}
+	if _, err := ParseAddr(addr.String()); err != nil {
+		return Addr{}
+	}
+	return addr
 }
 
 // IsZero tells whether a is no address.
@@ -142,8 +149,12 @@ func (a Addr) MarshalText() ([]byte, error) {
 		return nil, nil
 	}
 	s := a.String()
-	if _, err := ParseAddr(s); err != nil {
+	parsed, err := ParseAddr(s)
+	if err != nil {
 		return nil, err
+	}
+	if parsed != a {
+		return nil, &AddrError{Input: s, Reason: fmt.Sprintf("unknown scheme %q; want uds or tcp", a.Scheme)}
 	}
 	return []byte(s), nil
 }

@@ -1,0 +1,124 @@
+package forkspawn
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spawnwire/spawnwire/handshake"
+)
+
+// ErrBootTimeout is the cause of a boot that took longer than Config.BootTimeout.
+var ErrBootTimeout = errors.New("not ready in time")
+
+// PhaseTime is how long one phase of a boot took, or had taken when it failed.
+type PhaseTime struct {
+	Phase    handshake.Phase
+	Duration time.Duration
+}
+
+// BootError says what happened to a child that did not become ready. When Spawn returns one, nothing of
+// the child is left.
+//
+// errors.Is and errors.As find in it: [ErrDied]; [handshake.ErrUnknownEntry], [handshake.ErrBadSpec] and a
+// [*handshake.FailedError] with the child's own words; [*handshake.VersionError]; [handshake.ErrBadMAC];
+// [ErrBootTimeout]; the caller's context's error and cause; [ErrClosed]; and for a failed start the
+// system's error in a [*fs.PathError]: fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC.
+type BootError struct {
+	Name string // of the child
+	ID   string
+	PID  int // 0 when it was not started
+
+	// Phase is the step that did not complete.
+	Phase handshake.Phase
+	// Status is how the child ended by itself; unknown when it did not, and was killed by Spawn.
+	Status ExitStatus
+	// Stderr is the end, at most 4 KiB, of what the child wrote to a captured stderr.
+	Stderr string
+	// Elapsed is the time from the call of Spawn to the failure; Phases shares it among the phases.
+	Elapsed time.Duration
+	Phases  []PhaseTime
+	// Err is the cause.
+	Err error
+}
+
+// Error returns one line: the child, the phase, what happened, how long each phase took, and the last
+// line that the child wrote to stderr. Stderr has more.
+func (e *BootError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "forkspawn: spawn %q", e.Name)
+	if e.PID != 0 {
+		fmt.Fprintf(&b, " (pid %d)", e.PID)
+	}
+	fmt.Fprintf(&b, ": %s: %v", e.Phase, e.Err)
+	if e.Status.Known() {
+		fmt.Fprintf(&b, ": %v", e.Status)
+	}
+	fmt.Fprintf(&b, "; after %v", roundTime(e.Elapsed))
+	if len(e.Phases) > 0 {
+		b.WriteString(" (")
+		for i, p := range e.Phases {
+			if i > 0 {
+				b.WriteString(", ")
+			}
+			fmt.Fprintf(&b, "%s %v", p.Phase, roundTime(p.Duration))
+		}
+		b.WriteString(")")
+	}
+	if line := lastLine(e.Stderr); line != "" {
+		fmt.Fprintf(&b, "; stderr: %q", line)
+	}
+	return b.String()
+}
+
+func (e *BootError) Unwrap() error { return e.Err }
+
+// lastLine returns the last line with something in it. Of a Go panic that is a line of the stack: the
+// line that says "panic:" tells more.
+func lastLine(s string) string {
+	last, panicked := "", ""
+	for line := range strings.Lines(s) {
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		last = line
+		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			panicked = line
+		}
+	}
+	if panicked != "" {
+		return panicked
+	}
+	return last
+}
+
+// roundTime keeps three digits or so.
+func roundTime(d time.Duration) time.Duration {
+	for unit := time.Second; unit > time.Microsecond; unit /= 10 {
+		if d >= 100*unit {
+			return d.Round(unit)
+		}
+	}
+	return d.Round(time.Microsecond)
+}
+
+// ExitError is the error of speaking with a child that has ended.
+type ExitError struct {
+	Name   string
+	PID    int
+	Status ExitStatus
+	Stderr string // the end, at most 4 KiB, of a captured stderr
+	Err    error  // what the channel said
+}
+
+func (e *ExitError) Error() string {
+	s := fmt.Sprintf("forkspawn: child %q (pid %d) ended: %v", e.Name, e.PID, e.Status)
+	if line := lastLine(e.Stderr); line != "" && !e.Status.Success() {
+		s += fmt.Sprintf("; stderr: %q", line)
+	}
+	return s
+}
+
+func (e *ExitError) Unwrap() error { return e.Err }

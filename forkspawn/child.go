@@ -1,0 +1,169 @@
+package forkspawn
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+const sigkill = syscall.SIGKILL
+
+// Child is a process that Spawn started and that said it is ready. Its methods may be called
+// concurrently. Stop ends it and gives back what it holds here, a descriptor or two; also of a child
+// that has ended by itself.
+type Child struct {
+	s       *Spawner
+	id      string
+	spec    *spawnspec.Spec
+	proc    Process
+	streams streams
+	peer    *handshake.Peer // set once, before Spawn returns
+	boot    BootTimes
+
+	gone   chan struct{} // closed when the process has ended, after status is set
+	status ExitStatus
+
+	stop    sync.Once
+	stopped chan struct{} // closed when Stop is done, after result is set
+	result  StopResult
+	stopErr error
+}
+
+// newChild takes over a process and waits for its end.
+func newChild(s *Spawner, id string, spec *spawnspec.Spec, proc Process, st streams) *Child {
+	c := &Child{
+		s: s, id: id, spec: spec, proc: proc, streams: st,
+		gone: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	s.reaps.Go(c.reap)
+	return c
+}
+
+// reap waits for the process, which every Child has until its end.
+func (c *Child) reap() {
+	c.status = c.proc.Wait()
+	c.streams.settle() // what it wrote belongs to the news of its end
+	close(c.gone)
+	c.s.cfg.Logger.Debug("forkspawn: child ended", "name", c.spec.Name, "id", c.id, "pid", c.PID(), "status", c.status.String())
+	c.streams.end()
+}
+
+// ID returns the child's unique id.
+func (c *Child) ID() string { return c.id }
+
+// Name returns the child's name, which need not be unique.
+func (c *Child) Name() string { return c.spec.Name }
+
+// PID returns the child's process id.
+func (c *Child) PID() int { return c.proc.PID() }
+
+// Spec returns the orders that the child got. They must not be changed.
+func (c *Child) Spec() *spawnspec.Spec { return c.spec }
+
+// Boot says where the time of the child's start went.
+func (c *Child) Boot() BootTimes { return c.boot }
+
+// Channel returns the channel to the child. Send, Recv and their like of the Child itself know the
+// child's exit status, which the Channel does not.
+func (c *Child) Channel() *transport.Channel { return c.peer.Channel }
+
+// Send sends v as one message; see transport.Channel.Send. When the child has ended the error is an
+// [*ExitError].
+func (c *Child) Send(ctx context.Context, v any) error {
+	return c.explain(c.peer.Channel.Send(ctx, v))
+}
+
+// Recv receives one message into v; see transport.Channel.Recv. What the child sent before it ended is
+// received first; then the error is an [*ExitError].
+func (c *Child) Recv(ctx context.Context, v any) error {
+	return c.explain(c.peer.Channel.Recv(ctx, v))
+}
+
+// SendBytes sends p as one raw message; see transport.Channel.SendBytes.
+func (c *Child) SendBytes(ctx context.Context, p []byte) error {
+	return c.explain(c.peer.Channel.SendBytes(ctx, p))
+}
+
+// RecvBytes receives one raw message into buf; see transport.Channel.RecvBytes.
+func (c *Child) RecvBytes(ctx context.Context, buf []byte) (int, error) {
+	n, err := c.peer.Channel.RecvBytes(ctx, buf)
+	return n, c.explain(err)
+}
+
+// statusBound is how long the end of a child's stream waits for the child's exit status: the kernel
+// closes the sockets of a process a moment before it can be waited for.
+const statusBound = 100 * time.Millisecond
+
+// explain turns the end of the stream into the end of the child, when that is what it was.
+func (c *Child) explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, transport.ErrPeerGone), errors.Is(err, io.EOF):
+	case errors.Is(err, transport.ErrClosed) && isClosed(c.gone): // stopped by this side
+	default:
+		return err
+	}
+	if !c.awaitGone(statusBound) {
+		return err // it closed its channel and lives
+	}
+	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status, Stderr: c.StderrTail(), Err: err}
+}
+
+// awaitGone waits for the process's end, but not longer than d.
+func (c *Child) awaitGone(d time.Duration) bool {
+	if isClosed(c.gone) {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-c.gone:
+		return true
+	case <-timer.C:
+		return isClosed(c.gone)
+	}
+}
+
+// Exited is closed when the process has ended.
+func (c *Child) Exited() <-chan struct{} { return c.gone }
+
+// Wait waits until the process has ended, or ctx has, and returns how. It does not wait for the
+// process's pipes. The status is kept for as long as the Child is.
+func (c *Child) Wait(ctx context.Context) (ExitStatus, error) {
+	if !isClosed(c.gone) {
+		select {
+		case <-c.gone:
+		case <-ctx.Done():
+			return ExitStatus{}, contextError(ctx)
+		}
+	}
+	return c.status, nil
+}
+
+// Signal sends a signal to the child's process alone, through its pidfd where there is one. For a
+// child that has ended the error is os.ErrProcessDone.
+func (c *Child) Signal(sig syscall.Signal) error { return c.proc.Signal(sig, false) }
+
+// StdoutTail returns the last 4 KiB that the child wrote to a captured stdout.
+func (c *Child) StdoutTail() string {
+	if c.streams.stdout == nil {
+		return ""
+	}
+	return c.streams.stdout.lastBytes()
+}
+
+// StderrTail returns the last 4 KiB that the child wrote to a captured stderr.
+func (c *Child) StderrTail() string {
+	if c.streams.stderr == nil {
+		return ""
+	}
+	return c.streams.stderr.lastBytes()
+}

@@ -1,0 +1,111 @@
+package forkspawn
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// Defaults of Config.
+const (
+	DefaultBootTimeout = 30 * time.Second
+	DefaultStopGrace   = 5 * time.Second
+	DefaultTermGrace   = 2 * time.Second
+)
+
+// ErrClosed is the error of a Spawner that was closed.
+var ErrClosed = errors.New("spawner closed")
+
+// Config has the settings of a Spawner. Its zero value is ready to use: children of this very
+// program, over a Unix socket in a private directory.
+type Config struct {
+	// Name is what this process calls itself to its children; "" is the program's name.
+	Name string
+	// Method is the start method; "" is MethodExec.
+	Method string
+	// Starter, when not nil, starts the children instead of StartProcess.
+	Starter Starter
+	// Command is the program that Spawn starts; the zero Command is this program.
+	Command Command
+	// Listen is where children connect: zero is a Unix socket in a private directory, made for this
+	// Spawner and removed with it (package transport/uds). "tcp://127.0.0.1:0" is TCP on this machine,
+	// "uds:///path" and "uds://@name" are a socket of the caller's choice.
+	Listen transport.Addr
+
+	// Stdin, Stdout and Stderr are the children's standard streams. The defaults are the null device,
+	// this process's own stdout, and a captured stderr that is passed on to this process's own.
+	Stdin, Stdout, Stderr Stream
+
+	// BootTimeout bounds a child's start until it is ready; 0 is DefaultBootTimeout. It is there to end
+	// a wait that nothing else ends: a slow machine is not a dead child.
+	BootTimeout time.Duration
+	// StopGrace is how long Stop waits after it has asked a child to stop before it sends SIGTERM, and
+	// TermGrace how long after that before it sends SIGKILL; 0 means the defaults.
+	StopGrace, TermGrace time.Duration
+	// NoParentDeathSignal leaves out PR_SET_PDEATHSIG, by which Linux kills the children when this
+	// process dies. They end then when they notice that their connection has.
+	NoParentDeathSignal bool
+
+	// Limit is the largest frame of the children's channels, in bytes; 0 is transport.DefaultLimit.
+	Limit int
+	// HelloTimeout and MaxPending bound strangers on the socket; see handshake.ListenerConfig.
+	HelloTimeout time.Duration
+	MaxPending   int
+	// Logger gets what is worth a line, mostly refused connections; nil logs nothing.
+	Logger *slog.Logger
+}
+
+// ConfigError says which field of a Config is wrong.
+type ConfigError struct {
+	Field  string
+	Reason string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("forkspawn: Config.%s: %s", e.Field, e.Reason)
+}
+
+// withDefaults checks cfg and fills in what it leaves open.
+func (cfg Config) withDefaults() (Config, error) {
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"BootTimeout", &cfg.BootTimeout, DefaultBootTimeout},
+		{"StopGrace", &cfg.StopGrace, DefaultStopGrace},
+		{"TermGrace", &cfg.TermGrace, DefaultTermGrace},
+		{"HelloTimeout", &cfg.HelloTimeout, 0},
+	} {
+		if *d.value < 0 {
+			return cfg, &ConfigError{d.name, fmt.Sprintf("%v is negative", *d.value)}
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	if cfg.Limit < 0 {
+		return cfg, &ConfigError{"Limit", fmt.Sprintf("%d is negative", cfg.Limit)}
+	}
+	if cfg.MaxPending < 0 {
+		return cfg, &ConfigError{"MaxPending", fmt.Sprintf("%d is negative", cfg.MaxPending)}
+	}
+	if cfg.Stdin.mode == streamCapture {
+		return cfg, &ConfigError{"Stdin", "cannot be captured; use File with a pipe's read end"}
+	}
+	if cfg.Method == "" {
+		cfg.Method = MethodExec
+	}
+	if cfg.Starter == nil {
+		if err := checkMethod(cfg.Method); err != nil {
+			return cfg, err
+		}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return cfg, nil
+}

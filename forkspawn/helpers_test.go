@@ -1,0 +1,25 @@
+package forkspawn_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport/uds"
+)
+
+// listenUDS returns a handshake listener in a private directory that the test's end removes.
+func listenUDS(t testing.TB) *handshake.Listener {
+	t.Helper()
+	dir, err := uds.NewDir()
+	require.NoError(t, err)
+	t.Cleanup(func() { dir.Remove() })
+	ln, err := uds.Listen(context.Background(), dir.Addr("s"))
+	require.NoError(t, err)
+	l, err := handshake.Listen(ln, handshake.ListenerConfig{})
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l
+}

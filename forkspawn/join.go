@@ -1,0 +1,299 @@
+package forkspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/monotime"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// ErrNotSpawned is the error of Join in a process that nobody spawned, or that has joined already.
+var ErrNotSpawned = errors.New("forkspawn: not a spawned process: " + handshake.TicketEnv + " is not set")
+
+// ErrParentGone is the cause of a child's context when its parent has died or cut the connection.
+var ErrParentGone = errors.New("forkspawn: the parent is gone")
+
+// CancelError is the cause of a child's context when its parent has asked it to stop. It matches
+// context.Canceled.
+type CancelError struct {
+	Reason string
+	Grace  time.Duration // until the parent uses force; 0 is unknown
+}
+
+func (e *CancelError) Error() string { return "forkspawn: asked to stop: " + e.Reason }
+
+// Is makes the error match context.Canceled.
+func (e *CancelError) Is(target error) bool { return target == context.Canceled }
+
+// OrphanGrace is how long a child whose parent is gone may take to end by itself before it is ended
+// with ExitOrphan. (On Linux the kernel has killed it before, unless Config.NoParentDeathSignal.)
+const OrphanGrace = 250 * time.Millisecond
+
+// joinTimeout bounds the child's side of the handshake; its parent has a bound of its own.
+const joinTimeout = time.Minute
+
+// JoinConfig has the settings of JoinWith. Its zero value is ready to use.
+type JoinConfig struct {
+	// Prepare is called with the spec before the parent is told that the child is ready: for what can
+	// fail and the parent should know of, such as opening a port. Its error becomes the cause of the
+	// parent's BootError, in its own words, in phase ready.
+	Prepare func(*spawnspec.Spec) error
+	// Limit is the largest frame of the channel, in bytes; 0 is transport.DefaultLimit.
+	Limit int
+	// OnParentGone is called, once, when the parent has died, instead of ending the process after
+	// OrphanGrace. The context has ended then.
+	OnParentGone func()
+}
+
+// Parent is a child's side of the connection to the process that spawned it. Its methods may be
+// called concurrently.
+type Parent struct {
+	// Spec has the orders. It must not be changed.
+	Spec *spawnspec.Spec
+
+	joined *handshake.Joined
+	addr   transport.Addr
+	cfg    JoinConfig
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	gone   sync.Once       // the reaction to a parent that is gone
+	open   context.Context // ends with Close, and not with ctx: a child that was asked to stop must still see its parent die
+	close  context.CancelFunc
+	watch  sync.WaitGroup // the goroutine on the control connection
+}
+
+// Join makes this process a child: it connects to the process that spawned it, proves who it is, and
+// receives its orders. A program of its own calls it, where children of the spawning program
+// itself use Register and Init. In a process that was not spawned the error is [ErrNotSpawned].
+//
+// ctx bounds the joining alone; Parent.Context is the one that ends when the child should.
+func Join(ctx context.Context) (*Parent, error) { return JoinWith(ctx, JoinConfig{}) }
+
+// JoinWith is Join with settings.
+func JoinWith(ctx context.Context, cfg JoinConfig) (*Parent, error) {
+	main := monotime.Now()
+	ticket, ok, err := handshake.TakeTicket()
+	switch {
+	case !ok:
+		return nil, ErrNotSpawned
+	case err != nil:
+		return nil, err
+	}
+	return join(ctx, ticket, cfg, main, nil)
+}
+
+// join connects, shakes hands and answers the parent. check, and then cfg.Prepare, say whether the child
+// can do what its spec asks; the parent gets their error.
+func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, check func(*Parent) error) (*Parent, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	times := handshake.Timings{Init: monotime.Init, Main: main}
+	network, err := transportFor(t.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("forkspawn: join: %w", err)
+	}
+	conn, err := network.Dial(ctx, t.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("forkspawn: join: %w", err)
+	}
+	times.Connected = monotime.Now()
+	p := &Parent{addr: t.Addr, cfg: cfg}
+	p.open, p.close = context.WithCancel(context.Background())
+	base, cancelBase := context.WithCancelCause(context.Background())
+	p.cancel = cancelBase
+	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
+		Limit: cfg.Limit, OnCancel: p.asked, Control: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("forkspawn: join: %w", err)
+	}
+	times.Accepted = monotime.Now()
+	if p.Spec, err = spawnspec.Unmarshal(p.joined.Spec); err != nil {
+		return nil, p.refuse(ctx, handshake.PhaseSpec, handshake.CodeBadSpec, err)
+	}
+	p.ctx = base
+	if !p.Spec.Deadline.IsZero() {
+		p.ctx, cancel = context.WithDeadline(base, p.Spec.Deadline)
+		context.AfterFunc(base, cancel)
+	}
+	if check != nil {
+		if err := check(p); err != nil {
+			return nil, p.refuse(ctx, handshake.PhaseSpec, handshake.CodeUnknownEntry, err)
+		}
+	}
+	if cfg.Prepare != nil {
+		if err := cfg.Prepare(p.Spec); err != nil {
+			return nil, p.refuse(ctx, handshake.PhaseReady, handshake.CodeError, err)
+		}
+	}
+	depth.Store(int64(p.Spec.Depth))
+	if err := p.joined.Ready(ctx, times); err != nil {
+		p.joined.Channel.Abort()
+		return nil, fmt.Errorf("forkspawn: join: %w", err)
+	}
+	p.watch.Go(p.watchControl)
+	return p, nil
+}
+
+// refuse tells the parent why the child cannot do what it was asked.
+func (p *Parent) refuse(ctx context.Context, phase handshake.Phase, code string, err error) error {
+	p.joined.Fail(ctx, handshake.FailedError{Phase: phase, Code: code, Text: err.Error()})
+	return fmt.Errorf("forkspawn: join: %s: %w", phase, err)
+}
+
+// Context ends when the parent asks the child to stop, when the parent is gone, when the spec's
+// deadline passes, or after Close. It ends within moments, also while the child does not receive
+// and has messages queued: the request comes over a connection of its own.
+func (p *Parent) Context() context.Context { return p.ctx }
+
+// Identity is who the parent says that it is.
+func (p *Parent) Identity() handshake.Identity { return p.joined.Parent }
+
+// Channel returns the channel to the parent.
+func (p *Parent) Channel() *transport.Channel { return p.joined.Channel }
+
+// Send sends v as one message; see transport.Channel.Send.
+func (p *Parent) Send(ctx context.Context, v any) error {
+	return p.explain(p.joined.Channel.Send(ctx, v))
+}
+
+// Recv receives one message into v; see transport.Channel.Recv. When the parent has asked the child to
+// stop and then closed, the error is that request, not the close.
+func (p *Parent) Recv(ctx context.Context, v any) error {
+	return p.explain(p.joined.Channel.Recv(ctx, v))
+}
+
+// SendBytes sends b as one raw message; see transport.Channel.SendBytes.
+func (p *Parent) SendBytes(ctx context.Context, b []byte) error {
+	return p.explain(p.joined.Channel.SendBytes(ctx, b))
+}
+
+// RecvBytes receives one raw message into buf; see transport.Channel.RecvBytes.
+func (p *Parent) RecvBytes(ctx context.Context, buf []byte) (int, error) {
+	n, err := p.joined.Channel.RecvBytes(ctx, buf)
+	return n, p.explain(err)
+}
+
+// explain notices the parent's end, and lets a cancellation win over it.
+func (p *Parent) explain(err error) error {
+	if err == nil || !errors.Is(err, transport.ErrPeerGone) {
+		return err
+	}
+	p.parentGone()
+	if cause := context.Cause(p.ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// Close says goodbye with the status that the process is about to exit with, and closes the
+// connections. Context ends. It takes at most a second.
+func (p *Parent) Close(status int, reason string) error {
+	p.close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := p.joined.Channel.CloseWith(ctx, status, reason)
+	p.cancel(transport.ErrClosed)
+	p.watch.Wait()
+	return err
+}
+
+// asked ends the context as the parent wants it.
+func (p *Parent) asked(c transport.Cancel) {
+	p.cancel(&CancelError{Reason: c.Reason, Grace: c.Grace})
+}
+
+// parentGone ends the context and, a little later, the process: an orphan has nobody to work for and
+// nobody who would end it.
+func (p *Parent) parentGone() {
+	if p.open.Err() != nil {
+		return
+	}
+	p.gone.Do(func() {
+		p.cancel(ErrParentGone)
+		if p.cfg.OnParentGone != nil {
+			p.cfg.OnParentGone()
+			return
+		}
+		time.AfterFunc(OrphanGrace, func() { os.Exit(ExitOrphan) })
+	})
+}
+
+// watchControl reads the control connection until the parent is gone or Close is called. It dials it
+// first: this is off the path to ready.
+func (p *Parent) watchControl() {
+	if !p.joined.Control() {
+		return
+	}
+	ch, err := p.attach(p.open)
+	if err != nil {
+		// Only a socket that is not there any more tells that the parent is gone. Anything else, such as
+		// a want of descriptors, leaves the message channel to tell.
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, transport.ErrPeerGone) {
+			p.parentGone()
+		}
+		return
+	}
+	defer ch.Abort()
+	for {
+		f, err := ch.ReadFrame(p.open)
+		switch {
+		case err != nil && p.open.Err() != nil:
+			return // Close
+		case errors.Is(err, transport.ErrPeerGone):
+			p.parentGone()
+			return
+		case err != nil:
+			p.cancel(fmt.Errorf("forkspawn: control connection: %w", err))
+			return
+		}
+		switch f.Kind {
+		case transport.KindCancel:
+			if c, err := transport.ParseCancel(f.Body); err == nil {
+				p.asked(c)
+			}
+		case transport.KindGoodbye: // the parent lets the child go
+			p.cancel(&CancelError{Reason: "the parent closed the connection"})
+			return
+		case transport.KindFailed: // it did not accept the connection
+			return
+		}
+	}
+}
+
+func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
+	network, err := transportFor(p.addr)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := network.Dial(ctx, p.addr)
+	if err != nil {
+		return nil, err
+	}
+	return p.joined.AttachControl(ctx, conn)
+}
+
+// depth is this process's own in the tree: 0 unless it has joined a parent.
+var depth atomic.Int64
+
+func ownDepth() int { return int(depth.Load()) }
+
+// ownIdentity is who this process is to its children.
+func ownIdentity(name string) handshake.Identity {
+	if name == "" && len(os.Args) > 0 {
+		name = filepath.Base(os.Args[0])
+	}
+	return handshake.Identity{Name: name}
+}

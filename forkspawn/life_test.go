@@ -1,0 +1,433 @@
+package forkspawn_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+func TestStopUsesNoMoreForceThanItTakes(t *testing.T) {
+	networks(t, func(t *testing.T, listen transport.Addr) {
+		s := newSpawner(t, forkspawn.Config{Listen: listen, StopGrace: 300 * time.Millisecond, TermGrace: 300 * time.Millisecond})
+		for _, c := range []struct {
+			spec   spawnspec.Spec
+			by     forkspawn.Ending
+			status forkspawn.ExitStatus
+		}{
+			{spawnspec.Spec{Entry: "sleep"}, forkspawn.EndedAsked, forkspawn.Exited(0)},
+			{spawnspec.Spec{Entry: "busy"}, forkspawn.EndedAsked, forkspawn.Exited(0)},
+			{spawnspec.Spec{Entry: "deaf", Args: false}, forkspawn.EndedTerminated, forkspawn.Killed(syscall.SIGTERM, false)},
+			{spawnspec.Spec{Entry: "deaf", Args: true}, forkspawn.EndedKilled, forkspawn.Killed(syscall.SIGKILL, false)},
+		} {
+			child := spawn(t, s, c.spec)
+			if c.spec.Entry != "sleep" {
+				var ready string
+				require.NoError(t, child.Recv(testContext(t), &ready))
+			}
+			result, err := child.Stop(testContext(t))
+			require.NoError(t, err)
+			assert.Equal(t, c.by, result.By, c.spec)
+			assert.Equal(t, c.status, result.Status, c.spec)
+			assert.False(t, alive(child.PID()))
+		}
+	})
+}
+
+func TestStopKillsWhenItsContextEnds(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{StopGrace: time.Hour})
+	c := spawn(t, s, spawnspec.Spec{Entry: "deaf"})
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	result, err := c.Stop(ctx)
+	require.NoError(t, err)
+	assert.Equal(t, forkspawn.EndedKilled, result.By)
+
+	c = spawn(t, s, spawnspec.Spec{Entry: "deaf"})
+	go c.Stop(context.Background())
+	result, err = c.Kill()
+	require.NoError(t, err)
+	assert.Equal(t, forkspawn.Killed(syscall.SIGKILL, false), result.Status)
+}
+
+// The child computes and does not receive, megabytes are queued in front of the cancel, and a Send of
+// the parent is blocked: it learns all the same.
+func TestBusyChildLearnsThatItShouldStop(t *testing.T) {
+	networks(t, func(t *testing.T, listen transport.Addr) {
+		s := newSpawner(t, forkspawn.Config{Listen: listen, StopGrace: bound})
+		best := time.Hour
+		for range 5 {
+			c := spawn(t, s, spawnspec.Spec{Entry: "busy"})
+			var ready string
+			require.NoError(t, c.Recv(testContext(t), &ready))
+			blocked := make(chan error, 1)
+			go func() {
+				for {
+					if err := c.SendBytes(context.Background(), make([]byte, 1<<20)); err != nil {
+						blocked <- err
+						return
+					}
+				}
+			}()
+			result, err := c.Stop(testContext(t))
+			require.NoError(t, err)
+			assert.Equal(t, forkspawn.EndedAsked, result.By)
+			assert.Equal(t, forkspawn.Exited(0), result.Status, c.StderrTail())
+			best = min(best, result.Elapsed)
+			var exit *forkspawn.ExitError
+			assert.ErrorAs(t, <-blocked, &exit)
+		}
+		assert.Less(t, best, 50*time.Millisecond)
+		t.Logf("a busy child learnt, and had ended, after %v", best)
+	})
+}
+
+func TestReceiveFromADeadChildTellsItsStatus(t *testing.T) {
+	networks(t, func(t *testing.T, listen transport.Addr) {
+		s := newSpawner(t, forkspawn.Config{Listen: listen})
+		for entry, status := range map[string]forkspawn.ExitStatus{
+			"exit": forkspawn.Exited(5), "fail": forkspawn.Exited(1), "panic": forkspawn.Exited(2),
+		} {
+			c := spawn(t, s, spawnspec.Spec{Entry: entry, Args: 5})
+			var v any
+			err := c.Recv(testContext(t), &v)
+			var exit *forkspawn.ExitError
+			require.ErrorAs(t, err, &exit)
+			assert.Equal(t, status, exit.Status)
+			t.Log(err)
+			switch entry {
+			case "fail":
+				assert.Contains(t, exit.Stderr, "no luck today")
+				var bye *transport.GoodbyeError
+				require.ErrorAs(t, err, &bye)
+				assert.Equal(t, "no luck today", bye.Reason)
+			case "panic":
+				assert.Contains(t, exit.Error(), "panic: at the disco")
+				assert.ErrorIs(t, err, transport.ErrPeerGone)
+			}
+			result, err := c.Stop(testContext(t))
+			require.NoError(t, err)
+			assert.Equal(t, forkspawn.EndedBefore, result.By)
+		}
+	})
+}
+
+// Death and ready at the same moment: a BootError with the status, or a child whose next receive has it.
+func TestDeathAtTheMomentOfReadyHasTwoOutcomes(t *testing.T) {
+	networks(t, func(t *testing.T, listen transport.Addr) {
+		s := newSpawner(t, forkspawn.Config{Listen: listen})
+		for range 50 {
+			c, err := s.SpawnCommand(testContext(t), role("die-ready"), spawnspec.Spec{Name: "brief"})
+			if err != nil {
+				var boot *forkspawn.BootError
+				require.ErrorAs(t, err, &boot)
+				assert.Equal(t, forkspawn.Exited(9), boot.Status)
+				assert.ErrorIs(t, err, forkspawn.ErrDied)
+				continue
+			}
+			var v any
+			err = c.Recv(testContext(t), &v)
+			var exit *forkspawn.ExitError
+			require.ErrorAs(t, err, &exit)
+			assert.Equal(t, forkspawn.Exited(9), exit.Status)
+			c.Stop(testContext(t))
+		}
+	})
+}
+
+func TestChildThatCutsItsChannelAndLivesIsNotCalledDead(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{StopGrace: 10 * time.Millisecond, TermGrace: time.Second})
+	c, err := s.SpawnCommand(testContext(t), role("cut-ready"), spawnspec.Spec{Name: "cutter"})
+	require.NoError(t, err)
+	var v any
+	err = c.Recv(testContext(t), &v)
+	assert.ErrorIs(t, err, transport.ErrPeerGone)
+	var exit *forkspawn.ExitError
+	assert.False(t, errors.As(err, &exit))
+	result, err := c.Stop(testContext(t))
+	require.NoError(t, err)
+	assert.Equal(t, forkspawn.EndedTerminated, result.By)
+}
+
+func TestChildrenKeepOnlyStdioTwoLevelsDeep(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
+	}
+	leak, err := unix.Open("/etc/hostname", unix.O_RDONLY, 0) // no close-on-exec
+	require.NoError(t, err)
+	defer unix.Close(leak)
+	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Capture(nil)})
+	c := spawn(t, s, spawnspec.Spec{Entry: "fds", Args: true})
+	for _, who := range []string{"child", "grandchild"} {
+		var report map[string]string
+		require.NoError(t, c.Recv(testContext(t), &report))
+		for fd, target := range report {
+			n, err := strconv.Atoi(fd)
+			require.NoError(t, err)
+			if n > 2 {
+				assert.NotContains(t, target, "hostname", who)
+				// All else it opened itself: its sockets, the runtime's poller, the cgroup files of Go 1.25 on.
+				assert.Regexp(t, `^(socket:|anon_inode:|pipe:|/proc/|/sys/fs/cgroup|/run/|/tmp/)`, target, who)
+			}
+		}
+	}
+	flags, err := unix.FcntlInt(uintptr(leak), unix.F_GETFD, 0)
+	require.NoError(t, err)
+	assert.Zero(t, flags&unix.FD_CLOEXEC, "the parent's own flags are as they were")
+}
+
+func TestFullPipesNeverBlockAChild(t *testing.T) {
+	var out, errs lockedBuffer
+	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Capture(&out), Stderr: forkspawn.Capture(&errs)})
+	c := spawn(t, s, spawnspec.Spec{Entry: "flood"})
+	var done string
+	require.NoError(t, c.Recv(testContext(t), &done))
+	_, err := c.Wait(testContext(t))
+	require.NoError(t, err)
+	assert.True(t, strings.HasSuffix(c.StderrTail(), "x\nthe last line\n"))
+	assert.Len(t, c.StderrTail(), 4<<10)
+	assert.Len(t, c.StdoutTail(), 4<<10)
+	require.NoError(t, s.Close())
+	assert.Equal(t, 160<<16, out.len()+int(out.dropped(t)), "each byte was passed on or is counted as dropped")
+}
+
+func TestWriterThatBlocksDoesNotBlockTheChild(t *testing.T) {
+	r, w := io.Pipe() // nobody reads it
+	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Capture(w), Stderr: forkspawn.Capture(w)})
+	c := spawn(t, s, spawnspec.Spec{Entry: "flood"})
+	var done string
+	require.NoError(t, c.Recv(testContext(t), &done))
+	_, err := c.Stop(testContext(t))
+	require.NoError(t, err)
+	r.Close()
+}
+
+func TestStopTakesTheWholeProcessGroup(t *testing.T) {
+	// A wrapper: the shell starts this program as a joining child, and a sleep beside it.
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	cmd := sh(`sleep 60 & echo $! >"` + pidFile + `"; "$PROGRAM"; wait`)
+	program := role("join")
+	cmd.Env = append(program.Env, "PROGRAM="+program.Path)
+	s := newSpawner(t, forkspawn.Config{StopGrace: 100 * time.Millisecond, TermGrace: 10 * time.Second})
+	c, err := s.SpawnCommand(testContext(t), cmd, spawnspec.Spec{Name: "wrapped"})
+	require.NoError(t, err)
+	require.NoError(t, c.Send(testContext(t), "through the wrapper"))
+	var got string
+	require.NoError(t, c.Recv(testContext(t), &got))
+	b, err := os.ReadFile(pidFile)
+	require.NoError(t, err)
+	sleeper, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+	_, err = c.Stop(testContext(t))
+	require.NoError(t, err)
+	eventually(t, "the sleeper is gone", func() bool { return !running(sleeper) })
+}
+
+func TestWhatAChildLeavesBehindIsKilledWithItsGroup(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	boot := spawnError(t, testContext(t), s, role("grandchild"), spawnspec.Spec{Name: "leaver"})
+	_, pid, ok := strings.Cut(strings.TrimSpace(boot.Stderr), "leaving ")
+	require.True(t, ok, boot.Stderr)
+	sleeper, err := strconv.Atoi(pid)
+	require.NoError(t, err)
+	eventually(t, "the grandchild is gone", func() bool { return !running(sleeper) })
+}
+
+// running tells whether a process runs and is not a zombie that its own parent has not reaped.
+func running(pid int) bool {
+	b, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+func TestOrphansEndAfterTheirParentIsKilled(t *testing.T) {
+	for _, noSignal := range []bool{false, true} {
+		t.Run("without the parent-death signal: "+strconv.FormatBool(noSignal), func(t *testing.T) {
+			// The middle process spawns a sleeper, without the signal; the root kills the middle one.
+			s := newSpawner(t, forkspawn.Config{NoParentDeathSignal: noSignal})
+			c := spawn(t, s, spawnspec.Spec{Entry: "tree"})
+			var grandchild int
+			require.NoError(t, c.Recv(testContext(t), &grandchild))
+			require.True(t, running(grandchild))
+			_, err := c.Kill()
+			require.NoError(t, err)
+			eventually(t, "the grandchild has ended", func() bool { return !running(grandchild) })
+		})
+	}
+}
+
+func TestWaitIsNotFooledByAThief(t *testing.T) {
+	// Somebody else in the program waits for the child: its status is unknown then, never 0.
+	s := newSpawner(t, forkspawn.Config{Starter: thief{}})
+	_, err := s.SpawnCommand(testContext(t), forkspawn.Command{Path: "true"}, spawnspec.Spec{Name: "stolen"})
+	var boot *forkspawn.BootError
+	require.ErrorAs(t, err, &boot)
+	assert.False(t, boot.Status.Known())
+	assert.False(t, boot.Status.Success())
+}
+
+// thief starts processes and reaps them behind the library's back.
+type thief struct{}
+
+func (thief) Start(_ context.Context, attr forkspawn.ProcessAttr) (forkspawn.Process, error) {
+	p, err := forkspawn.StartProcess(attr)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if _, err := syscall.Wait4(p.PID(), nil, 0, nil); err != syscall.EINTR {
+			return p, nil
+		}
+	}
+}
+
+func TestCloseEndsChildrenSideBySide(t *testing.T) {
+	s, err := forkspawn.New(forkspawn.Config{StopGrace: 200 * time.Millisecond, TermGrace: 200 * time.Millisecond, Stderr: forkspawn.Null()})
+	require.NoError(t, err)
+	dir := filepath.Dir(s.Addr().Target)
+	for range 8 {
+		c := spawn(t, s, spawnspec.Spec{Entry: "deaf", Args: true})
+		var ready string
+		require.NoError(t, c.Recv(testContext(t), &ready))
+	}
+	children := s.Children()
+	start := time.Now()
+	require.NoError(t, s.Close())
+	assert.Less(t, time.Since(start), 8*400*time.Millisecond, "not one after the other")
+	for _, c := range children {
+		assert.False(t, alive(c.PID()))
+	}
+	assert.NoDirExists(t, dir)
+	assert.NoError(t, s.Close())
+}
+
+func TestThousandChildrenCostNoThreads(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	const n = 100
+	s := newSpawner(t, forkspawn.Config{})
+	before := openDescriptors(t)
+	var wg sync.WaitGroup
+	work := make(chan int)
+	for range 16 {
+		wg.Go(func() {
+			for range work {
+				_, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "sleep"})
+				assert.NoError(t, err)
+			}
+		})
+	}
+	for i := range n {
+		work <- i
+	}
+	close(work)
+	wg.Wait()
+	threads, err := os.ReadDir("/proc/self/task")
+	require.NoError(t, err)
+	assert.Less(t, len(threads), 64, "waiting for %d children", n)
+	t.Logf("%d children, %d threads", n, len(threads))
+	for _, c := range s.Children() {
+		wg.Go(func() {
+			_, err := c.Stop(testContext(t))
+			assert.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	eventually(t, "descriptors are given back", func() bool { return openDescriptors(t) <= before })
+}
+
+func TestRaceServesAnotherRuntime(t *testing.T) {
+	// A runtime that starts its processes in its own way needs the listener and the race alone.
+	_, err := forkspawn.Join(context.Background())
+	assert.ErrorIs(t, err, forkspawn.ErrNotSpawned)
+
+	ln := listenUDS(t)
+	x, err := ln.Expect(handshake.Expectation{ID: handshake.NewID(), Secret: handshake.NewSecret()})
+	require.NoError(t, err)
+	defer x.Cancel()
+	gone := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() { close(gone) })
+	_, err = forkspawn.Race(testContext(t), x, gone)
+	assert.ErrorIs(t, err, forkspawn.ErrDied)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	_, err = forkspawn.Race(ctx, x, make(chan struct{}))
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+}
+
+func TestForkHelperWorksByItself(t *testing.T) {
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	p, err := forkspawn.StartProcess(forkspawn.ProcessAttr{
+		Command: forkspawn.Command{Path: "sh", Args: []string{"-c", "echo $0 $*; exit 4", "a", "b"}},
+		Stdout:  w,
+	})
+	w.Close()
+	require.NoError(t, err)
+	out, err := io.ReadAll(r)
+	require.NoError(t, err)
+	assert.Equal(t, "a b\n", string(out))
+	assert.Equal(t, forkspawn.Exited(4), p.Wait())
+	assert.Equal(t, forkspawn.Exited(4), p.Wait())
+	assert.ErrorIs(t, p.Signal(syscall.SIGTERM, false), os.ErrProcessDone)
+}
+
+// lockedBuffer collects what several goroutines write.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+// len counts the x that flood writes.
+func (l *lockedBuffer) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Count(l.b.Bytes(), []byte("x"))
+}
+
+// dropped adds up what the library says that it dropped.
+func (l *lockedBuffer) dropped(t *testing.T) (n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(l.b.String()) {
+		if _, rest, ok := strings.Cut(line, "[spawnwire: "); ok {
+			count, _, _ := strings.Cut(rest, " ")
+			d, err := strconv.ParseInt(count, 10, 64)
+			require.NoError(t, err)
+			n += d
+		}
+	}
+	return n
+}

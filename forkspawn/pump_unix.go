@@ -1,0 +1,118 @@
+//go:build unix
+
+package forkspawn
+
+import (
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// pump reads a captured stream until its end: into a tail, and into a writer if there is one.
+type pump struct {
+	file *os.File // the pipe's read end
+	conn syscall.RawConn
+	sink *sink         // nil without a writer
+	done chan struct{} // closed when the stream has ended
+
+	mu   sync.Mutex // guards tail and buf; held over one read that does not block
+	tail tail
+	buf  []byte
+}
+
+// newPump returns a pump and the pipe's write end, which the caller closes when the child has it.
+func newPump(w io.Writer) (*pump, *os.File, error) {
+	r, child, err := pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := r.SyscallConn()
+	if err != nil {
+		r.Close()
+		child.Close()
+		return nil, nil, err
+	}
+	p := &pump{file: r, conn: conn, done: make(chan struct{}), buf: make([]byte, 16<<10)}
+	if w != nil {
+		p.sink = newSink(w)
+	}
+	go p.run()
+	return p, child, nil
+}
+
+func (p *pump) run() {
+	defer close(p.done)
+	p.conn.Read(func(fd uintptr) bool {
+		for {
+			if n, err := p.readOnce(int(fd)); n <= 0 {
+				return err != syscall.EAGAIN
+			}
+		}
+	})
+	if p.sink != nil {
+		p.sink.close()
+	}
+}
+
+// readOnce reads what one call gives and never blocks, as the pipe's read end is non-blocking.
+func (p *pump) readOnce(fd int) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		n, err := syscall.Read(fd, p.buf)
+		if err == syscall.EINTR {
+			continue
+		}
+		if n > 0 {
+			p.tail.write(p.buf[:n])
+			if p.sink != nil {
+				p.sink.give(p.buf[:n])
+			}
+		}
+		return n, err
+	}
+}
+
+// maxSettle bounds, in reads, what settle takes from somebody who writes faster than we read.
+const maxSettle = 256
+
+// settle reads what is in the pipe now. Once a child has ended this is all that the child wrote, also
+// when a grandchild keeps the pipe open.
+func (p *pump) settle() {
+	p.conn.Control(func(fd uintptr) {
+		for range maxSettle {
+			if n, _ := p.readOnce(int(fd)); n <= 0 {
+				return
+			}
+		}
+	})
+}
+
+// lastBytes returns the tail.
+func (p *pump) lastBytes() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return string(p.tail.buf)
+}
+
+// sinkTimeout bounds how long the end of a child waits for a slow writer.
+const sinkTimeout = time.Second
+
+// end closes the pipe after the child has ended, with all that it wrote read, and gives the writer a
+// moment for the rest.
+func (p *pump) end() {
+	p.settle()
+	p.file.Close() // ends run
+	<-p.done
+	if p.sink == nil {
+		return
+	}
+	timer := time.NewTimer(sinkTimeout)
+	defer timer.Stop()
+	select {
+	case <-p.sink.done:
+	case <-timer.C: // the writer blocks; its goroutine ends when it returns
+	}
+}

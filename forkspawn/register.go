@@ -1,0 +1,115 @@
+package forkspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/monotime"
+)
+
+// Run is what a child runs: an entry. ctx ends when the parent asks the child to stop (its cause is a
+// [*CancelError]), when the parent is gone ([ErrParentGone]) or when the spec's deadline passes.
+//
+// When Run returns nil, or the error of a ctx that the parent ended, the process exits with status 0. For
+// any other error it writes that to stderr and exits with 1. A panic is Go's own: a trace on stderr and
+// status 2.
+type Run func(ctx context.Context, parent *Parent) error
+
+// Exit codes of a spawned process of which this package decides.
+const (
+	ExitFailure = 1   // the entry returned an error, or the process could not join
+	ExitOrphan  = 125 // the parent is gone and the entry did not return within OrphanGrace
+)
+
+var registry = struct {
+	sync.Mutex // guards entries
+	entries    map[string]Run
+}{entries: make(map[string]Run)}
+
+// Register makes run the entry of that name: what a child of this program can be asked to run. It is
+// called before Init, in parent and child alike, in main or in an init function. It panics when the
+// name is empty or taken, or run is nil.
+func Register(name string, run Run) {
+	registry.Lock()
+	defer registry.Unlock()
+	switch {
+	case name == "":
+		panic("forkspawn: Register with an empty name")
+	case run == nil:
+		panic("forkspawn: Register of " + name + " with a nil function")
+	case registry.entries[name] != nil:
+		panic("forkspawn: Register of " + name + " a second time")
+	}
+	registry.entries[name] = run
+}
+
+func entry(name string) (Run, error) {
+	registry.Lock()
+	defer registry.Unlock()
+	if run := registry.entries[name]; run != nil {
+		return run, nil
+	}
+	names := make([]string, 0, len(registry.entries))
+	for n := range registry.entries {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return nil, fmt.Errorf("%w %q; this program has: %s", handshake.ErrUnknownEntry, name, strings.Join(names, ", "))
+}
+
+// ErrInitNotCalled: this process was spawned, and has called neither Init nor Join.
+var ErrInitNotCalled = errors.New("forkspawn: this process was itself spawned and has called neither Init nor Join; call forkspawn.Init first thing in main")
+
+// ticketUntaken tells whether this process has a parent whom it has not answered.
+func ticketUntaken() bool {
+	_, ok := os.LookupEnv(handshake.TicketEnv)
+	return ok
+}
+
+// Init makes this process a child if it was spawned as one: it joins its parent, runs the entry that
+// the parent asked for, and exits. Else it returns at once. Call it first thing in main, after
+// Register: whatever runs before it runs in every child.
+func Init() {
+	main := monotime.Now()
+	ticket, ok, err := handshake.TakeTicket()
+	if !ok {
+		return
+	}
+	if err == nil {
+		err = runChild(ticket, main)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(ExitFailure)
+	}
+	os.Exit(0)
+}
+
+// runChild is the life of a child of this program.
+func runChild(ticket handshake.Ticket, main int64) error {
+	nameProcess()
+	var run Run
+	parent, err := join(context.Background(), ticket, JoinConfig{}, main, func(p *Parent) (err error) {
+		run, err = entry(p.Spec.Entry)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = run(parent.Context(), parent)
+	if err != nil && parent.Context().Err() != nil && (errors.Is(err, context.Cause(parent.Context())) || errors.Is(err, context.Canceled)) {
+		err = nil // it did as it was asked
+	}
+	if err != nil {
+		parent.Close(ExitFailure, err.Error())
+		return fmt.Errorf("%s: %w", parent.Spec.Name, err)
+	}
+	parent.Close(0, "")
+	return nil
+}

@@ -1,0 +1,104 @@
+package forkspawn_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// playRole is a child that is a program of its own, well or badly behaved. It does not return.
+func playRole(role string) {
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
+	defer cancel()
+	check := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "role", role+":", err)
+			os.Exit(1)
+		}
+	}
+	dial := func() (net.Conn, handshake.Ticket) {
+		t, ok, err := handshake.TakeTicket()
+		if !ok {
+			err = errors.New("no ticket")
+		}
+		check(err)
+		conn, err := net.Dial(t.Addr.Network(), t.Addr.Target)
+		check(err)
+		return conn, t
+	}
+	switch role {
+	case "exit3":
+		fmt.Fprintln(os.Stderr, "first line")
+		fmt.Fprintln(os.Stderr, "cannot open the moon")
+		os.Exit(3)
+	case "join":
+		p, err := forkspawn.Join(ctx)
+		check(err)
+		check(echo(p.Context(), p))
+		check(p.Close(0, ""))
+	case "prepare":
+		_, err := forkspawn.JoinWith(ctx, forkspawn.JoinConfig{Prepare: func(*spawnspec.Spec) error {
+			return errors.New("port 80 is taken")
+		}})
+		check(err)
+	case "silent": // connects and says nothing
+		dial()
+		time.Sleep(bound)
+	case "mute": // does not even connect
+		time.Sleep(bound)
+	case "grandchild": // leaves somebody who holds its output open
+		cmd := exec.Command("sleep", "60")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		check(cmd.Start())
+		fmt.Fprintln(os.Stderr, "leaving", cmd.Process.Pid)
+		os.Exit(3)
+	case "suicide":
+		p, _ := os.FindProcess(os.Getpid())
+		p.Kill()
+		time.Sleep(bound)
+	case "future": // speaks a version that is not there yet
+		conn, t := dial()
+		_, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{Versions: handshake.Range{Min: 7, Max: 9}})
+		check(err)
+	case "impostor": // does not know the secret
+		conn, t := dial()
+		t.Secret = handshake.NewSecret()
+		_, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
+		check(err)
+	case "die-welcomed": // dies when it has its spec
+		conn, t := dial()
+		_, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
+		check(err)
+		os.Exit(7)
+	case "die-ready": // dies the moment it has said ready
+		conn, t := dial()
+		j, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
+		check(err)
+		check(j.Ready(ctx, handshake.Timings{}))
+		os.Exit(9)
+	case "cut-ready": // says ready, closes its channel and lives
+		conn, t := dial()
+		j, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
+		check(err)
+		check(j.Ready(ctx, handshake.Timings{}))
+		conn.Close()
+		time.Sleep(bound)
+	case "no-init": // a program that forgot Init
+		_, err := forkspawn.New(forkspawn.Config{})
+		if errors.Is(err, forkspawn.ErrInitNotCalled) {
+			os.Exit(42)
+		}
+		check(err)
+	default:
+		check(errors.New("no such role"))
+	}
+	os.Exit(0)
+}

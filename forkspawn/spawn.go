@@ -1,0 +1,271 @@
+package forkspawn
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/monotime"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// Spawn starts Config.Command as a child with the given orders and returns when the child is ready.
+// Method, Depth and Parent of the spec are filled in, and Name, if empty, from Entry.
+//
+// It returns as soon as the child is ready, has died, the boot timeout has passed, ctx has ended or the
+// Spawner is closed, whichever comes first. Every error is a [*BootError], and nothing of the child is
+// left then.
+//
+// Once Spawn has returned, ctx has no more to do with the child. The caller calls Child.Stop in the end, or
+// Close.
+func (s *Spawner) Spawn(ctx context.Context, spec spawnspec.Spec) (*Child, error) {
+	return s.SpawnCommand(ctx, s.cfg.Command, spec)
+}
+
+// SpawnCommand is Spawn with a program of the caller's choice. A program other than this one calls
+// [Join], or speaks the protocol (docs/PROTOCOL.md).
+func (s *Spawner) SpawnCommand(ctx context.Context, cmd Command, spec spawnspec.Spec) (*Child, error) {
+	b := &boot{s: s, cmd: cmd, spec: spec, began: time.Now(), times: bootTimes{spawn: monotime.Now()}}
+	return b.run(ctx)
+}
+
+// boot is one call of Spawn.
+type boot struct {
+	s     *Spawner
+	cmd   Command
+	spec  spawnspec.Spec
+	began time.Time
+	times bootTimes
+
+	id      string
+	x       *handshake.Expected
+	child   *Child    // from when the process runs
+	started time.Time // when the process ran
+}
+
+func (b *boot) run(ctx context.Context) (*Child, error) {
+	if !b.s.begin() {
+		return nil, b.fail(handshake.PhaseStart, ErrClosed)
+	}
+	defer b.s.boots.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(b.s.ctx, func() { cancel(ErrClosed) })()
+	ctx, stop := context.WithTimeoutCause(ctx, b.s.cfg.BootTimeout, ErrBootTimeout)
+	defer stop()
+
+	if err := b.start(ctx); err != nil {
+		return nil, b.fail(handshake.PhaseStart, err)
+	}
+	defer b.x.Cancel()
+	peer, err := Race(ctx, b.x, b.child.gone)
+	if err != nil {
+		return nil, b.abandon(err)
+	}
+	b.times.ready = monotime.Now()
+	b.times.child = peer.Timings
+	b.child.peer, b.child.boot = peer, b.times.durations(time.Since(b.began))
+	b.s.add(b.child)
+	return b.child, nil
+}
+
+// start registers the child and starts its process. On an error nothing is left.
+func (b *boot) start(ctx context.Context) error {
+	s := b.s
+	if err := ctx.Err(); err != nil {
+		return contextError(ctx)
+	}
+	if b.spec.Name == "" {
+		b.spec.Name = b.spec.Entry
+	}
+	self := s.peers.Identity()
+	b.spec.Method = s.cfg.Method
+	b.spec.Depth = ownDepth() + 1
+	b.spec.Parent = spawnspec.Identity{ID: self.ID, Name: self.Name, PID: self.PID}
+	if b.cmd.Path == "" && s.cfg.Starter == nil && b.spec.Entry == "" {
+		return &spawnspec.FieldError{Field: "entry", Reason: "empty; a child of this very program needs the name of a registered entry"}
+	}
+	spec, err := spawnspec.Marshal(&b.spec)
+	if err != nil {
+		return err
+	}
+	b.id = handshake.NewID()
+	ticket := handshake.Ticket{Addr: s.peers.Addr(), ID: b.id, Secret: handshake.NewSecret()}
+	// Before the process can be there, so that it cannot come too early.
+	b.x, err = s.peers.Expect(handshake.Expectation{ID: b.id, Secret: ticket.Secret, Spec: spec})
+	if err != nil {
+		return err
+	}
+	proc, streams, err := b.launch(ctx, ticket)
+	if err != nil {
+		b.x.Cancel()
+		return err
+	}
+	b.started, b.times.started = time.Now(), monotime.Now()
+	b.x.SetPID(proc.PID())
+	b.child = newChild(s, b.id, &b.spec, proc, streams)
+	return nil
+}
+
+// launch starts the process with its streams.
+func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, streams, error) {
+	cfg := &b.s.cfg
+	attr := ProcessAttr{Command: b.cmd, Dir: b.spec.Dir, OwnGroup: true}
+	attr.Env = b.cmd.environ(handshake.TicketEnv, ticket.Encode())
+	if !cfg.NoParentDeathSignal {
+		attr.ParentDeathSignal = sigkill
+	}
+	attr.Stdin = cfg.Stdin.passed(os.Stdin)
+	st, err := openStreams(cfg, &attr)
+	if err != nil {
+		return nil, streams{}, err
+	}
+	proc, err := b.s.thread.do(ctx, func() (Process, error) {
+		if cfg.Starter != nil {
+			return cfg.Starter.Start(ctx, attr)
+		}
+		p, err := StartProcess(attr)
+		if err != nil {
+			return nil, err // and not a nil *OSProcess in an interface
+		}
+		return p, nil
+	})
+	st.started()
+	if err != nil {
+		st.end()
+		return nil, streams{}, err
+	}
+	return proc, st, nil
+}
+
+// dyingBound is how long Spawn waits for the exit status of a child whose handshake has failed: the
+// news of a death comes by two ways, and a child that reports a failure ends just after.
+const dyingBound = 50 * time.Millisecond
+
+// abandon makes the error of a boot that failed after the process was started, and leaves nothing of it.
+func (b *boot) abandon(cause error) error {
+	c := b.child
+	phase := b.x.Phase()
+	var herr *handshake.Error
+	fromPeer := errors.As(cause, &herr)
+	if fromPeer {
+		phase, cause = herr.Phase, herr.Err
+	} else if refused := b.x.Refused(); refused != nil {
+		// Somebody with the child's id was refused, most likely the child itself.
+		if errors.As(refused, &herr) {
+			phase, refused = herr.Phase, herr.Err
+		}
+		if cause == ErrDied {
+			cause = refused
+		} else {
+			cause = errors.Join(cause, refused)
+		}
+	} else if accept := b.s.peers.AcceptErr(); accept != nil && cause != ErrDied {
+		cause = errors.Join(cause, accept)
+	}
+	died := isClosed(c.gone)
+	if fromPeer && !died {
+		died = c.awaitGone(dyingBound)
+	}
+	if died && errors.Is(cause, transport.ErrPeerGone) {
+		cause = ErrDied // the same news, told better by its status
+	}
+	failure := time.Now()
+	if !died {
+		c.proc.Signal(sigkill, true)
+		if !c.awaitGone(killBound) {
+			cause = errors.Join(cause, errUnkillable)
+		}
+	}
+	err := b.failAt(phase, cause, failure)
+	err.PID = c.PID()
+	if died {
+		err.Status = c.status
+	}
+	err.Stderr = c.StderrTail()
+	b.s.cfg.Logger.Debug("forkspawn: boot failed", "name", err.Name, "id", err.ID, "pid", err.PID, "phase", string(phase), "error", cause)
+	return err
+}
+
+func (b *boot) fail(phase handshake.Phase, cause error) *BootError {
+	return b.failAt(phase, cause, time.Now())
+}
+
+func (b *boot) failAt(phase handshake.Phase, cause error, at time.Time) *BootError {
+	return &BootError{
+		Name: b.spec.Name, ID: b.id, Phase: phase, Err: cause,
+		Elapsed: at.Sub(b.began), Phases: b.phases(at),
+	}
+}
+
+// phases shares the time until the failure among the phases that were begun.
+func (b *boot) phases(end time.Time) []PhaseTime {
+	if b.started.IsZero() {
+		return []PhaseTime{{handshake.PhaseStart, end.Sub(b.began)}}
+	}
+	since := b.x.Since()
+	list := []PhaseTime{{handshake.PhaseStart, b.started.Sub(b.began)}}
+	current, begun := handshake.PhaseConnect, b.started
+	for _, p := range []handshake.Phase{handshake.PhaseHello, handshake.PhaseAuth, handshake.PhaseSpec, handshake.PhaseReady} {
+		if t, ok := since[p]; ok {
+			list = append(list, PhaseTime{current, t.Sub(begun)})
+			current, begun = p, t
+		}
+	}
+	return append(list, PhaseTime{current, end.Sub(begun)})
+}
+
+// contextError is the context's kind of end and its cause, for errors.Is to find both.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if err == cause {
+		return err
+	}
+	return &bothErrors{cause, err}
+}
+
+// bothErrors reads as its first error and matches both.
+type bothErrors struct{ said, also error }
+
+func (e *bothErrors) Error() string   { return e.said.Error() }
+func (e *bothErrors) Unwrap() []error { return []error{e.said, e.also} }
+
+// bootTimes are moments of a boot by the clock that parent and child share; see package monotime.
+type bootTimes struct {
+	spawn, started, ready int64
+	child                 handshake.Timings
+}
+
+// BootTimes says where the time of a successful Spawn went. What is not known is 0: the child tells its
+// own moments, and only where parent and child share a clock (Linux).
+type BootTimes struct {
+	Launch  time.Duration // from the call of Spawn until the process had been started
+	Runtime time.Duration // until this library's first package init in the child: exec, loader, Go runtime
+	Init    time.Duration // until the child called Init or Join: the package inits
+	Connect time.Duration // until it was connected
+	Hello   time.Duration // until it had its welcome and its spec and found them good
+	Ready   time.Duration // until Spawn had the child's ready
+	Total   time.Duration
+}
+
+func (t bootTimes) durations(total time.Duration) BootTimes {
+	d := BootTimes{Total: total}
+	if t.spawn == 0 {
+		return d
+	}
+	d.Launch = time.Duration(t.started - t.spawn)
+	c := t.child
+	// A child in another time namespace, or one that makes its moments up, tells nothing.
+	if c.Init < t.spawn || c.Main < c.Init || c.Connected < c.Main || c.Accepted < c.Connected || t.ready < c.Accepted {
+		return d
+	}
+	d.Runtime = time.Duration(c.Init - t.started)
+	d.Init = time.Duration(c.Main - c.Init)
+	d.Connect = time.Duration(c.Connected - c.Main)
+	d.Hello = time.Duration(c.Accepted - c.Connected)
+	d.Ready = time.Duration(t.ready - c.Accepted)
+	return d
+}

@@ -1,0 +1,203 @@
+package forkspawn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/tcp"
+	"github.com/spawnwire/spawnwire/transport/uds"
+)
+
+// Spawner starts children and ends them. Make one with [New]; Close ends all its children with it. Its
+// methods may be called concurrently.
+type Spawner struct {
+	cfg    Config
+	dir    *uds.Dir // of the socket; nil when the caller chose the address
+	peers  *handshake.Listener
+	thread *launcher
+
+	ctx    context.Context // ends when Close begins; ends the boots under way
+	cancel context.CancelFunc
+	boots  sync.WaitGroup // calls of Spawn under way
+	reaps  sync.WaitGroup // children that are not reaped yet, with their streams
+
+	mu       sync.Mutex // guards what follows; never held over input, output or a wait
+	closed   bool
+	children map[*Child]struct{} // that are ready and not closed yet
+	done     chan struct{}       // closed when Close is done
+	closeErr error
+}
+
+// New makes a Spawner: it opens the socket on which children connect and starts to accept. A field of cfg
+// that is wrong gives a [*ConfigError], a start method that cannot be had a [*MethodError].
+//
+// In a process that was itself spawned and has called neither Init nor Join the error is
+// [ErrInitNotCalled]: such a program would otherwise start itself without end.
+func New(cfg Config) (*Spawner, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if ticketUntaken() {
+		return nil, ErrInitNotCalled
+	}
+	s := &Spawner{cfg: cfg, children: make(map[*Child]struct{}), done: make(chan struct{})}
+	ln, err := s.listen(cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("forkspawn: listen: %w", err)
+	}
+	s.peers, err = handshake.Listen(ln, handshake.ListenerConfig{
+		Identity:     ownIdentity(cfg.Name),
+		Limit:        cfg.Limit,
+		HelloTimeout: cfg.HelloTimeout,
+		MaxPending:   cfg.MaxPending,
+		Logger:       cfg.Logger,
+	})
+	if err != nil {
+		ln.Close()
+		s.removeDir()
+		return nil, fmt.Errorf("forkspawn: listen: %w", err)
+	}
+	s.thread = newLauncher()
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s, nil
+}
+
+func (s *Spawner) listen(addr transport.Addr) (net.Listener, error) {
+	if !addr.IsZero() {
+		t, err := transportFor(addr)
+		if err != nil {
+			return nil, err
+		}
+		return t.Listen(context.Background(), addr)
+	}
+	dir, err := uds.NewDir()
+	if err != nil {
+		return nil, err
+	}
+	ln, err := uds.Listen(context.Background(), dir.Addr("s"))
+	if err != nil {
+		dir.Remove()
+		return nil, err
+	}
+	s.dir = dir
+	return ln, nil
+}
+
+func (s *Spawner) removeDir() error {
+	if s.dir == nil {
+		return nil
+	}
+	return s.dir.Remove()
+}
+
+// transportFor returns the transport of an address.
+func transportFor(addr transport.Addr) (interface {
+	transport.Dialer
+	transport.Listener
+}, error) {
+	switch addr.Scheme {
+	case transport.SchemeUDS:
+		return uds.Transport{}, nil
+	case transport.SchemeTCP:
+		return tcp.Transport{}, nil
+	}
+	return nil, &transport.AddrError{Input: addr.String(), Reason: "unknown scheme; want uds or tcp"}
+}
+
+// Addr is where children connect.
+func (s *Spawner) Addr() transport.Addr { return s.peers.Addr() }
+
+// Identity is who this process is to its children.
+func (s *Spawner) Identity() handshake.Identity { return s.peers.Identity() }
+
+// Close ends all children, side by side, with the stop ladder of Child.Stop, and gives back all that
+// the Spawner holds. Calls of Spawn under way fail with ErrClosed, and so do later ones. It takes at most
+// Config.StopGrace and TermGrace together, and a moment. A second call waits for the first and
+// returns its error.
+func (s *Spawner) Close() error { return s.Shutdown(context.Background()) }
+
+// Shutdown is Close with a context: when that ends, children that still live are killed at once.
+func (s *Spawner) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		<-s.done // bounded by the ladder
+		return s.closeErr
+	}
+	s.closed = true
+	s.mu.Unlock()
+
+	s.cancel() // first, so that nobody waits for somebody who has not been told
+	early := s.stopAll(ctx)
+	s.boots.Wait()
+	late := s.stopAll(ctx) // those that became ready while we began
+	errs := append(<-early, <-late...)
+	s.reaps.Wait()
+	errs = append(errs, s.peers.Close(), s.removeDir())
+	s.thread.close()
+	s.closeErr = errors.Join(errs...)
+	close(s.done)
+	return s.closeErr
+}
+
+// stopAll begins to stop all children and returns where the errors come when they are gone.
+func (s *Spawner) stopAll(ctx context.Context) <-chan []error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards errs
+	var errs []error
+	for _, c := range s.Children() {
+		wg.Go(func() {
+			if _, err := c.Stop(ctx); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+			}
+		})
+	}
+	out := make(chan []error, 1)
+	go func() {
+		wg.Wait()
+		out <- errs
+	}()
+	return out
+}
+
+// Children returns the children that are ready and have not been stopped, in no order.
+func (s *Spawner) Children() []*Child {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*Child, 0, len(s.children))
+	for c := range s.children {
+		list = append(list, c)
+	}
+	return list
+}
+
+// begin counts a boot, unless the Spawner is closed.
+func (s *Spawner) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.boots.Add(1)
+	return true
+}
+
+func (s *Spawner) add(c *Child) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.children[c] = struct{}{}
+}
+
+func (s *Spawner) remove(c *Child) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.children, c)
+}

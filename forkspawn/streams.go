@@ -1,0 +1,78 @@
+package forkspawn
+
+import "os"
+
+// streams are the captured streams of one child.
+type streams struct {
+	stdout, stderr *pump
+	childEnds      []*os.File // closed when the child has them
+}
+
+// passed returns the file that a stream gives to the child, nil for the null device.
+func (s Stream) passed(own *os.File) *os.File {
+	switch {
+	case s.mode != streamFile:
+		return nil
+	case s.file == nil:
+		return own
+	}
+	return s.file
+}
+
+// openStreams fills in attr's Stdout and Stderr and opens what is captured.
+func openStreams(cfg *Config, attr *ProcessAttr) (streams, error) {
+	var st streams
+	out, err := cfg.Stdout, cfg.Stderr
+	if out.mode == streamDefault {
+		out = Inherit()
+	}
+	if err.mode == streamDefault {
+		err = Capture(os.Stderr)
+	}
+	for _, o := range []struct {
+		Stream
+		own  *os.File
+		file **os.File
+		pump **pump
+	}{{out, os.Stdout, &attr.Stdout, &st.stdout}, {err, os.Stderr, &attr.Stderr, &st.stderr}} {
+		if o.mode != streamCapture {
+			*o.file = o.passed(o.own)
+			continue
+		}
+		p, childEnd, err := newPump(o.w)
+		if err != nil {
+			st.started()
+			st.end()
+			return streams{}, err
+		}
+		*o.pump, *o.file = p, childEnd
+		st.childEnds = append(st.childEnds, childEnd)
+	}
+	return st, nil
+}
+
+// started closes the child's ends in this process.
+func (st *streams) started() {
+	for _, f := range st.childEnds {
+		f.Close()
+	}
+	st.childEnds = nil
+}
+
+// settle reads what a child that has ended left in its pipes.
+func (st *streams) settle() {
+	for _, p := range []*pump{st.stdout, st.stderr} {
+		if p != nil {
+			p.settle()
+		}
+	}
+}
+
+// end closes the captured streams.
+func (st *streams) end() {
+	for _, p := range []*pump{st.stdout, st.stderr} {
+		if p != nil {
+			p.end()
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package handshake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// Expectation says which child is to come.
+type Expectation struct {
+	ID     string // unique; NewID draws one
+	Secret Secret // for this child alone; NewSecret draws one
+	Spec   []byte // the encoded spec that the child gets; see package spawnspec
+}
+
+// Expected is a child that is to come. Its methods may be called concurrently.
+type Expected struct {
+	l    *Listener
+	id   string
+	spec []byte
+
+	ctx  context.Context // ends with Cancel; ends the conversation
+	stop context.CancelFunc
+	done chan struct{} // closed when peer or err is set
+
+	mu      sync.Mutex // guards what follows; never held over input or output
+	secret  Secret     // wiped when it has been used
+	pid     int
+	phase   Phase
+	since   map[Phase]time.Time
+	refused error // the last hello in this child's name that was refused, and by which process
+	refPID  int
+	peer    *Peer
+	err     error
+	taken   bool // WaitForPeer has handed peer out
+}
+
+// Expect registers a child before it is started, so that it cannot come too early. The caller calls
+// Cancel when it no longer waits.
+func (l *Listener) Expect(e Expectation) (*Expected, error) {
+	if err := checkID(e.ID); err != nil {
+		return nil, fmt.Errorf("handshake: Expectation.ID: %w", err)
+	}
+	if e.Secret == (Secret{}) {
+		return nil, errors.New("handshake: Expectation.Secret: empty")
+	}
+	x := &Expected{
+		l: l, id: e.ID, spec: e.Spec, secret: e.Secret,
+		done:  make(chan struct{}),
+		phase: PhaseConnect,
+		since: map[Phase]time.Time{PhaseConnect: time.Now()},
+	}
+	x.ctx, x.stop = context.WithCancel(l.ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return nil, ErrClosed
+	case l.expected[e.ID] != nil || l.sessions[e.ID] != nil:
+		return nil, fmt.Errorf("handshake: a child with id %s is expected, or here, already", e.ID)
+	}
+	l.expected[e.ID] = x
+	return x, nil
+}
+
+// WaitForPeer waits until the child is ready and returns it. It fails when the child's handshake fails
+// for good ([*Error]), when ctx ends, or when Cancel or the Listener's Close is called. A hello in the
+// child's name that is refused does not end the wait, as anybody could have sent it, unless the kernel
+// says that it came from the child's own process (see SetPID).
+func (x *Expected) WaitForPeer(ctx context.Context) (*Peer, error) {
+	select {
+	case <-x.done: // a peer that is ready wins over a context that has ended
+	default:
+		select {
+		case <-x.done:
+		case <-ctx.Done():
+			return nil, &Error{x.Phase(), context.Cause(ctx)}
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.err != nil {
+		return nil, x.err
+	}
+	x.taken = true
+	return x.peer, nil
+}
+
+// Done is closed when WaitForPeer would return at once.
+func (x *Expected) Done() <-chan struct{} { return x.done }
+
+// SetPID tells which process the child is, once it is started. On Unix sockets the kernel tells the
+// pid of whoever connects, so that a refusal of this process can be told from a refusal of a stranger.
+func (x *Expected) SetPID(pid int) {
+	x.l.mu.Lock()
+	if x.l.expected[x.id] == x {
+		x.l.byPID[pid] = x
+	}
+	x.l.mu.Unlock()
+	x.mu.Lock()
+	x.pid = pid
+	refused, mine := x.refused, x.refPID == pid
+	x.mu.Unlock()
+	if refused != nil && mine {
+		x.resolve(nil, refused)
+	}
+}
+
+// Phase returns how far the child has come.
+func (x *Expected) Phase() Phase {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.phase
+}
+
+// Since returns when each phase that the child has come to began. PhaseConnect begins with Expect.
+func (x *Expected) Since() map[Phase]time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	m := make(map[Phase]time.Time, len(x.since))
+	for p, t := range x.since {
+		m[p] = t
+	}
+	return m
+}
+
+// Refused returns why the last hello in this child's name was refused, or nil.
+func (x *Expected) Refused() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.refused
+}
+
+// Cancel forgets the child: a hello that comes later is refused, a handshake under way ends, and a
+// peer that nobody took with WaitForPeer is closed. After WaitForPeer has returned a peer Cancel does
+// nothing to it.
+func (x *Expected) Cancel() {
+	x.stop()
+	x.resolve(nil, &Error{x.Phase(), context.Canceled})
+	x.mu.Lock()
+	peer := x.peer
+	if x.taken {
+		peer = nil
+	}
+	x.mu.Unlock()
+	if peer != nil {
+		peer.Abort()
+	}
+}
+
+// enter notes that the child has come to a phase.
+func (x *Expected) enter(p Phase) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.phase = p
+	if _, ok := x.since[p]; !ok {
+		x.since[p] = time.Now()
+	}
+}
+
+// refuse notes that a hello in this child's name was refused. When it was the child itself that said
+// it, that is the end.
+func (x *Expected) refuse(err error, pid int) {
+	x.mu.Lock()
+	x.refused, x.refPID = err, pid
+	mine := pid != 0 && pid == x.pid
+	x.mu.Unlock()
+	if mine {
+		x.resolve(nil, err)
+	}
+}
+
+// resolve sets the outcome, once. It reports whether this call did.
+func (x *Expected) resolve(peer *Peer, err error) bool {
+	x.l.mu.Lock()
+	if x.l.expected[x.id] == x {
+		delete(x.l.expected, x.id)
+	}
+	x.mu.Lock()
+	if x.l.byPID[x.pid] == x {
+		delete(x.l.byPID, x.pid)
+	}
+	x.l.mu.Unlock()
+	defer x.mu.Unlock()
+	x.secret = Secret{}
+	if x.peer != nil || x.err != nil {
+		return false
+	}
+	x.peer, x.err = peer, err
+	close(x.done)
+	return true
+}

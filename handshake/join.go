@@ -1,0 +1,219 @@
+package handshake
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// Identity is who a process is among its peers.
+type Identity struct {
+	ID   string // unique; 1 to 64 printable ASCII characters
+	Name string // for people; at most 256 bytes
+	PID  int    // as the process itself sees it
+}
+
+// thisProcess fills what an Identity leaves open.
+func (i Identity) orThisProcess() Identity {
+	if i.ID == "" {
+		i.ID = NewID()
+	}
+	if i.Name == "" && len(os.Args) > 0 {
+		i.Name = filepath.Base(os.Args[0])
+	}
+	if len(i.Name) > maxName {
+		i.Name = i.Name[:maxName]
+	}
+	if i.PID == 0 {
+		i.PID = os.Getpid()
+	}
+	return i
+}
+
+// JoinConfig has the settings of a child that joins. Its zero value is ready to use.
+type JoinConfig struct {
+	// Name is the child's own name, for logs; "" means the program's.
+	Name string
+	// Versions are the protocol versions that the child speaks; zero means those of this package.
+	Versions Range
+	// Limit is the channel's limit, in bytes, once the parent is known; 0 means transport.DefaultLimit.
+	Limit int
+	// OnCancel is called when the parent asks the child to stop; see transport.Config.
+	OnCancel func(transport.Cancel)
+	// Control announces that the child will open a control connection with AttachControl.
+	Control bool
+}
+
+// Joined is a child that has been welcomed and has its spec, and owes its parent an answer: Ready or
+// Fail. It is used by one goroutine at a time; its Channel, by many.
+type Joined struct {
+	Channel *transport.Channel
+	Parent  Identity
+	Version uint   // of the protocol
+	Spec    []byte // the encoded spec; see package spawnspec
+
+	id      string
+	control bool
+	session []byte
+}
+
+// Join makes the child's side of the handshake over conn, which it takes over: on an error conn is
+// closed. It returns when the parent has been proved to know the ticket's secret and the spec has
+// arrived, or when ctx ends. Its errors are [*Error]s with a [*FailedError], [*VersionError],
+// [ErrBadMAC], transport's or the context's error in them.
+func Join(ctx context.Context, conn net.Conn, t Ticket, cfg JoinConfig) (*Joined, error) {
+	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit, OnCancel: cfg.OnCancel})
+	j, phase, err := join(ctx, ch, t, cfg)
+	if err != nil {
+		ch.Abort()
+		return nil, &Error{phase, err}
+	}
+	return j, nil
+}
+
+func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) (*Joined, Phase, error) {
+	versions := cfg.Versions.orDefault()
+	if !versions.valid() {
+		return nil, PhaseHello, fmt.Errorf("JoinConfig.Versions: %s is no range", versions)
+	}
+	me := Identity{ID: t.ID, Name: cfg.Name}.orThisProcess()
+	msg := hello{Versions: versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: newNonce()}
+	if cfg.Control {
+		msg.Features = []string{FeatureControl}
+	}
+	key := t.Secret[:]
+	helloBody := seal(key, labelHello, encode(msg))
+	if err := ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindHello, Body: helloBody}); err != nil {
+		// The parent may have refused and closed before it read: its words matter more.
+		if !errors.Is(err, transport.ErrPeerGone) {
+			return nil, PhaseHello, err
+		}
+	}
+
+	welcomeBody, err := expectFrame(ctx, ch, transport.KindWelcome, versions)
+	if err != nil {
+		return nil, PhaseAuth, err
+	}
+	sealedWelcome, err := open(transport.KindWelcome, welcomeBody)
+	if err != nil {
+		return nil, PhaseAuth, err
+	}
+	if err := sealedWelcome.verify(key, labelWelcome, helloBody); err != nil {
+		return nil, PhaseAuth, err
+	}
+	var w welcome
+	if err := decode(transport.KindWelcome, sealedWelcome.Payload, &w); err != nil {
+		return nil, PhaseAuth, err
+	}
+	if err := checkPeer(transport.KindWelcome, w.ID, w.Name, w.PID, w.Nonce, w.Features); err != nil {
+		return nil, PhaseAuth, err
+	}
+	if w.Version < versions.Min || w.Version > versions.Max {
+		return nil, PhaseAuth, &VersionError{Ours: versions, Theirs: Range{Min: w.Version, Max: w.Version}}
+	}
+
+	ch.SetLimit(cfg.Limit)
+	specBody, err := expectFrame(ctx, ch, transport.KindSpec, versions)
+	if err != nil {
+		return nil, PhaseSpec, err
+	}
+	sealedSpec, err := open(transport.KindSpec, specBody)
+	if err != nil {
+		return nil, PhaseSpec, err
+	}
+	if err := sealedSpec.verify(key, labelSpec, helloBody, welcomeBody); err != nil {
+		return nil, PhaseSpec, err
+	}
+	return &Joined{
+		Channel: ch,
+		Parent:  Identity{w.ID, w.Name, w.PID},
+		Version: w.Version,
+		Spec:    sealedSpec.Payload,
+		id:      me.ID,
+		control: cfg.Control && slices.Contains(w.Features, FeatureControl),
+		session: mac(key, labelSession, helloBody, welcomeBody),
+	}, "", nil
+}
+
+// expectFrame reads the next frame, which must be of kind want, and returns a copy of its body. A failed
+// frame in its place is the error that it stands for.
+func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind, ours Range) ([]byte, error) {
+	f, err := ch.ReadFrame(ctx)
+	switch {
+	case err != nil:
+		return nil, err
+	case f.Kind == want:
+		return slices.Clone(f.Body), nil
+	case f.Kind == transport.KindFailed:
+		return nil, failedError(f.Body, ours)
+	}
+	return nil, fmt.Errorf("%w: a %s frame where %s belongs", transport.ErrProtocol, f.Kind, want)
+}
+
+func newNonce() []byte {
+	b := make([]byte, nonceSize)
+	rand.Read(b)
+	return b
+}
+
+// Ready tells the parent that the child took its orders. From then on the channel carries messages.
+func (j *Joined) Ready(ctx context.Context, t Timings) error {
+	err := j.Channel.WriteFrames(ctx, transport.Frame{Kind: transport.KindReady, Body: encode(ready{t})})
+	if err != nil {
+		return &Error{PhaseReady, err}
+	}
+	return nil
+}
+
+// maxFailedText bounds the text of a failed frame, in bytes.
+const maxFailedText = 4 << 10
+
+// Fail tells the parent, in the child's own words, that it gives up, and closes the channel.
+func (j *Joined) Fail(ctx context.Context, f FailedError) error {
+	err := j.Channel.WriteFrames(ctx, f.frame(nil))
+	j.Channel.CloseWith(ctx, 1, "")
+	if err != nil {
+		return &Error{f.Phase, err}
+	}
+	return nil
+}
+
+func (e FailedError) frame(versions *Range) transport.Frame {
+	return transport.Frame{Kind: transport.KindFailed, Body: encode(failed{e.Phase, e.Code, cut(e.Text), versions})}
+}
+
+// cut shortens a text to what a failed frame may carry, between two characters.
+func cut(s string) string {
+	if len(s) <= maxFailedText {
+		return s
+	}
+	end := maxFailedText
+	for end > 0 && s[end]&0xc0 == 0x80 {
+		end--
+	}
+	return s[:end]
+}
+
+// Control tells whether parent and child agreed on a control connection.
+func (j *Joined) Control() bool { return j.control }
+
+// AttachControl makes conn, a second connection to the ticket's address, the one on which the parent
+// sends its cancel. It takes conn over. The returned channel carries nothing else; its end without
+// a goodbye means that the parent is gone. A parent that does not accept it says so with a failed
+// frame there.
+func (j *Joined) AttachControl(ctx context.Context, conn net.Conn) (*transport.Channel, error) {
+	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
+	body := seal(j.session, labelAttach, encode(attach{ID: j.id, Nonce: newNonce()}))
+	if err := ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindAttach, Body: body}); err != nil {
+		ch.Abort()
+		return nil, &Error{PhaseReady, err}
+	}
+	return ch, nil
+}

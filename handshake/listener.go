@@ -1,0 +1,213 @@
+package handshake
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/uds"
+)
+
+// Defaults of ListenerConfig.
+const (
+	DefaultHelloTimeout = 10 * time.Second
+	DefaultMaxPending   = 1024
+)
+
+// ListenerConfig has the settings of a Listener. Its zero value is ready to use.
+type ListenerConfig struct {
+	// Identity is who the parent is; what it leaves open is filled in for this process.
+	Identity Identity
+	// Versions are the protocol versions that the parent speaks; zero means those of this package.
+	Versions Range
+	// Limit is a channel's limit, in bytes, once the child is known; 0 means transport.DefaultLimit.
+	Limit int
+	// HelloTimeout is how long a connection may take to say a whole hello; 0 means DefaultHelloTimeout.
+	HelloTimeout time.Duration
+	// MaxPending is how many connections may be in that state at once; 0 means DefaultMaxPending.
+	// One more drops the oldest of them, so that strangers cannot shut a child out.
+	MaxPending int
+	// AllowAnyUser accepts children of other users of the machine on Unix sockets. Otherwise a
+	// connection from another user is refused where the kernel tells (see uds.PeerCred).
+	AllowAnyUser bool
+	// Logger gets a line for each refused connection and each failing accept; nil logs nothing.
+	Logger *slog.Logger
+}
+
+// Listener is the parent's accept loop and its register of expected children. Make one with [Listen].
+// Its methods may be called concurrently.
+type Listener struct {
+	cfg  ListenerConfig
+	ln   net.Listener
+	log  *slog.Logger
+	self Identity
+	uid  uint32
+
+	ctx  context.Context // ends with Close; ends every conversation
+	stop context.CancelFunc
+	wg   sync.WaitGroup // the accept loop and the conversations
+
+	mu        sync.Mutex // guards what follows; never held over input or output
+	closed    bool
+	expected  map[string]*Expected // by id, until a hello has used the secret
+	byPID     map[int]*Expected    // the same, where the pid is known
+	sessions  map[string]*Peer     // by id: children that may attach a control connection
+	pending   *list.List           // of *transport.Channel: connections without an accepted hello, oldest first
+	acceptErr error                // why the last accept failed; nil after one that did not
+}
+
+// Listen starts to accept children on ln, which it takes over. Close ends it.
+func Listen(ln net.Listener, cfg ListenerConfig) (*Listener, error) {
+	cfg.Versions = cfg.Versions.orDefault()
+	switch {
+	case !cfg.Versions.valid():
+		return nil, fmt.Errorf("handshake: ListenerConfig.Versions: %s is no range", cfg.Versions)
+	case cfg.HelloTimeout < 0:
+		return nil, fmt.Errorf("handshake: ListenerConfig.HelloTimeout: %v is negative", cfg.HelloTimeout)
+	case cfg.MaxPending < 0:
+		return nil, fmt.Errorf("handshake: ListenerConfig.MaxPending: %d is negative", cfg.MaxPending)
+	}
+	if cfg.HelloTimeout == 0 {
+		cfg.HelloTimeout = DefaultHelloTimeout
+	}
+	if cfg.MaxPending == 0 {
+		cfg.MaxPending = DefaultMaxPending
+	}
+	l := &Listener{
+		cfg:      cfg,
+		ln:       ln,
+		log:      cfg.Logger,
+		self:     cfg.Identity.orThisProcess(),
+		uid:      uint32(os.Geteuid()),
+		expected: make(map[string]*Expected),
+		byPID:    make(map[int]*Expected),
+		sessions: make(map[string]*Peer),
+		pending:  list.New(),
+	}
+	if err := checkID(l.self.ID); err != nil {
+		return nil, fmt.Errorf("handshake: ListenerConfig.Identity: %w", err)
+	}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	l.wg.Go(l.acceptLoop)
+	return l, nil
+}
+
+// Addr is where the Listener listens.
+func (l *Listener) Addr() transport.Addr { return transport.AddrOf(l.ln.Addr()) }
+
+// Identity is who the Listener says that it is.
+func (l *Listener) Identity() Identity { return l.self }
+
+// Close stops accepting, ends every handshake under way with [ErrClosed], and waits for its
+// goroutines. Peers that were handed out live on.
+func (l *Listener) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	l.closed = true
+	waiting := make([]*Expected, 0, len(l.expected))
+	for _, x := range l.expected {
+		waiting = append(waiting, x)
+	}
+	l.mu.Unlock()
+	l.stop()
+	err := l.ln.Close()
+	for _, x := range waiting {
+		x.resolve(nil, &Error{x.Phase(), ErrClosed})
+	}
+	l.wg.Wait()
+	return err
+}
+
+// AcceptErr returns why connections cannot be accepted at this moment, or nil: when the process is
+// out of descriptors, say.
+func (l *Listener) AcceptErr() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acceptErr
+}
+
+// The pause after an accept that failed doubles from one to the other.
+const (
+	minPause = 5 * time.Millisecond
+	maxPause = time.Second
+)
+
+// acceptLoop lives until Close. An accept that fails, for want of descriptors or memory, is tried
+// again after a pause: the connections wait in the kernel's queue meanwhile.
+func (l *Listener) acceptLoop() {
+	pause := minPause
+	for {
+		conn, err := l.ln.Accept()
+		l.mu.Lock()
+		l.acceptErr = err
+		l.mu.Unlock()
+		if err == nil {
+			pause = minPause
+			l.wg.Go(func() { l.serve(conn) })
+			continue
+		}
+		if l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		l.log.Warn("handshake: accept failed, trying again", "error", err, "pause", pause)
+		select {
+		case <-time.After(pause):
+		case <-l.ctx.Done():
+			return
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// addPending counts a connection among those that have not said who they are, and drops the oldest
+// when they are too many.
+func (l *Listener) addPending(ch *transport.Channel) *list.Element {
+	l.mu.Lock()
+	e := l.pending.PushBack(ch)
+	var oldest *transport.Channel
+	if l.pending.Len() > l.cfg.MaxPending {
+		oldest = l.pending.Remove(l.pending.Front()).(*transport.Channel)
+	}
+	l.mu.Unlock()
+	if oldest != nil {
+		oldest.Abort()
+	}
+	return e
+}
+
+func (l *Listener) removePending(e *list.Element) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending.Remove(e) // does nothing when it was dropped
+}
+
+// credentials returns the pid of the process at the other end, 0 where the kernel does not tell, and
+// refuses other users.
+func (l *Listener) credentials(conn net.Conn) (pid int, err error) {
+	if _, ok := conn.(*net.UnixConn); !ok {
+		return 0, nil
+	}
+	cred, err := uds.PeerCred(conn)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case cred.UID != l.uid && !l.cfg.AllowAnyUser:
+		return 0, fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, l.uid)
+	}
+	return cred.PID, nil
+}

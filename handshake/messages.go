@@ -1,0 +1,210 @@
+package handshake
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"sync"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// PreAuthLimit is the largest frame, in bytes, that either side reads before it knows the other.
+const PreAuthLimit = 64 << 10
+
+// FeatureControl is the feature of a child that opens a second connection, on which it listens for
+// its parent's cancel while it is busy or has other messages queued.
+const FeatureControl = "control"
+
+// hello is a child's first message.
+type hello struct {
+	Versions Range    `cbor:"versions"`
+	ID       string   `cbor:"id"`
+	Name     string   `cbor:"name"`
+	PID      int      `cbor:"pid"`
+	Nonce    []byte   `cbor:"nonce"`
+	Features []string `cbor:"features,omitempty"`
+}
+
+// welcome is the parent's answer.
+type welcome struct {
+	Version  uint     `cbor:"version"`
+	ID       string   `cbor:"id"`
+	Name     string   `cbor:"name"`
+	PID      int      `cbor:"pid"`
+	Nonce    []byte   `cbor:"nonce"`
+	Features []string `cbor:"features,omitempty"`
+}
+
+// attach is the first message on a child's control connection.
+type attach struct {
+	ID    string `cbor:"id"`
+	Nonce []byte `cbor:"nonce"`
+}
+
+// greet is the first message of a peer that nobody spawned.
+type greet struct {
+	Versions Range    `cbor:"versions"`
+	ID       string   `cbor:"id"`
+	Name     string   `cbor:"name"`
+	PID      int      `cbor:"pid"`
+	Nonce    []byte   `cbor:"nonce"`
+	Auth     string   `cbor:"auth"`
+	Features []string `cbor:"features,omitempty"`
+}
+
+// failed is either side's last message when it gives up.
+type failed struct {
+	Phase    Phase  `cbor:"phase"`
+	Code     string `cbor:"code"`
+	Text     string `cbor:"error"`
+	Versions *Range `cbor:"versions,omitempty"` // with CodeVersion: what the sender speaks
+}
+
+// ready is the child's answer to its spec.
+type ready struct {
+	Timings Timings `cbor:"timings"`
+}
+
+// Timings are moments in a child's start, in nanoseconds of its host's CLOCK_MONOTONIC; 0 is unknown.
+type Timings struct {
+	Init      int64 `cbor:"init,omitempty"`      // the first of this library's package inits ran
+	Main      int64 `cbor:"main,omitempty"`      // package inits are done, the program asked to join
+	Connected int64 `cbor:"connected,omitempty"` // the connection is made
+	Accepted  int64 `cbor:"accepted,omitempty"`  // welcome and spec have come and were found good
+}
+
+// sealed is a message with a proof that its sender knows the secret.
+type sealed struct {
+	_       struct{} `cbor:",toarray"`
+	Payload []byte
+	MAC     []byte
+}
+
+const (
+	nonceSize = 32
+	macSize   = sha256.Size
+)
+
+// How both sides read what comes before, and during, authentication: no duplicate keys, no indefinite
+// lengths, no tags, nothing deep or long. Unknown fields are ignored: that is how the protocol grows.
+var strict = sync.OnceValue(func() cbor.DecMode {
+	mode, err := cbor.DecOptions{
+		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+		IndefLength:      cbor.IndefLengthForbidden,
+		TagsMd:           cbor.TagsForbidden,
+		MaxNestedLevels:  8,
+		MaxArrayElements: 64,
+		MaxMapPairs:      64,
+	}.DecMode()
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return mode
+})
+
+func decode(kind transport.Kind, body []byte, v any) error {
+	if err := strict().Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%w: %s: %v", transport.ErrProtocol, kind, err)
+	}
+	return nil
+}
+
+func encode(v any) []byte {
+	b, err := cbor.Marshal(v)
+	if err != nil {
+		panic(err) // all our messages are made of strings, bytes and numbers
+	}
+	return b
+}
+
+// mac proves that whoever made it knows the key and saw the parts. Each part has its length in front,
+// so that no two lists of parts give the same input.
+func mac(key []byte, label string, parts ...[]byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write([]byte(label))
+	h.Write([]byte{0})
+	for _, p := range parts {
+		var n [4]byte
+		binary.LittleEndian.PutUint32(n[:], uint32(len(p)))
+		h.Write(n[:])
+		h.Write(p)
+	}
+	return h.Sum(nil)
+}
+
+// The labels keep a proof made for one purpose from being used for another.
+const (
+	labelHello    = "spawnwire hello"
+	labelWelcome  = "spawnwire welcome"
+	labelSpec     = "spawnwire spec"
+	labelSession  = "spawnwire session"
+	labelAttach   = "spawnwire attach"
+	labelDialer   = "spawnwire proof dialer"
+	labelAcceptor = "spawnwire proof acceptor"
+)
+
+// seal returns the body of a sealed message. said is all that was said before, each frame's body.
+func seal(key []byte, label string, payload []byte, said ...[]byte) []byte {
+	return encode(sealed{Payload: payload, MAC: mac(key, label, append(said, payload)...)})
+}
+
+// open decodes the outer form of a sealed message; verify must follow before anything is believed.
+func open(kind transport.Kind, body []byte) (sealed, error) {
+	var s sealed
+	if err := decode(kind, body, &s); err != nil {
+		return s, err
+	}
+	if len(s.MAC) != macSize {
+		return s, fmt.Errorf("%w: %s: a MAC of %d bytes, want %d", transport.ErrProtocol, kind, len(s.MAC), macSize)
+	}
+	return s, nil
+}
+
+// verify checks the proof in constant time.
+func (s sealed) verify(key []byte, label string, said ...[]byte) error {
+	if !hmac.Equal(s.MAC, mac(key, label, append(said, s.Payload)...)) {
+		return ErrBadMAC
+	}
+	return nil
+}
+
+// checkPeer checks what a peer says of itself.
+func checkPeer(kind transport.Kind, id, name string, pid int, nonce []byte, features []string) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s: %s", transport.ErrProtocol, kind, fmt.Sprintf(format, args...))
+	}
+	if err := checkID(id); err != nil {
+		return bad("%v", err)
+	}
+	if len(name) > maxName {
+		return bad("a name of %d bytes, the limit is %d", len(name), maxName)
+	}
+	if pid < 0 {
+		return bad("pid %d", pid)
+	}
+	if len(nonce) != nonceSize {
+		return bad("a nonce of %d bytes, want %d", len(nonce), nonceSize)
+	}
+	for _, f := range features {
+		if f == "" || len(f) > maxID {
+			return bad("a feature's name of %d bytes, want 1 to %d", len(f), maxID)
+		}
+	}
+	return nil
+}
+
+// failedError turns the body of a failed frame into the error that it stands for.
+func failedError(body []byte, ours Range) error {
+	var f failed
+	if err := decode(transport.KindFailed, body, &f); err != nil {
+		return err
+	}
+	if f.Code == CodeVersion && f.Versions != nil {
+		return &VersionError{Ours: ours, Theirs: *f.Versions}
+	}
+	return &FailedError{Phase: f.Phase, Code: f.Code, Text: f.Text}
+}

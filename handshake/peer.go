@@ -1,0 +1,86 @@
+package handshake
+
+import (
+	"context"
+	"sync"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// Peer is a process that has proved who it is. Its Channel carries messages; its methods may be
+// called concurrently. Close or Abort ends it.
+type Peer struct {
+	Channel *transport.Channel
+	Identity
+	Version uint    // of the protocol
+	Timings Timings // of a spawned child's start, as far as it told them
+
+	l       *Listener // that accepted it; nil for a peer that nobody spawned
+	session []byte    // keys the control connection; nil when there will be none
+
+	mu      sync.Mutex // guards what follows; never held over input or output
+	control *transport.Channel
+	cancel  *transport.Cancel // asked for before the control connection was there
+	closed  bool
+}
+
+// Cancel asks the peer to stop. It goes over the control connection when the peer has one, and so
+// reaches it also while it is busy, or has messages queued, or a Send to it is blocked; else over the
+// Channel, in its turn. It returns when the kernel has it, or ctx ends.
+func (p *Peer) Cancel(ctx context.Context, c transport.Cancel) error {
+	p.mu.Lock()
+	p.cancel = &c
+	control := p.control
+	p.mu.Unlock()
+	if control != nil {
+		if err := control.WriteFrames(ctx, c.Frame()); err == nil {
+			return nil
+		}
+	}
+	return p.Channel.WriteFrames(ctx, c.Frame())
+}
+
+// attachControl takes over the control connection. A cancel that was asked for before is repeated on
+// it, as the first one may be queued behind other messages.
+func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
+	p.mu.Lock()
+	if p.closed || p.control != nil {
+		p.mu.Unlock()
+		return ErrUnknownPeer
+	}
+	p.control = ch
+	cancel := p.cancel
+	p.mu.Unlock()
+	p.l.forgetSession(p)
+	if cancel != nil {
+		ch.WriteFrames(ctx, cancel.Frame())
+	}
+	return nil
+}
+
+// Close says goodbye and closes the peer's connections. It takes at most a second or two; see
+// transport.Channel.Close. The errors are those of the Channel.
+func (p *Peer) Close() error {
+	if control := p.end(); control != nil {
+		control.Close()
+	}
+	return p.Channel.Close()
+}
+
+// Abort closes the peer's connections at once, with no goodbye.
+func (p *Peer) Abort() error {
+	if control := p.end(); control != nil {
+		control.Abort()
+	}
+	return p.Channel.Abort()
+}
+
+func (p *Peer) end() (control *transport.Channel) {
+	if p.l != nil {
+		p.l.forgetSession(p)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	return p.control
+}

@@ -1,0 +1,245 @@
+package handshake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// serve speaks with whoever has connected, until it is a peer or is refused.
+func (l *Listener) serve(conn net.Conn) {
+	pid, err := l.credentials(conn)
+	if err != nil {
+		l.logRefusal(conn, pid, err)
+		conn.Close()
+		return
+	}
+	l.noteConnected(pid)
+	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
+	pending := l.addPending(ch)
+	defer l.removePending(pending)
+	ctx, cancel := context.WithTimeoutCause(l.ctx, l.cfg.HelloTimeout, errHelloTimeout)
+	defer cancel()
+
+	f, err := ch.ReadFrame(ctx)
+	if err == nil {
+		switch f.Kind {
+		case transport.KindHello:
+			var c *conversation
+			if c, err = l.checkHello(ch, pid, slices.Clone(f.Body)); err == nil {
+				l.removePending(pending)
+				c.finish()
+				return
+			}
+		case transport.KindAttach:
+			if err = l.acceptAttach(ctx, ch, f.Body); err == nil {
+				return
+			}
+		default:
+			err = fmt.Errorf("%w: a %s frame where hello belongs", transport.ErrProtocol, f.Kind)
+		}
+	}
+	l.logRefusal(conn, pid, err)
+	// The stranger learns nothing that would help it to guess.
+	ch.WriteFrames(ctx, FailedError{PhaseAuth, CodeRefused, "not accepted"}.frame(nil))
+	ch.CloseWith(ctx, 1, "")
+}
+
+var errHelloTimeout = errors.New("no hello in time")
+
+func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
+	l.log.Warn("handshake: refused a connection", "remote", conn.RemoteAddr().String(), "pid", pid, "reason", err)
+}
+
+// noteConnected notes that an expected child has connected, where the kernel tells.
+func (l *Listener) noteConnected(pid int) {
+	l.mu.Lock()
+	x := l.byPID[pid]
+	l.mu.Unlock()
+	if x != nil && x.Phase() == PhaseConnect {
+		x.enter(PhaseHello)
+	}
+}
+
+// conversation is a child whose hello was found good.
+type conversation struct {
+	l     *Listener
+	x     *Expected
+	ch    *transport.Channel
+	hello hello
+	body  []byte // of the hello frame
+	key   Secret
+	pid   int // as the kernel says; 0 where it does not
+}
+
+// checkHello finds the child that a hello comes from and uses its secret up. A refusal is the
+// connection's alone: others, and the real child, are not disturbed.
+func (l *Listener) checkHello(ch *transport.Channel, pid int, body []byte) (*conversation, error) {
+	s, err := open(transport.KindHello, body)
+	if err != nil {
+		return nil, err
+	}
+	var h hello
+	if err := decode(transport.KindHello, s.Payload, &h); err != nil {
+		return nil, err
+	}
+	if err := checkPeer(transport.KindHello, h.ID, h.Name, h.PID, h.Nonce, h.Features); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	x := l.expected[h.ID]
+	l.mu.Unlock()
+	if x == nil {
+		return nil, fmt.Errorf("%w: id %s", ErrUnknownPeer, h.ID)
+	}
+	key, err := x.use(func(key Secret) error { return s.verify(key[:], labelHello) })
+	if err != nil {
+		if errors.Is(err, ErrBadMAC) {
+			x.refuse(&Error{PhaseAuth, err}, pid)
+		}
+		return nil, fmt.Errorf("%w: id %s", err, h.ID)
+	}
+	x.enter(PhaseAuth)
+	return &conversation{l, x, ch, h, body, key, pid}, nil
+}
+
+// use checks a proof with the secret and, when it holds, takes the secret: the next hello in this
+// child's name is an unknown one.
+func (x *Expected) use(check func(Secret) error) (Secret, error) {
+	x.mu.Lock()
+	key := x.secret
+	x.mu.Unlock()
+	if key == (Secret{}) {
+		return Secret{}, ErrUnknownPeer
+	}
+	if err := check(key); err != nil {
+		return Secret{}, err
+	}
+	x.l.mu.Lock()
+	defer x.l.mu.Unlock()
+	if x.l.expected[x.id] != x {
+		return Secret{}, ErrUnknownPeer // another hello was faster
+	}
+	delete(x.l.expected, x.id)
+	x.mu.Lock()
+	x.secret = Secret{}
+	x.mu.Unlock()
+	return key, nil
+}
+
+// finish sends welcome and spec and waits for the child's answer. Its only bounds are those of
+// whoever waits for the child (Expected.Cancel) and the Listener's end.
+func (c *conversation) finish() {
+	phase, err := PhaseAuth, error(nil)
+	peer := &Peer{
+		Channel:  c.ch,
+		Identity: Identity{c.hello.ID, c.hello.Name, c.hello.PID},
+		l:        c.l,
+	}
+	if phase, err = c.talk(peer); err == nil {
+		c.x.enter(PhaseReady)
+		if c.x.resolve(peer, nil) {
+			return
+		}
+		err = context.Canceled
+	}
+	peer.Abort()
+	if c.x.resolve(nil, &Error{phase, err}) {
+		c.l.log.Warn("handshake: a child's handshake failed", "id", c.hello.ID, "name", c.hello.Name, "pid", c.hello.PID, "phase", phase, "reason", err)
+	}
+}
+
+// talk returns the phase and the reason in which the conversation failed.
+func (c *conversation) talk(peer *Peer) (Phase, error) {
+	ctx, ours := c.x.ctx, c.l.cfg.Versions
+	version, ok := ours.common(c.hello.Versions)
+	if !ok {
+		verr := &VersionError{Ours: ours, Theirs: c.hello.Versions}
+		c.ch.WriteFrames(ctx, FailedError{PhaseAuth, CodeVersion, (&VersionError{Ours: c.hello.Versions, Theirs: ours}).Error()}.frame(&ours))
+		c.ch.CloseWith(ctx, 1, "")
+		return PhaseAuth, verr
+	}
+	w := welcome{Version: version, ID: c.l.self.ID, Name: c.l.self.Name, PID: c.l.self.PID, Nonce: newNonce()}
+	if slices.Contains(c.hello.Features, FeatureControl) {
+		w.Features = []string{FeatureControl}
+	}
+	key := c.key[:]
+	welcomeBody := seal(key, labelWelcome, encode(w), c.body)
+	specBody := seal(key, labelSpec, c.x.spec, c.body, welcomeBody)
+	peer.Version = version
+	if w.Features != nil {
+		peer.session = mac(key, labelSession, c.body, welcomeBody)
+		c.l.addSession(peer)
+	}
+	c.key = Secret{}
+	c.ch.SetLimit(c.l.cfg.Limit)
+	c.x.enter(PhaseSpec)
+	err := c.ch.WriteFrames(ctx,
+		transport.Frame{Kind: transport.KindWelcome, Body: welcomeBody},
+		transport.Frame{Kind: transport.KindSpec, Body: specBody})
+	if err != nil && !errors.Is(err, transport.ErrPeerGone) {
+		return PhaseSpec, err // a peer that is gone may have left its last words to read
+	}
+	f, err := c.ch.ReadFrame(ctx)
+	if err != nil {
+		return PhaseSpec, err
+	}
+	switch f.Kind {
+	case transport.KindReady:
+		var r ready
+		if err := decode(f.Kind, f.Body, &r); err != nil {
+			return PhaseSpec, err
+		}
+		peer.Timings = r.Timings
+		return PhaseReady, nil
+	case transport.KindFailed:
+		err := failedError(f.Body, ours)
+		phase := PhaseSpec
+		var said *FailedError
+		if errors.As(err, &said) && (said.Phase == PhaseAuth || said.Phase == PhaseReady) {
+			phase = said.Phase
+		}
+		return phase, err
+	}
+	return PhaseSpec, fmt.Errorf("%w: a %s frame where ready belongs", transport.ErrProtocol, f.Kind)
+}
+
+func (l *Listener) addSession(p *Peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sessions[p.ID] = p
+}
+
+func (l *Listener) forgetSession(p *Peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sessions[p.ID] == p {
+		delete(l.sessions, p.ID)
+	}
+}
+
+// acceptAttach makes ch the control connection of the child that it proves to come from.
+func (l *Listener) acceptAttach(ctx context.Context, ch *transport.Channel, body []byte) error {
+	s, err := open(transport.KindAttach, body)
+	if err != nil {
+		return err
+	}
+	var a attach
+	if err := decode(transport.KindAttach, s.Payload, &a); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	p := l.sessions[a.ID]
+	l.mu.Unlock()
+	if p == nil {
+		return fmt.Errorf("%w: control connection for id %.*q", ErrUnknownPeer, maxID, a.ID)
+	}
+	if err := s.verify(p.session, labelAttach); err != nil {
+		return err
+	}
+	return p.attachControl(ctx, ch)
+}

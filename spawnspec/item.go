@@ -1,0 +1,219 @@
+package spawnspec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"sync"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// Maps are taken apart here, item by item, and not decoded by the CBOR library as a whole. So every
+// error can name its field, counts are looked at before memory is spent on them, and nothing is let
+// through out of kindness: the library takes null for an empty text and looks through some tags.
+
+const (
+	maxFields = 256 // fields of one map, known or not
+
+	// Levels of arrays and maps that a value may have, seen from the outside: the spec's own
+	// map is one of them.
+	maxNesting       = 8
+	maxOpaqueNesting = 64
+)
+
+// The major types of RFC 8949, section 3.1.
+const (
+	majorUint     = 0
+	majorNegative = 1
+	majorBytes    = 2
+	majorText     = 3
+	majorArray    = 4
+	majorMap      = 5
+	majorTag      = 6
+)
+
+type cborModes struct {
+	enc      cbor.EncMode
+	plain    cbor.DecMode // for the fields of the spec
+	args     cbor.DecMode // for args, and vars as a whole
+	variable cbor.DecMode // for one of the vars
+}
+
+// modes makes the CBOR modes when they are first used: a program that spawns nothing and was not
+// spawned does not pay for them at its start.
+var modes = sync.OnceValue(func() cborModes {
+	encoding := cbor.CoreDetEncOptions()
+	encoding.Time = cbor.TimeRFC3339Nano // the default cuts to seconds
+	encoding.TimeTag = cbor.EncTagRequired
+	enc, err := encoding.EncMode()
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	decoding := func(nesting int) cbor.DecMode {
+		mode, err := cbor.DecOptions{
+			DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+			IndefLength:      cbor.IndefLengthForbidden,
+			MaxNestedLevels:  nesting,
+			MaxArrayElements: math.MaxInt32,
+			MaxMapPairs:      math.MaxInt32,
+		}.DecMode()
+		if err != nil {
+			panic(err)
+		}
+		return mode
+	}
+	return cborModes{
+		enc:      enc,
+		plain:    decoding(maxNesting - 1), // without the spec's own map
+		args:     decoding(maxOpaqueNesting - 1),
+		variable: decoding(maxOpaqueNesting - 2), // and without the map of vars
+	}
+})
+
+// readMap takes a map apart that has at most limit fields and must fill data to its end. Values are
+// parts of data. Prefix is what the map's field names begin with in errors; for the spec itself it is "".
+func readMap(data []byte, prefix string, limit int) (map[string]cbor.RawMessage, error) {
+	// fail blames the map as a whole.
+	fail := func(reason string, err error) error {
+		if prefix != "" {
+			return &FieldError{Field: strings.TrimSuffix(prefix, "."), Reason: reason, Err: err}
+		}
+		if err != nil {
+			return fmt.Errorf("spawnspec: malformed: %s: %w", reason, err)
+		}
+		return errors.New("spawnspec: malformed: " + reason)
+	}
+	kind, n, rest, err := readHead(data)
+	if err != nil {
+		return nil, fail("bad start", err)
+	}
+	if kind != majorMap {
+		return nil, fail("is "+kindOf(data)+"; want a map", nil)
+	}
+	if n > uint64(limit) {
+		return nil, fail(fmt.Sprintf("%d fields; at most %d", n, limit), nil)
+	}
+	fields := make(map[string]cbor.RawMessage, min(n, maxFields))
+	for range n {
+		if len(rest) > 0 && major(rest) != majorText {
+			return nil, fail("a key is "+kindOf(rest)+"; want text", nil)
+		}
+		var key string
+		if rest, err = modes().plain.UnmarshalFirst(rest, &key); err != nil {
+			return nil, fail("bad key", cut(err))
+		}
+		if reason := badName(key); reason != "" {
+			return nil, fail("a key: "+reason, nil)
+		}
+		if _, ok := fields[key]; ok {
+			return nil, &FieldError{Field: prefix + key, Reason: "is there twice"}
+		}
+		mode := modes().plain
+		switch {
+		case prefix == "" && (key == "args" || key == "vars"):
+			mode = modes().args
+		case prefix == "vars.":
+			mode = modes().variable
+		}
+		if fields[key], rest, err = nextItem(mode, rest); err != nil {
+			return nil, &FieldError{Field: prefix + key, Err: err}
+		}
+	}
+	if len(rest) > 0 {
+		return nil, fail(fmt.Sprintf("%d bytes follow the map", len(rest)), nil)
+	}
+	return fields, nil
+}
+
+// nextItem cuts the first item off data and checks its form.
+func nextItem(mode cbor.DecMode, data []byte) (item cbor.RawMessage, rest []byte, err error) {
+	if rest, err = mode.UnmarshalFirst(data, new(skipped)); err != nil {
+		return nil, nil, cut(err)
+	}
+	return data[:len(data)-len(rest)], rest, nil
+}
+
+// checkItem checks that raw is one item in a form that mode takes.
+func checkItem(mode cbor.DecMode, raw cbor.RawMessage) error {
+	_, rest, err := nextItem(mode, raw)
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("%d bytes follow the first item", len(rest))
+	}
+	return err
+}
+
+// skipped is an item that is only checked: a RawMessage would copy it and lose some of its tags.
+type skipped struct{}
+
+func (*skipped) UnmarshalCBOR([]byte) error { return nil }
+
+// cut makes the end of data in an item an unexpected one.
+func cut(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// readHead reads the head of the first item of data (RFC 8949, section 3): its major type and its
+// argument. For an array or a map the argument is the number of elements or of pairs, and rest holds them.
+func readHead(data []byte) (kind byte, n uint64, rest []byte, err error) {
+	if len(data) == 0 {
+		return 0, 0, nil, io.ErrUnexpectedEOF
+	}
+	kind, info, rest := major(data), data[0]&0x1f, data[1:]
+	if info < 24 {
+		return kind, uint64(info), rest, nil
+	}
+	if info > 27 {
+		if info == 31 {
+			return 0, 0, nil, errors.New("indefinite length is not allowed")
+		}
+		return 0, 0, nil, fmt.Errorf("reserved initial byte 0x%02x", data[0])
+	}
+	size := 1 << (info - 24)
+	if len(rest) < size {
+		return 0, 0, nil, io.ErrUnexpectedEOF
+	}
+	var argument [8]byte
+	copy(argument[8-size:], rest[:size])
+	return kind, binary.BigEndian.Uint64(argument[:]), rest[size:], nil
+}
+
+// major returns the major type of the first item of data, which must not be empty.
+func major(data []byte) byte { return data[0] >> 5 }
+
+// kindOf names the first item of data for an error. Data must not be empty.
+func kindOf(data []byte) string {
+	switch major(data) {
+	case majorUint:
+		return "an unsigned integer"
+	case majorNegative:
+		return "a negative integer"
+	case majorBytes:
+		return "a byte string"
+	case majorText:
+		return "text"
+	case majorArray:
+		return "an array"
+	case majorMap:
+		return "a map"
+	case majorTag:
+		return "a tagged item"
+	}
+	switch data[0] {
+	case 0xf4, 0xf5:
+		return "a boolean"
+	case 0xf6:
+		return "null"
+	case 0xf7:
+		return "undefined"
+	case 0xf9, 0xfa, 0xfb:
+		return "a float"
+	}
+	return "a simple value"
+}

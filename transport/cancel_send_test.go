@@ -1,0 +1,213 @@
+package transport_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+const hugeLimit = 256 << 20
+
+// huge is more than the sockets of withStuckPeer take without a reader.
+var huge = sync.OnceValue(func() []byte { return make([]byte, 16<<20) })
+
+// withStuckPeer is withRawPeer over a connection that takes little when the peer does not read: the
+// kernel would let a TCP connection's buffers grow to tens of megabytes.
+func (l link) withStuckPeer(t testing.TB) (*transport.Channel, net.Conn) {
+	t.Helper()
+	x, y := l.connect(t)
+	shrink(t, x, y)
+	require.NoError(t, y.SetDeadline(time.Now().Add(patience)))
+	return open(t, x, transport.Config{Limit: hugeLimit}), y
+}
+
+// shrink fixes the buffers of a connection's ends where they have any.
+func shrink(t testing.TB, from, to net.Conn) {
+	t.Helper()
+	if c, ok := socket(from).(interface{ SetWriteBuffer(int) error }); ok {
+		require.NoError(t, c.SetWriteBuffer(64<<10))
+	}
+	if c, ok := socket(to).(interface{ SetReadBuffer(int) error }); ok {
+		require.NoError(t, c.SetReadBuffer(64<<10))
+	}
+}
+
+// socket is what lies below TLS.
+func socket(conn net.Conn) net.Conn {
+	if c, ok := conn.(*tls.Conn); ok {
+		return c.NetConn()
+	}
+	return conn
+}
+
+// prefixed is a connection some bytes of which were read already.
+type prefixed struct {
+	net.Conn
+	prefix []byte
+}
+
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.prefix) == 0 {
+		return p.Conn.Read(b)
+	}
+	n := copy(b, p.prefix)
+	p.prefix = p.prefix[n:]
+	return n, nil
+}
+
+func TestASendCancelledInTheMiddleOfAFrameBreaksTheChannelForSendingOnly(t *testing.T) {
+	for _, l := range links() {
+		for name, send := range map[string]func(context.Context, *transport.Channel) error{
+			"raw bytes": func(ctx context.Context, c *transport.Channel) error { return c.SendBytes(ctx, huge()) },
+			"a message": func(ctx context.Context, c *transport.Channel) error { return c.Send(ctx, huge()) },
+		} {
+			t.Run(l.name+", "+name, func(t *testing.T) {
+				t.Parallel()
+				c, peer := l.withStuckPeer(t)
+				ctx, cancel := context.WithCancelCause(context.Background())
+				sent := background(t, func() error { return send(ctx, c) })
+				prefix := readN(t, peer, 100) // the frame has begun, and cannot end
+				start := time.Now()
+				cancel(errCause)
+				err := sent()
+				assert.Less(t, time.Since(start), 2*time.Second)
+				require.ErrorIs(t, err, transport.ErrBroken)
+				assert.ErrorIs(t, err, context.Canceled)
+				assert.ErrorIs(t, err, errCause)
+
+				for range 2 {
+					assert.ErrorIs(t, c.Send(soon(t), 1), transport.ErrBroken)
+					assert.ErrorIs(t, c.SendBytes(soon(t), nil), transport.ErrBroken)
+				}
+				_, err = c.Ping(soon(t))
+				assert.ErrorIs(t, err, transport.ErrBroken)
+
+				other := open(t, &prefixed{peer, prefix}, transport.Config{Limit: hugeLimit})
+				answered := background(t, func() error { return other.Send(soon(t), "still here") })
+				var got string
+				require.NoError(t, c.Recv(soon(t), &got), "a broken channel receives")
+				require.Equal(t, "still here", got)
+				require.NoError(t, answered())
+			})
+		}
+	}
+}
+
+func TestThePeerOfABrokenChannelSeesItGoneInTheMiddleOfAFrame(t *testing.T) {
+	for _, l := range append([]link{{"TLS", tlsLink}, {"TLS over a Unix socket", tlsUnixLink}}, sockets...) {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			c, peer := l.withStuckPeer(t)
+			ctx, cancel := context.WithCancel(context.Background())
+			sent := background(t, func() error { return c.SendBytes(ctx, huge()) })
+			prefix := readN(t, peer, 100)
+			cancel()
+			require.ErrorIs(t, sent(), transport.ErrBroken)
+			other := open(t, &prefixed{peer, prefix}, transport.Config{Limit: hugeLimit})
+			_, err := other.RecvBytes(soon(t), make([]byte, len(huge())))
+			require.ErrorIs(t, err, transport.ErrPeerGone)
+			assert.Contains(t, err.Error(), "in the middle of a frame")
+			assert.Error(t, c.Close(), "no goodbye can be sent")
+		})
+	}
+}
+
+// fill writes to conn until it takes not one byte more, and returns how many it took.
+func fill(t testing.TB, conn, peer net.Conn) (total int) {
+	t.Helper()
+	shrink(t, conn, peer)
+	chunk := make([]byte, 64<<10)
+	for refused := 0; refused < 3; {
+		require.NoError(t, conn.SetWriteDeadline(time.Now().Add(20*time.Millisecond)))
+		n, err := conn.Write(chunk)
+		total += n
+		if err != nil {
+			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+			chunk = chunk[:1]
+			refused++
+		}
+		if n > 0 {
+			refused = 0
+		}
+	}
+	require.NoError(t, conn.SetWriteDeadline(time.Time{}))
+	return total
+}
+
+func TestASendCancelledBeforeItsFirstByteLeavesTheChannelWorking(t *testing.T) {
+	for _, l := range sockets {
+		for _, size := range []int{10, 100_000} {
+			t.Run(fmt.Sprint(l.name, ", ", size), func(t *testing.T) {
+				t.Parallel()
+				x, peer := l.connect(t)
+				filler := fill(t, x, peer)
+				c := open(t, x, transport.Config{})
+				for range 5 {
+					ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Millisecond, errCause)
+					err := c.SendBytes(ctx, make([]byte, size))
+					cancel()
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.ErrorIs(t, err, errCause)
+					require.NotErrorIs(t, err, transport.ErrBroken)
+				}
+				sent := background(t, func() error { return c.SendBytes(soon(t), pattern(1, size)) })
+				readN(t, peer, filler)
+				got := readN(t, peer, 5+size)
+				require.NoError(t, sent())
+				require.True(t, bytes.Equal(frame(transport.KindRaw, pattern(1, size)...), got))
+			})
+		}
+	}
+}
+
+func TestASendCancelledWhileItWaitsForItsTurnLeavesTheChannelWorking(t *testing.T) {
+	for _, l := range links() {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			c, peer := l.withStuckPeer(t)
+			first := background(t, func() error { return c.SendBytes(soon(t), huge()) })
+			readN(t, peer, 10)
+			for range 20 {
+				ctx, cancel := context.WithTimeout(context.Background(), 100*time.Microsecond)
+				err := c.Send(ctx, "waits")
+				cancel()
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.NotErrorIs(t, err, transport.ErrBroken)
+			}
+			_, err := io.CopyN(io.Discard, peer, int64(5+len(huge())-10))
+			require.NoError(t, err)
+			require.NoError(t, first())
+			sent := background(t, func() error { return c.Send(soon(t), 1) })
+			assert.Equal(t, frame(transport.KindMessage, 1), readN(t, peer, 6))
+			require.NoError(t, sent())
+		})
+	}
+}
+
+func TestAnEndedContextSendsNothing(t *testing.T) {
+	c, peer := sockets[0].withRawPeer(t, transport.Config{})
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(errCause)
+	_, pingErr := c.Ping(ctx)
+	for _, err := range []error{
+		c.Send(ctx, 1), c.SendBytes(ctx, []byte{1}), c.WriteFrames(ctx, transport.Cancel{}.Frame()), pingErr,
+	} {
+		assert.ErrorIs(t, err, context.Canceled)
+		assert.ErrorIs(t, err, errCause)
+		assert.NotErrorIs(t, err, transport.ErrBroken)
+	}
+	require.NoError(t, c.Send(soon(t), 2))
+	assert.Equal(t, frame(transport.KindMessage, 2), readN(t, peer, 6))
+}

@@ -1,0 +1,162 @@
+package transport_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// receiving receives on a channel until it ends.
+func receiving(t testing.TB, c *transport.Channel) (result func() error) {
+	return background(t, func() error {
+		for {
+			if err := c.Recv(context.Background(), new(any)); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+func TestAPingIsAnsweredWhileThePeerReceives(t *testing.T) {
+	for _, l := range links() {
+		t.Run(l.name, func(t *testing.T) {
+			a, b := l.channels(t)
+			ra, rb := receiving(t, a), receiving(t, b)
+			var wg sync.WaitGroup
+			for _, c := range []*transport.Channel{a, b} {
+				for range 8 {
+					wg.Go(func() {
+						for range 20 {
+							took, err := c.Ping(soon(t))
+							if assert.NoError(t, err) {
+								assert.Positive(t, took)
+								assert.Less(t, took, patience)
+							}
+						}
+					})
+				}
+			}
+			wg.Wait()
+			require.NoError(t, a.Close())
+			require.ErrorIs(t, ra(), transport.ErrClosed)
+			require.ErrorIs(t, rb(), io.EOF)
+		})
+	}
+}
+
+func TestAPingThatNobodyAnswersEndsWithItsContext(t *testing.T) {
+	a, _ := sockets[0].channels(t)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), time.Millisecond, errCause)
+	defer cancel()
+	_, err := a.Ping(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.ErrorIs(t, err, errCause)
+	assert.EqualError(t, err, "transport: ping: context deadline exceeded: the caller's own cause")
+	require.NoError(t, a.Send(soon(t), 1), "the channel works on")
+}
+
+func TestAPingEndsWhenNothingCanBeReceivedAnyMore(t *testing.T) {
+	for name, test := range map[string]struct {
+		last []byte
+		want error
+	}{
+		"the peer crashed":                 {nil, transport.ErrPeerGone},
+		"the peer said goodbye":            {frame(transport.KindGoodbye, 0xa0), io.EOF},
+		"the peer broke the protocol":      {frame(0x7f), transport.ErrProtocol},
+		"the peer sent a frame of no size": {make([]byte, 5), transport.ErrProtocol},
+		"the peer sent too large a frame":  {[]byte{0, 0, 0, 0xff, 1}, transport.ErrProtocol},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, peer := sockets[0].withRawPeer(t, transport.Config{})
+			pinged := background(t, func() error { _, err := c.Ping(context.Background()); return err })
+			readN(t, peer, 13)
+			peer.Write(test.last)
+			peer.Close()
+			require.ErrorIs(t, c.Recv(soon(t), new(any)), test.want)
+			require.ErrorIs(t, pinged(), test.want)
+		})
+	}
+}
+
+func TestPongsThatAnswerNothingAreIgnored(t *testing.T) {
+	c, peer := sockets[0].withRawPeer(t, transport.Config{})
+	for _, size := range []int{0, 7, 8, 9, 64, 100_000} {
+		go peer.Write(append(frame(transport.KindPong, make([]byte, size)...), frame(transport.KindMessage, 1)...))
+		require.NoError(t, c.Recv(soon(t), new(int)), "%d", size)
+	}
+}
+
+func TestAFloodOfPingsFromAPeerThatReadsNothingIsHarmless(t *testing.T) {
+	for _, l := range links() {
+		if l.name == "net.Pipe" {
+			continue // it is never full
+		}
+		t.Run(l.name, func(t *testing.T) {
+			x, peer := l.connect(t)
+			shrink(t, x, peer)
+			c := open(t, x, transport.Config{})
+			goroutines := runtime.NumGoroutine()
+			wrote := background(t, func() error {
+				pings := bytes.Repeat(frame(transport.KindPing, make([]byte, 64)...), 1000)
+				for range 200 {
+					if _, err := peer.Write(pings); err != nil {
+						return err
+					}
+				}
+				_, err := peer.Write(frame(transport.KindMessage, 0x63, 'e', 'n', 'd'))
+				return err
+			})
+			before := allocated()
+			var got string
+			require.NoError(t, c.Recv(soon(t), &got), "200,000 pings do not hold the message behind them up")
+			require.NoError(t, wrote())
+			require.Equal(t, "end", got)
+			assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines+1)
+			assert.Less(t, allocated()-before, uint64(4<<20), "the answers that fit into the socket cost something")
+
+			start := time.Now()
+			require.Error(t, c.Close(), "no goodbye fits")
+			assert.Less(t, time.Since(start), 2500*time.Millisecond)
+			assert.LessOrEqual(t, runtime.NumGoroutine(), goroutines, "the answering goroutine has ended")
+		})
+	}
+}
+
+func TestPingsWhileTheChannelClosesAreHarmless(t *testing.T) {
+	for _, l := range sockets {
+		t.Run(l.name, func(t *testing.T) {
+			for i := range 100 {
+				c, peer := l.withRawPeer(t, transport.Config{})
+				go func() {
+					pings := bytes.Repeat(frame(transport.KindPing, 1), 20)
+					for {
+						if _, err := peer.Write(pings); err != nil {
+							return
+						}
+					}
+				}()
+				go io.Copy(io.Discard, peer)
+				received := receiving(t, c)
+				for range i {
+					runtime.Gosched()
+				}
+				if i%2 == 0 {
+					require.NoError(t, c.Close())
+				} else {
+					require.NoError(t, c.Abort())
+				}
+				require.ErrorIs(t, received(), transport.ErrClosed)
+				peer.Close()
+			}
+		})
+	}
+}

@@ -1,0 +1,5 @@
+//go:build unix
+
+package tcp
+
+const canReusePort = true
