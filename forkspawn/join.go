@@ -40,9 +40,6 @@ func (e *CancelError) Is(target error) bool { return target == context.Canceled 
 // with ExitOrphan. (On Linux the kernel has killed it before, unless Config.NoParentDeathSignal.)
 const OrphanGrace = 250 * time.Millisecond
 
-// joinTimeout bounds the child's side of the handshake; its parent has a bound of its own.
-const joinTimeout = time.Minute
-
 // JoinConfig has the settings of JoinWith. Its zero value is ready to use.
 type JoinConfig struct {
 	// Prepare is called with the spec before the parent is told that the child is ready: for what can
@@ -95,10 +92,9 @@ func JoinWith(ctx context.Context, cfg JoinConfig) (*Parent, error) {
 }
 
 // join connects, shakes hands and answers the parent. check, and then cfg.Prepare, say whether the child
-// can do what its spec asks; the parent gets their error.
+// can do what its spec asks; the parent gets their error. A ctx that cannot end is no hang: the parent
+// kills a child that is not ready in time, and a parent that dies ends the connection.
 func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, check func(*Parent) error) (*Parent, error) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
-	defer cancel()
 	times := handshake.Timings{Init: monotime.Init, Main: main}
 	network, err := transportFor(t.Addr)
 	if err != nil {
@@ -125,8 +121,9 @@ func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, c
 	}
 	p.ctx = base
 	if !p.Spec.Deadline.IsZero() {
-		p.ctx, cancel = context.WithDeadline(base, p.Spec.Deadline)
-		context.AfterFunc(base, cancel)
+		var stop context.CancelFunc
+		p.ctx, stop = context.WithDeadline(base, p.Spec.Deadline)
+		context.AfterFunc(base, stop)
 	}
 	if check != nil {
 		if err := check(p); err != nil {

@@ -3,8 +3,10 @@ package handshake
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -84,12 +86,12 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 		return nil, PhaseHello, fmt.Errorf("JoinConfig.Versions: %s is no range", versions)
 	}
 	me := Identity{ID: t.ID, Name: cfg.Name}.orThisProcess()
-	msg := hello{Versions: versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: newNonce()}
+	msg := hello{Versions: versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: childNonce()}
 	if cfg.Control {
 		msg.Features = []string{FeatureControl}
 	}
 	key := t.Secret[:]
-	helloBody := seal(key, labelHello, encode(msg))
+	helloBody := seal(key, labelHello, msg.encode())
 	if err := ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindHello, Body: helloBody}); err != nil {
 		// The parent may have refused and closed before it read: its words matter more.
 		if !errors.Is(err, transport.ErrPeerGone) {
@@ -157,15 +159,26 @@ func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind
 	return nil, fmt.Errorf("%w: a %s frame where %s belongs", transport.ErrProtocol, f.Kind, want)
 }
 
+// newNonce draws a nonce that nobody can foresee.
 func newNonce() []byte {
 	b := make([]byte, nonceSize)
 	rand.Read(b)
 	return b
 }
 
+// childNonce draws a nonce that is new. That is all a child's must be, as its key serves one handshake
+// only; the runtime's generator, which the kernel has seeded, does it without a system call.
+func childNonce() []byte {
+	b := make([]byte, 0, nonceSize)
+	for len(b) < nonceSize {
+		b = binary.LittleEndian.AppendUint64(b, mathrand.Uint64())
+	}
+	return b
+}
+
 // Ready tells the parent that the child took its orders. From then on the channel carries messages.
 func (j *Joined) Ready(ctx context.Context, t Timings) error {
-	err := j.Channel.WriteFrames(ctx, transport.Frame{Kind: transport.KindReady, Body: encode(ready{t})})
+	err := j.Channel.WriteFrames(ctx, transport.Frame{Kind: transport.KindReady, Body: ready{t}.encode()})
 	if err != nil {
 		return &Error{PhaseReady, err}
 	}
@@ -186,7 +199,7 @@ func (j *Joined) Fail(ctx context.Context, f FailedError) error {
 }
 
 func (e FailedError) frame(versions *Range) transport.Frame {
-	return transport.Frame{Kind: transport.KindFailed, Body: encode(failed{e.Phase, e.Code, cut(e.Text), versions})}
+	return transport.Frame{Kind: transport.KindFailed, Body: failed{e.Phase, e.Code, cut(e.Text), versions}.encode()}
 }
 
 // cut shortens a text to what a failed frame may carry, between two characters.
@@ -210,7 +223,7 @@ func (j *Joined) Control() bool { return j.control }
 // frame there.
 func (j *Joined) AttachControl(ctx context.Context, conn net.Conn) (*transport.Channel, error) {
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
-	body := seal(j.session, labelAttach, encode(attach{ID: j.id, Nonce: newNonce()}))
+	body := seal(j.session, labelAttach, attach{ID: j.id, Nonce: childNonce()}.encode())
 	if err := ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindAttach, Body: body}); err != nil {
 		ch.Abort()
 		return nil, &Error{PhaseReady, err}

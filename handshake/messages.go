@@ -113,14 +113,6 @@ func decode(kind transport.Kind, body []byte, v any) error {
 	return nil
 }
 
-func encode(v any) []byte {
-	b, err := cbor.Marshal(v)
-	if err != nil {
-		panic(err) // all our messages are made of strings, bytes and numbers
-	}
-	return b
-}
-
 // mac proves that whoever made it knows the key and saw the parts. Each part has its length in front,
 // so that no two lists of parts give the same input.
 func mac(key []byte, label string, parts ...[]byte) []byte {
@@ -149,7 +141,7 @@ const (
 
 // seal returns the body of a sealed message. said is all that was said before, each frame's body.
 func seal(key []byte, label string, payload []byte, said ...[]byte) []byte {
-	return encode(sealed{Payload: payload, MAC: mac(key, label, append(said, payload)...)})
+	return sealed{Payload: payload, MAC: mac(key, label, append(said, payload)...)}.encode()
 }
 
 // open decodes the outer form of a sealed message; verify must follow before anything is believed.

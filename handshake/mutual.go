@@ -114,7 +114,7 @@ func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
 		return nil, PhaseHello, fmt.Errorf("PeerConfig.Versions: %s is no range", m.cfg.Versions)
 	}
 	me := m.cfg.Identity.orThisProcess()
-	ours := encode(greet{Versions: m.cfg.Versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: newNonce(), Auth: auth})
+	ours := greet{Versions: m.cfg.Versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: newNonce(), Auth: auth}.encode()
 	theirs, err := m.exchange(ctx, transport.KindGreet, ours)
 	if err != nil {
 		return nil, PhaseHello, err
@@ -161,7 +161,7 @@ func (m *meeting) prove(ctx context.Context, auth string, ours, theirs []byte) e
 			mine, want = acceptor(theirs, ours), dialer(theirs, ours)
 		}
 	}
-	body, err := m.exchange(ctx, transport.KindProof, encode(append([]byte{}, mine...)))
+	body, err := m.exchange(ctx, transport.KindProof, encodeProof(mine))
 	if err != nil {
 		return err
 	}
@@ -229,4 +229,3 @@ func sameUser(conn net.Conn) error {
 	}
 	return nil
 }
-

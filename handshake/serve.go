@@ -168,7 +168,7 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 		w.Features = []string{FeatureControl}
 	}
 	key := c.key[:]
-	welcomeBody := seal(key, labelWelcome, encode(w), c.body)
+	welcomeBody := seal(key, labelWelcome, w.encode(), c.body)
 	specBody := seal(key, labelSpec, c.x.spec, c.body, welcomeBody)
 	peer.Version = version
 	if w.Features != nil {

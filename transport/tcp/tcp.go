@@ -1,5 +1,5 @@
-// Package tcp carries a [transport.Channel] over TCP: for peers that cannot share a Unix socket,
-// such as those in different network namespaces, and for several processes that serve one port.
+// Package tcp carries a [transport.Channel] over TCP: for peers that cannot share a Unix socket, such
+// as those that see different file systems, and for several processes that serve one port.
 //
 //	var tr tcp.Transport                      // this machine only
 //	l, err := tr.Listen(ctx, addr)            // tcp://127.0.0.1:0, the kernel chooses the port
@@ -12,7 +12,6 @@ package tcp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -50,8 +49,8 @@ type Transport struct {
 	ReusePort bool
 
 	// PlainRemote allows addresses that are not loopback, the wildcards 0.0.0.0 and :: among them.
-	// The connection carries no encryption: whoever is on the way reads and changes what is sent. Without
-	// it such an address is a [*RemoteError].
+	// The connection carries no encryption: whoever is on the way reads and changes what is sent.
+	// Without it such an address is a [*RemoteError].
 	PlainRemote bool
 }
 
@@ -60,26 +59,11 @@ var (
 	_ transport.Listener = Transport{}
 )
 
-// ErrNoReusePort says that this platform cannot share a port among processes. It matches
-// [errors.ErrUnsupported] too.
-var ErrNoReusePort = fmt.Errorf("no SO_REUSEPORT on this platform: unset Transport.ReusePort and give each process its port: %w", errors.ErrUnsupported)
-
-// RemoteError says that an address leads out of this machine, which [Transport] refuses unless its
-// PlainRemote is set. Nothing was sent.
-type RemoteError struct {
-	Addr transport.Addr // as it was given
-	IP   netip.Addr     // what it resolved to
-}
-
-func (e *RemoteError) Error() string {
-	return fmt.Sprintf("tcp: %s: %s is not a loopback address and plain TCP is not encrypted; set Transport.PlainRemote to allow it", e.Addr, e.IP)
-}
-
 // Dial connects to addr; the connection is a [*net.TCPConn].
 //
-// A host name is resolved once, and if any of its addresses is not loopback that is
-// a [*RemoteError], unless PlainRemote is set. The addresses are tried in turn, IPv4 first, each
-// with its share of the time until ctx's deadline; the error is that of the first. "localhost" is 127.0.0.1 and then ::1,
+// A host name is resolved once, and if any of its addresses is not loopback that is a [*RemoteError],
+// unless PlainRemote is set. The addresses are tried in turn, IPv4 first, each with its share of the
+// time until ctx's deadline; the error is that of the first. "localhost" is 127.0.0.1 and then ::1,
 // whatever DNS says (RFC 6761, section 6.3).
 //
 // An address of another scheme, or a malformed one, is a [*transport.AddrError]. What the system
@@ -126,19 +110,19 @@ func dialOne(ctx context.Context, dialer *net.Dialer, target netip.AddrPort, lef
 }
 
 // Listen listens at addr. A host name is resolved once, under the rules of Dial, and its first
-// address is used, which for "localhost" is 127.0.0.1. The wildcard :: takes IPv4 in too where the system
-// does so; 0.0.0.0 is IPv4 alone.
+// address is used, which for "localhost" is 127.0.0.1. The wildcard :: takes IPv4 in too where the
+// system does so; 0.0.0.0 is IPv4 alone.
 //
-// A port that is taken is, on Unix, syscall.EADDRINUSE, with the [*net.OpError] in the chain, unless all
-// who have it set ReusePort. The accepted connections are of type [*net.TCPConn].
+// A port that is taken is, on Unix, syscall.EADDRINUSE, with the [*net.OpError] in the chain, unless
+// all who have it set ReusePort. The accepted connections are of type [*net.TCPConn].
 func (t Transport) Listen(ctx context.Context, addr transport.Addr) (net.Listener, error) {
 	targets, err := t.resolve(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
 	config := net.ListenConfig{KeepAliveConfig: keepAlive}
-	// Package net would open a multipath TCP socket, which has no use here and whose kernels differ in the
-	// options that they take.
+	// Package net would open a multipath TCP socket, which has no use here and whose kernels differ
+	// in the options that they take.
 	config.SetMultipathTCP(false)
 	if t.ReusePort {
 		if !canReusePort || !reuseport.Available() {
@@ -177,9 +161,9 @@ func (l *listener) AcceptTCP() (*net.TCPConn, error) {
 	return conn, nil
 }
 
-// setNoDelay is explicit though package net has it on by default: small messages that wait for each other
-// are what this library is about. It only fails on a connection that is already broken, which the
-// first read or write tells; an error here would look like a broken listener.
+// setNoDelay is explicit though package net has it on by default: small messages that wait for each
+// other are what this library is about. It only fails on a connection that is already broken, which
+// the first read or write tells; an error here would look like a broken listener.
 func setNoDelay(conn *net.TCPConn) { _ = conn.SetNoDelay(true) }
 
 // resolve looks addr's host up once and checks all it finds, so that what is checked is what is
@@ -194,6 +178,9 @@ func (t Transport) resolve(ctx context.Context, addr transport.Addr) ([]netip.Ad
 	host, port, err := splitHostPort(addr.Target)
 	if err != nil {
 		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("tcp: %s: %w", addr, err) // package net listens without a look at it
 	}
 	ips, err := lookup(ctx, host)
 	if err != nil {

@@ -17,12 +17,12 @@ type Cred struct {
 // [errors.ErrUnsupported].
 //
 // The kernel took the note when the connection was made: on the accepting side it tells who called
-// connect(2), on the dialing side who called listen(2), for a socket pair who called socketpair(2). That process
-// may have handed its descriptor on since, and after its end its pid may belong to another. So
-// a uid or gid that fits is worth more than a pid that does.
+// connect(2), on the dialing side who called listen(2), for a socket pair who called socketpair(2).
+// That process may have handed its descriptor on since, and after its end its pid may belong to
+// another. So a uid or gid that fits is worth more than a pid that does.
 //
-// conn is a [*net.UnixConn] or a type that embeds one. Any other is [ErrNotUnix]. PeerCred may be called
-// concurrently with everything else on conn.
+// conn is a [*net.UnixConn] or a type that embeds one. Any other is [ErrNotUnix]. PeerCred may be
+// called concurrently with everything else on conn.
 func PeerCred(conn net.Conn) (Cred, error) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {

@@ -16,8 +16,8 @@ const (
 	dirPrefix = "spawnwire-" // os.MkdirTemp adds up to 10 digits
 	dirDigits = 10
 
-	// lockName is the file whose lock says that a directory's owner is alive. It is a file inside and not
-	// the directory itself, because that one's lock is what Listen takes for a moment: whoever
+	// lockName is the file whose lock says that a directory's owner is alive. It is a file inside and
+	// not the directory itself, because that one's lock is what Listen takes for a moment: whoever
 	// listens in the directory, such as a child of its owner, would wait for the owner to end.
 	lockName = ".lock"
 
@@ -28,8 +28,9 @@ const (
 // Dir is a directory for sockets that only its owner can enter: mode 0700 from the start, so that
 // there is no moment in which others could connect. All methods may be called concurrently.
 //
-// A Dir holds one descriptor, close-on-exec, with a lock that tells others that its owner is alive, until Remove or
-// the end of the process. What a killed process leaves is removed by later calls of [NewDir].
+// A Dir holds one descriptor, close-on-exec, with a lock that tells others that its owner is alive,
+// until Remove or the end of the process. What a killed process leaves is removed by later calls of
+// [NewDir].
 type Dir struct {
 	path string
 
@@ -40,19 +41,20 @@ type Dir struct {
 // NewDir makes a private directory spawnwire-<digits>, in the first of these places where that works
 // and where a socket's path stays below the platform's limit with a name of up to 16 bytes:
 //
-//  1. $XDG_RUNTIME_DIR, if it is set and belongs to the caller's effective user, as its specification demands;
+//  1. $XDG_RUNTIME_DIR, if it is set and belongs to the caller's effective user, as the XDG base
+//     directory specification demands;
 //  2. [os.TempDir], which is $TMPDIR or /tmp on Unix;
 //  3. /tmp, on Unix.
 //
 // If none works, the error joins the reasons: a [*PathError] for a place that is too long, else what
 // the system said (fs.ErrNotExist, fs.ErrPermission, syscall.EROFS, syscall.ENOSPC and so on).
 //
-// On Linux and Darwin it also removes, from the place it chose, what owners left who were killed
-// more than a minute ago: of directories that are its user's, have mode 0700 and a lock that nobody holds, those in which there
-// is nothing but sockets without an owner. It looks at 128 of them at most, and what
-// it cannot remove it leaves, without an error.
+// On Linux and Darwin it also removes, from the place it chose, what killed owners left: directories
+// with such a name that are its user's, have mode 0700, did not change for a minute, have a lock that
+// nobody holds, and in them nothing but sockets that nobody holds. It reads at most 4096 names and
+// looks at 128 directories at most, and what it cannot remove it leaves, without an error.
 //
-// NewDir may be called concurrently. It costs well below a millisecond in a place without left-overs.
+// NewDir may be called concurrently.
 func NewDir() (*Dir, error) {
 	return newDirIn(places())
 }
@@ -140,8 +142,8 @@ func (d *Dir) Addr(name string) transport.Addr {
 // Remove removes the sockets in the directory, whether or not somebody still listens on them, and the
 // directory. What is gone already is no error, nor is a second Remove.
 //
-// It removes nothing that is not a socket: if there is such a thing in the directory, the directory stays
-// and the error, which matches [ErrNotSocket], names it. The lock ends in every case.
+// It removes nothing that is not a socket: if there is such a thing in the directory, the directory
+// stays and the error, which matches [ErrNotSocket], names it. The lock ends in every case.
 func (d *Dir) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -42,6 +42,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer conn.Close()
+	// Where the kernel does not tell, the directory's mode is what keeps others out.
 	if cred, err := uds.PeerCred(conn); err == nil && int(cred.UID) != os.Geteuid() {
 		log.Fatalf("user %d is not welcome", cred.UID)
 	}

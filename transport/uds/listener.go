@@ -38,11 +38,13 @@ type Listener struct {
 //
 // On Linux and Darwin Listen holds an exclusive flock(2) on the directory of the path while it
 // checks, removes and binds, so that two processes that use this package cannot remove each other's
-// new socket. It waits for that lock until ctx ends, so give ctx a deadline where others may lock
-// the directory. Where the directory cannot be read or locked, and elsewhere, it goes without.
+// new socket; a program that binds there without the lock is not kept out. Listen waits for the lock
+// until ctx ends, so give ctx a deadline where others may lock the directory. Where the directory
+// cannot be read or locked, and on other systems, it goes without.
 //
-// The length of the queue of connections that wait for Accept is the system's maximum (net.core.somaxconn
-// on Linux): package net always asks for that, so that a mass start loses no peer.
+// The length of the queue of connections that wait for Accept is the system's maximum
+// (net.core.somaxconn on Linux): package net always asks for that, so that a mass start loses no
+// peer.
 //
 // Other errors are those of [Dial]; a bind that fails has the [*net.OpError] in its chain.
 //
@@ -194,10 +196,11 @@ func (l *Listener) Close() error {
 	// First the file, then the socket: as long as the socket is open nobody takes its file for stale,
 	// and the inode number that the comparison rests on cannot be given to another file.
 	l.unlinkOnce.Do(func() { unlinkErr = l.unlink() })
+	err := l.ul.Close()
 	if unlinkErr != nil {
-		unlinkErr = fmt.Errorf("uds: close: %w", unlinkErr)
+		return errors.Join(fmt.Errorf("uds: close: %w", unlinkErr), err)
 	}
-	return errors.Join(l.ul.Close(), unlinkErr)
+	return err
 }
 
 func (l *Listener) unlink() error {

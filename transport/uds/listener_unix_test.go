@@ -71,7 +71,7 @@ func TestSocketsThatDoNotAnswerStay(t *testing.T) {
 		require.NoError(t, unix.Bind(fd, &unix.SockaddrUnix{Name: path}))
 		return fd
 	}
-	for name, make := range map[string]func(t *testing.T, path string){
+	for name, setUp := range map[string]func(t *testing.T, path string){
 		"a datagram socket":       func(t *testing.T, path string) { bound(t, path, unix.SOCK_DGRAM) },
 		"between bind and listen": func(t *testing.T, path string) { bound(t, path, unix.SOCK_STREAM) },
 		"a full queue": func(t *testing.T, path string) {
@@ -81,7 +81,7 @@ func TestSocketsThatDoNotAnswerStay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(shortDir(t), "s")
-			make(t, path)
+			setUp(t, path)
 			_, err := Listen(testContext(t), pathAddr(path))
 			assert.ErrorIs(t, err, ErrInUse)
 			requireSocketFile(t, path)
@@ -106,14 +106,14 @@ func TestOtherFileTypesStay(t *testing.T) {
 	dir := shortDir(t)
 	live := filepath.Join(dir, "live")
 	mustListen(t, pathAddr(live))
-	for name, make := range map[string]func(path string) error{
+	for name, setUp := range map[string]func(path string) error{
 		"a directory":     func(path string) error { return os.Mkdir(path, 0o700) },
 		"a named pipe":    func(path string) error { return unix.Mkfifo(path, 0o600) },
 		"a symbolic link": func(path string) error { return os.Symlink(live, path) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, "x")
-			require.NoError(t, make(path))
+			require.NoError(t, setUp(path))
 			before, err := os.Lstat(path)
 			require.NoError(t, err)
 			_, err = Listen(testContext(t), pathAddr(path))

@@ -136,6 +136,16 @@ func TestPeerCredOfOtherConns(t *testing.T) {
 	assert.ErrorContains(t, err, "*net.TCPConn")
 }
 
+func TestPeerCredOfAClosedConn(t *testing.T) {
+	addr := pathAddr(filepath.Join(shortDir(t), "s"))
+	mustListen(t, addr)
+	conn, err := Dial(testContext(t), addr)
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	_, err = PeerCred(conn)
+	assert.ErrorIs(t, err, net.ErrClosed)
+}
+
 func TestMissingDirectory(t *testing.T) {
 	_, err := Listen(testContext(t), pathAddr(filepath.Join(shortDir(t), "none", "s")))
 	var opErr *net.OpError

@@ -1,0 +1,177 @@
+package handshake
+
+import "encoding/binary"
+
+// The handshake's messages are few and small, and a child encodes its first one before anything in the
+// process is warm: a general encoder spends more time there on learning our types than on all else
+// it does (docs/PERFORMANCE.md). So they are written by hand, as the shortest form of RFC 8949, 4.2.1,
+// in the order of their fields. What is read from others goes through the library.
+
+// cborWriter appends items of CBOR.
+type cborWriter []byte
+
+const (
+	majorUint  = 0 << 5
+	majorBytes = 2 << 5
+	majorText  = 3 << 5
+	majorArray = 4 << 5
+	majorMap   = 5 << 5
+)
+
+func (w *cborWriter) head(major byte, n uint64) {
+	switch {
+	case n < 24:
+		*w = append(*w, major|byte(n))
+	case n < 1<<8:
+		*w = append(*w, major|24, byte(n))
+	case n < 1<<16:
+		*w = binary.BigEndian.AppendUint16(append(*w, major|25), uint16(n))
+	case n < 1<<32:
+		*w = binary.BigEndian.AppendUint32(append(*w, major|26), uint32(n))
+	default:
+		*w = binary.BigEndian.AppendUint64(append(*w, major|27), n)
+	}
+}
+
+func (w *cborWriter) uint(n uint64) { w.head(majorUint, n) }
+func (w *cborWriter) array(n int)   { w.head(majorArray, uint64(n)) }
+func (w *cborWriter) pairs(n int)   { w.head(majorMap, uint64(n)) }
+
+func (w *cborWriter) text(s string) {
+	w.head(majorText, uint64(len(s)))
+	*w = append(*w, s...)
+}
+
+func (w *cborWriter) bytes(b []byte) {
+	w.head(majorBytes, uint64(len(b)))
+	*w = append(*w, b...)
+}
+
+// The fields of a map.
+
+func (w *cborWriter) uintField(key string, n uint64) { w.text(key); w.uint(n) }
+func (w *cborWriter) textField(key, s string)        { w.text(key); w.text(s) }
+func (w *cborWriter) bytesField(key string, b []byte) {
+	w.text(key)
+	w.bytes(b)
+}
+
+func (w *cborWriter) rangeField(key string, r Range) {
+	w.text(key)
+	w.array(2)
+	w.uint(uint64(r.Min))
+	w.uint(uint64(r.Max))
+}
+
+func (w *cborWriter) textsField(key string, list []string) {
+	w.text(key)
+	w.array(len(list))
+	for _, s := range list {
+		w.text(s)
+	}
+}
+
+// count returns how many of the optional fields are there.
+func count(there ...bool) (n int) {
+	for _, t := range there {
+		if t {
+			n++
+		}
+	}
+	return n
+}
+
+func (s sealed) encode() []byte {
+	var w cborWriter
+	w.array(2)
+	w.bytes(s.Payload)
+	w.bytes(s.MAC)
+	return w
+}
+
+func (h hello) encode() []byte {
+	var w cborWriter
+	w.pairs(5 + count(len(h.Features) > 0))
+	w.rangeField("versions", h.Versions)
+	w.textField("id", h.ID)
+	w.textField("name", h.Name)
+	w.uintField("pid", uint64(h.PID))
+	w.bytesField("nonce", h.Nonce)
+	if len(h.Features) > 0 {
+		w.textsField("features", h.Features)
+	}
+	return w
+}
+
+func (m welcome) encode() []byte {
+	var w cborWriter
+	w.pairs(5 + count(len(m.Features) > 0))
+	w.uintField("version", uint64(m.Version))
+	w.textField("id", m.ID)
+	w.textField("name", m.Name)
+	w.uintField("pid", uint64(m.PID))
+	w.bytesField("nonce", m.Nonce)
+	if len(m.Features) > 0 {
+		w.textsField("features", m.Features)
+	}
+	return w
+}
+
+func (a attach) encode() []byte {
+	var w cborWriter
+	w.pairs(2)
+	w.textField("id", a.ID)
+	w.bytesField("nonce", a.Nonce)
+	return w
+}
+
+func (g greet) encode() []byte {
+	var w cborWriter
+	w.pairs(6 + count(len(g.Features) > 0))
+	w.rangeField("versions", g.Versions)
+	w.textField("id", g.ID)
+	w.textField("name", g.Name)
+	w.uintField("pid", uint64(g.PID))
+	w.bytesField("nonce", g.Nonce)
+	w.textField("auth", g.Auth)
+	if len(g.Features) > 0 {
+		w.textsField("features", g.Features)
+	}
+	return w
+}
+
+func (f failed) encode() []byte {
+	var w cborWriter
+	w.pairs(3 + count(f.Versions != nil))
+	w.textField("phase", string(f.Phase))
+	w.textField("code", f.Code)
+	w.textField("error", f.Text)
+	if f.Versions != nil {
+		w.rangeField("versions", *f.Versions)
+	}
+	return w
+}
+
+func (r ready) encode() []byte {
+	t := r.Timings
+	var w cborWriter
+	w.pairs(1)
+	w.text("timings")
+	w.pairs(count(t.Init > 0, t.Main > 0, t.Connected > 0, t.Accepted > 0))
+	for _, m := range []struct {
+		key string
+		at  int64
+	}{{"init", t.Init}, {"main", t.Main}, {"connected", t.Connected}, {"accepted", t.Accepted}} {
+		if m.at > 0 {
+			w.uintField(m.key, uint64(m.at))
+		}
+	}
+	return w
+}
+
+// encodeProof encodes the body of a proof frame.
+func encodeProof(mac []byte) []byte {
+	var w cborWriter
+	w.bytes(mac)
+	return w
+}
