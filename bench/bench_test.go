@@ -1,0 +1,263 @@
+// Package bench measures the library from outside, as a program that uses it would: two processes, real
+// sockets. Every benchmark that has a floor takes turns with it, block by block, and prints the ratio:
+// that travels between machines, times do not.
+//
+//	go test -bench . ./bench
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+func TestMain(m *testing.M) {
+	forkspawn.Register("wait", func(ctx context.Context, _ *forkspawn.Parent) error {
+		<-ctx.Done()
+		return nil
+	})
+	forkspawn.Register("echo", echo)
+	forkspawn.Init()
+	os.Exit(m.Run())
+}
+
+// echoArgs tell the other process what comes.
+type echoArgs struct {
+	Size  int    // of a message, in bytes
+	Typed bool   // messages are of type message, else raw bytes
+	Raw   string // "network address" of the floor, where Size bytes are echoed with nothing around them
+}
+
+// message is what the typed round trips carry.
+type message struct {
+	ID   uint64 `cbor:"1,keyasint"`
+	Body []byte `cbor:"2,keyasint"`
+}
+
+// echo serves the channel and the floor side by side.
+func echo(ctx context.Context, p *forkspawn.Parent) error {
+	var args echoArgs
+	if err := p.Spec.DecodeArgs(&args); err != nil {
+		return err
+	}
+	network, addr, _ := strings.Cut(args.Raw, " ")
+	conn, err := net.Dial(network, addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	go func() {
+		buf := make([]byte, args.Size)
+		for {
+			if _, err := io.ReadFull(conn, buf); err != nil {
+				return // closed
+			}
+			if _, err := conn.Write(buf); err != nil {
+				return
+			}
+		}
+	}()
+	ch := p.Channel()
+	defer context.AfterFunc(ctx, func() { ch.Abort() })()
+	ctx = context.Background() // as the floor has none
+	buf := make([]byte, args.Size)
+	var msg message
+	for {
+		if args.Typed {
+			err = ch.Recv(ctx, &msg)
+			if err == nil {
+				err = ch.Send(ctx, &msg)
+			}
+		} else {
+			var n int
+			n, err = ch.RecvBytes(ctx, buf)
+			if err == nil {
+				err = ch.SendBytes(ctx, buf[:n])
+			}
+		}
+		if err != nil {
+			return nil // the parent is done
+		}
+	}
+}
+
+var sizes = []struct {
+	name string
+	n    int
+}{{"32B", 32}, {"1KiB", 1 << 10}, {"64KiB", 64 << 10}, {"1MiB", 1 << 20}}
+
+// BenchmarkRoundTrip measures one message there and one back, between two processes. "x/raw" is the ratio
+// to the same bytes over a plain net.Conn with Write and io.ReadFull: no framing, no codec. It is the
+// median over blocks of the ratio of neighbours.
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, network := range []string{"uds", "tcp"} {
+		for _, kind := range []string{"bytes", "typed"} {
+			for _, size := range sizes {
+				b.Run(network+"/"+kind+"/"+size.name, func(b *testing.B) {
+					roundTrip(b, network, kind == "typed", size.n)
+				})
+			}
+		}
+	}
+}
+
+// block is how many round trips are made before the other one's turn comes.
+const block = 20
+
+func roundTrip(b *testing.B, network string, typed bool, size int) {
+	ctx := context.Background()
+	s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
+	require.NoError(b, err)
+	defer s.Close()
+	ln := rawListener(b, network)
+	args := echoArgs{Size: size, Typed: typed, Raw: ln.Addr().Network() + " " + ln.Addr().String()}
+	child, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo", Args: args})
+	require.NoError(b, err)
+	raw, err := ln.Accept()
+	require.NoError(b, err)
+	defer raw.Close()
+
+	out, in := make([]byte, size), make([]byte, size)
+	msg := message{ID: 1, Body: out[:max(0, size-8)]} // so that the frame is about as large
+	ch := child.Channel()
+	trip := func() error {
+		if !typed {
+			if err := ch.SendBytes(ctx, out); err != nil {
+				return err
+			}
+			_, err := ch.RecvBytes(ctx, in)
+			return err
+		}
+		if err := ch.Send(ctx, &msg); err != nil {
+			return err
+		}
+		var reply message
+		return ch.Recv(ctx, &reply)
+	}
+	floor := func() error {
+		if _, err := raw.Write(out); err != nil {
+			return err
+		}
+		_, err := io.ReadFull(raw, in)
+		return err
+	}
+	turn := func(f func() error, n int) time.Duration {
+		start := time.Now()
+		for range n {
+			if err := f(); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return time.Since(start)
+	}
+	turn(trip, block)
+	turn(floor, block)
+	var ours, theirs time.Duration
+	var ratios []float64
+	b.SetBytes(int64(2 * size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += block {
+		n := min(block, b.N-done)
+		b.StartTimer()
+		t := turn(trip, n)
+		b.StopTimer()
+		f := turn(floor, n)
+		ours += t
+		theirs += f
+		ratios = append(ratios, float64(t)/float64(f))
+	}
+	slices.Sort(ratios)
+	b.ReportMetric(ratios[len(ratios)/2], "x/raw")
+	b.ReportMetric(float64(theirs)/float64(b.N), "raw-ns/op")
+}
+
+// BenchmarkSpawn measures the call of Spawn, until the child is ready. Command spawnbench shows where the
+// time goes, and the floor beside it.
+func BenchmarkSpawn(b *testing.B) {
+	for _, network := range []string{"uds", "tcp"} {
+		b.Run(network, func(b *testing.B) {
+			s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
+			require.NoError(b, err)
+			defer s.Close()
+			ctx := context.Background()
+			for b.Loop() {
+				c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "wait"})
+				require.NoError(b, err)
+				b.StopTimer()
+				_, err = c.Stop(ctx)
+				require.NoError(b, err)
+				b.StartTimer()
+			}
+		})
+	}
+}
+
+func listen(network string) transport.Addr {
+	if network == "tcp" {
+		return transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
+	}
+	return transport.Addr{}
+}
+
+// rawListener is where the other process connects for the floor.
+func rawListener(b *testing.B, network string) net.Listener {
+	b.Helper()
+	var ln net.Listener
+	var err error
+	if network == "tcp" {
+		ln, err = net.Listen("tcp", "127.0.0.1:0")
+	} else {
+		dir, derr := os.MkdirTemp("", "bench-")
+		require.NoError(b, derr)
+		b.Cleanup(func() { os.RemoveAll(dir) })
+		ln, err = net.Listen("unix", filepath.Join(dir, "s"))
+	}
+	require.NoError(b, err)
+	b.Cleanup(func() { ln.Close() })
+	return ln
+}
+
+// The benchmarks' own processes echo what they should: a fast wrong answer is no figure.
+func TestEchoGivesBackWhatItGot(t *testing.T) {
+	for _, typed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("typed=%v", typed), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			s, err := forkspawn.New(forkspawn.Config{})
+			require.NoError(t, err)
+			defer s.Close()
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			defer ln.Close()
+			c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo", Args: echoArgs{Size: 100, Typed: typed, Raw: "tcp " + ln.Addr().String()}})
+			require.NoError(t, err)
+			sent := message{ID: 7, Body: []byte("body")}
+			if typed {
+				require.NoError(t, c.Send(ctx, sent))
+				var got message
+				require.NoError(t, c.Recv(ctx, &got))
+				require.Equal(t, sent, got)
+				return
+			}
+			require.NoError(t, c.SendBytes(ctx, sent.Body))
+			buf := make([]byte, 100)
+			n, err := c.RecvBytes(ctx, buf)
+			require.NoError(t, err)
+			require.Equal(t, sent.Body, buf[:n])
+		})
+	}
+}
