@@ -185,10 +185,16 @@ func (p *Parent) RecvBytes(ctx context.Context, buf []byte) (int, error) {
 
 // explain notices the parent's end, and lets a cancellation win over it.
 func (p *Parent) explain(err error) error {
-	if err == nil || !errors.Is(err, transport.ErrPeerGone) {
+	var bye *transport.GoodbyeError
+	switch {
+	case errors.As(err, &bye):
+		p.cancel(&CancelError{Reason: "the parent closed the channel"})
+		return err
+	case errors.Is(err, transport.ErrPeerGone):
+		p.parentGone()
+	default:
 		return err
 	}
-	p.parentGone()
 	if cause := context.Cause(p.ctx); cause != nil {
 		return cause
 	}

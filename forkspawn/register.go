@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -16,8 +17,8 @@ import (
 // Run is what a child runs: an entry. ctx ends when the parent asks the child to stop (its cause is a
 // [*CancelError]), when the parent is gone ([ErrParentGone]) or when the spec's deadline passes.
 //
-// When Run returns nil, or the error of a ctx that the parent ended, the process exits with status 0. For
-// any other error it writes that to stderr and exits with 1. A panic is Go's own: a trace on stderr and
+// When Run returns nil, or, after the parent has asked it to stop, an error that matches context.Canceled
+// or io.EOF, the process exits with status 0. For any other error it writes that to stderr and exits with 1. A panic is Go's own: a trace on stderr and
 // status 2.
 type Run func(ctx context.Context, parent *Parent) error
 
@@ -103,7 +104,8 @@ func runChild(ticket handshake.Ticket, main int64) error {
 		return err
 	}
 	err = run(parent.Context(), parent)
-	if err != nil && parent.Context().Err() != nil && (errors.Is(err, context.Cause(parent.Context())) || errors.Is(err, context.Canceled)) {
+	var asked *CancelError
+	if errors.As(context.Cause(parent.Context()), &asked) && (errors.Is(err, context.Canceled) || errors.Is(err, io.EOF)) {
 		err = nil // it did as it was asked
 	}
 	if err != nil {
