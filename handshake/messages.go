@@ -79,7 +79,6 @@ type Timings struct {
 
 // sealed is a message with a proof that its sender knows the secret.
 type sealed struct {
-	_       struct{} `cbor:",toarray"`
 	Payload []byte
 	MAC     []byte
 }
@@ -144,16 +143,25 @@ func seal(key []byte, label string, payload []byte, said ...[]byte) []byte {
 	return sealed{Payload: payload, MAC: mac(key, label, append(said, payload)...)}.encode()
 }
 
-// open decodes the outer form of a sealed message; verify must follow before anything is believed.
+// open reads the outer form of a sealed message; verify must follow before anything is believed. What it
+// returns lies in body.
 func open(kind transport.Kind, body []byte) (sealed, error) {
-	var s sealed
-	if err := decode(kind, body, &s); err != nil {
-		return s, err
+	r := cborReader(body)
+	if n, ok := r.head(majorArray); !ok || n != 2 {
+		return sealed{}, fmt.Errorf("%w: %s: not an array of two", transport.ErrProtocol, kind)
 	}
-	if len(s.MAC) != macSize {
-		return s, fmt.Errorf("%w: %s: a MAC of %d bytes, want %d", transport.ErrProtocol, kind, len(s.MAC), macSize)
+	payload, ok := r.bytes()
+	if !ok {
+		return sealed{}, fmt.Errorf("%w: %s: the payload is not a whole byte string", transport.ErrProtocol, kind)
 	}
-	return s, nil
+	mac, ok := r.bytes()
+	if !ok || len(mac) != macSize {
+		return sealed{}, fmt.Errorf("%w: %s: the MAC is not a byte string of %d", transport.ErrProtocol, kind, macSize)
+	}
+	if len(r) > 0 {
+		return sealed{}, fmt.Errorf("%w: %s: %d bytes too many", transport.ErrProtocol, kind, len(r))
+	}
+	return sealed{payload, mac}, nil
 }
 
 // verify checks the proof in constant time.

@@ -1,0 +1,93 @@
+package forkspawn_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// The entry "echo" was registered before Init; see the package comment.
+func ExampleSpawner_Spawn() {
+	spawner, err := forkspawn.New(forkspawn.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+
+	ctx := context.Background()
+	child, err := spawner.Spawn(ctx, spawnspec.Spec{Name: "echo-1", Entry: "echo"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var reply string
+	if err := child.Send(ctx, "hello"); err != nil {
+		log.Fatal(err)
+	}
+	if err := child.Recv(ctx, &reply); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(reply)
+	result, err := child.Stop(ctx)
+	fmt.Println(result, err)
+	// Output:
+	// hello
+	// ended as asked: exit status 0 <nil>
+}
+
+// What went wrong is in the error's fields, and errors.Is finds the cause.
+func ExampleBootError() {
+	spawner, err := forkspawn.New(forkspawn.Config{Stderr: forkspawn.Capture(nil)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+
+	_, err = spawner.SpawnCommand(context.Background(), forkspawn.Command{
+		Path: "sh", Args: []string{"-c", "echo cannot open the moon >&2; exit 3"},
+	}, spawnspec.Spec{Name: "moon"})
+	var boot *forkspawn.BootError
+	if errors.As(err, &boot) {
+		fmt.Println(boot.Phase, "|", boot.Status, "|", boot.Stderr)
+	}
+	fmt.Println(errors.Is(err, forkspawn.ErrDied))
+
+	_, err = spawner.Spawn(context.Background(), spawnspec.Spec{Entry: "no-such-entry"})
+	fmt.Println(errors.Is(err, handshake.ErrUnknownEntry))
+	// Output:
+	// connect | exit status 3 | cannot open the moon
+	//
+	// true
+	// true
+}
+
+// A program of its own joins the process that spawned it.
+func ExampleJoin() {
+	parent, err := forkspawn.Join(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer parent.Close(0, "")
+	parent.Send(parent.Context(), "here I am")
+	// Output:
+	// forkspawn: not a spawned process: SPAWNWIRE_TICKET is not set
+}
+
+// The fork helper starts any program with nothing but stdio.
+func ExampleStartProcess() {
+	proc, err := forkspawn.StartProcess(forkspawn.ProcessAttr{
+		Command: forkspawn.Command{Path: "sh", Args: []string{"-c", "echo from the child; exit 4"}},
+		Stdout:  os.Stdout,
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	status := proc.Wait()
+	fmt.Println(status, status.Success())
+}
