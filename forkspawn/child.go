@@ -77,32 +77,34 @@ func (c *Child) Channel() *transport.Channel { return c.peer.Channel }
 // Send sends v as one message; see transport.Channel.Send. When the child has ended the error is an
 // [*ExitError].
 func (c *Child) Send(ctx context.Context, v any) error {
-	return c.explain(c.peer.Channel.Send(ctx, v))
+	return c.explain(ctx, c.peer.Channel.Send(ctx, v))
 }
 
 // Recv receives one message into v; see transport.Channel.Recv. What the child sent before it ended is
-// received first; then the error is an [*ExitError].
+// received first; then the error is an [*ExitError]. When the child has closed its channel and goes on, the
+// channel's own error comes after two seconds, or when ctx ends.
 func (c *Child) Recv(ctx context.Context, v any) error {
-	return c.explain(c.peer.Channel.Recv(ctx, v))
+	return c.explain(ctx, c.peer.Channel.Recv(ctx, v))
 }
 
 // SendBytes sends p as one raw message; see transport.Channel.SendBytes.
 func (c *Child) SendBytes(ctx context.Context, p []byte) error {
-	return c.explain(c.peer.Channel.SendBytes(ctx, p))
+	return c.explain(ctx, c.peer.Channel.SendBytes(ctx, p))
 }
 
 // RecvBytes receives one raw message into buf; see transport.Channel.RecvBytes.
 func (c *Child) RecvBytes(ctx context.Context, buf []byte) (int, error) {
 	n, err := c.peer.Channel.RecvBytes(ctx, buf)
-	return n, c.explain(err)
+	return n, c.explain(ctx, err)
 }
 
-// statusBound is how long the end of a child's stream waits for the child's exit status: the kernel
-// closes the sockets of a process a moment before it can be waited for.
-const statusBound = 100 * time.Millisecond
+// statusBound is how long the end of a child's stream waits for the child's exit status, unless the
+// caller's context ends before. A process that dies has its sockets closed a moment before it can be
+// waited for, one that says goodbye has still to exit, and the machine may be busy.
+const statusBound = 2 * time.Second
 
 // explain turns the end of the stream into the end of the child, when that is what it was.
-func (c *Child) explain(err error) error {
+func (c *Child) explain(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -111,14 +113,17 @@ func (c *Child) explain(err error) error {
 	default:
 		return err
 	}
-	if !c.awaitGone(statusBound) {
+	if !c.awaitGoneOr(ctx, statusBound) {
 		return err // it closed its channel and lives
 	}
 	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status, Stderr: c.StderrTail(), Err: err}
 }
 
-// awaitGone waits for the process's end, but not longer than d.
-func (c *Child) awaitGone(d time.Duration) bool {
+// awaitGone waits for the process's end, but not longer than d, and reports whether it has ended.
+func (c *Child) awaitGone(d time.Duration) bool { return c.awaitGoneOr(context.Background(), d) }
+
+// awaitGoneOr is awaitGone that ctx can end.
+func (c *Child) awaitGoneOr(ctx context.Context, d time.Duration) bool {
 	if isClosed(c.gone) {
 		return true
 	}
@@ -126,10 +131,10 @@ func (c *Child) awaitGone(d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-c.gone:
-		return true
 	case <-timer.C:
-		return isClosed(c.gone)
+	case <-ctx.Done():
 	}
+	return isClosed(c.gone)
 }
 
 // Exited is closed when the process has ended.

@@ -177,14 +177,24 @@ func flood(ctx context.Context, p *forkspawn.Parent) error {
 	return p.Send(ctx, "done")
 }
 
-// tree spawns one sleeper, tells its pid, and sleeps.
+// tree spawns one child, tells its pid, and sleeps. By its arguments that child can be ended by one way
+// alone: by the kernel's signal, as it takes no notice of its parent's end, or by noticing, as there is no
+// signal.
 func tree(ctx context.Context, p *forkspawn.Parent) error {
-	s, err := forkspawn.New(forkspawn.Config{NoParentDeathSignal: true})
+	var bySignal bool
+	if err := p.Spec.DecodeArgs(&bySignal); err != nil {
+		return err
+	}
+	s, err := forkspawn.New(forkspawn.Config{NoParentDeathSignal: !bySignal})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "sleep"})
+	cmd, spec := forkspawn.Command{}, spawnspec.Spec{Name: "leaf", Entry: "deaf", Args: true}
+	if bySignal {
+		cmd = role("heedless")
+	}
+	c, err := s.SpawnCommand(ctx, cmd, spec)
 	if err != nil {
 		return err
 	}

@@ -61,10 +61,6 @@ func StartProcess(attr ProcessAttr) (*OSProcess, error) {
 		}
 		fds[i] = fd
 	}
-	start := startMarked
-	if vfork.Supported() {
-		start = startVfork
-	}
 	var pid, pidfd int
 	for try := 0; ; try++ {
 		pid, pidfd, err = start(path, args, env, fds, &attr)
@@ -103,11 +99,22 @@ func dirMissing(dir string) bool {
 	return err != nil || !st.IsDir()
 }
 
-func startVfork(path string, args, env []string, fds [3]int, attr *ProcessAttr) (pid, pidfd int, err error) {
-	return vfork.Start(&vfork.Attr{
-		Path: path, Args: args, Env: env, Dir: attr.Dir, Files: fds,
-		OwnGroup: attr.OwnGroup, ParentDeathSignal: attr.ParentDeathSignal,
-	})
+// start starts the process in the better way where that works. A sandbox (gVisor, seccomp) can have the
+// system calls and still refuse what is asked of them.
+func start(path string, args, env []string, fds [3]int, attr *ProcessAttr) (pid, pidfd int, err error) {
+	if vfork.Supported() {
+		pid, pidfd, err = vfork.Start(&vfork.Attr{
+			Path: path, Args: args, Env: env, Dir: attr.Dir, Files: fds,
+			OwnGroup: attr.OwnGroup, ParentDeathSignal: attr.ParentDeathSignal,
+		})
+		var verr *vfork.Error
+		refused := errors.As(err, &verr) && (verr.Step == "clone3" || verr.Step == "close_range") &&
+			(verr.Err == syscall.EINVAL || verr.Err == syscall.ENOSYS || verr.Err == syscall.EPERM)
+		if !refused {
+			return pid, pidfd, err
+		}
+	}
+	return startMarked(path, args, env, fds, attr)
 }
 
 // PID returns the process's id.

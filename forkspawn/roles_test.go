@@ -91,6 +91,10 @@ func playRole(role string) {
 		check(j.Ready(ctx, handshake.Timings{}))
 		conn.Close()
 		time.Sleep(bound)
+	case "heedless": // goes on when its parent is gone
+		_, err := forkspawn.JoinWith(ctx, forkspawn.JoinConfig{OnParentGone: func() {}})
+		check(err)
+		time.Sleep(bound)
 	case "no-init": // a program that forgot Init
 		_, err := forkspawn.New(forkspawn.Config{})
 		if errors.Is(err, forkspawn.ErrInitNotCalled) {

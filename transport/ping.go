@@ -17,7 +17,7 @@ const (
 
 // Ping asks the peer for a sign of life and returns how long it took. It needs somebody who receives
 // on both sides: pings and pongs are handled while Recv or RecvBytes runs. The errors are those of
-// Send, or the context's.
+// Send, the context's, or that of the receive after which no pong can come.
 func (c *Channel) Ping(ctx context.Context) (time.Duration, error) {
 	id, answered := c.newPing()
 	defer c.forgetPing(id)
@@ -32,6 +32,13 @@ func (c *Channel) Ping(ctx context.Context) (time.Duration, error) {
 		return 0, &Error{"ping", newContextError(ctx)}
 	case <-c.closed:
 		return 0, &Error{"ping", ErrClosed}
+	case <-c.rd.ended:
+		select {
+		case <-answered: // just before
+			return time.Since(start), nil
+		default:
+			return 0, &Error{"ping", c.rd.err}
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -28,7 +29,8 @@ type reader struct {
 	body    []byte // the part of a body that was moved out of buf, or was never in it; from the pool
 	lent    []byte // what ReadFrame returned; goes back to the pool at the next receive
 
-	err error // what every further receive returns
+	err   error         // what every further receive returns; set by end
+	ended chan struct{} // closed when err is set, so that others than the turn's holder may read it
 }
 
 // Recv receives one message of KindMessage and decodes it into v, a pointer, as CBOR.
@@ -165,17 +167,23 @@ func (c *Channel) nextMessage(ctx context.Context, want Kind) error {
 		case KindMessage, KindRaw:
 			return &KindError{Got: kind, Want: want}
 		}
-		body, err := c.wholeBody(ctx)
-		if err != nil {
-			return err
-		}
-		err = c.control(c.rd.kind, body)
-		c.used()
-		if err != nil {
-			c.rd.err = err
+		if err := c.handle(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// handle reads the pending control frame and does what it says.
+func (c *Channel) handle(ctx context.Context) error {
+	body, err := c.wholeBody(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.used() // also when OnCancel panics
+	if err := c.control(c.rd.kind, body); err != nil {
+		return c.rd.end(err)
+	}
+	return nil
 }
 
 // control handles one frame that is not a message. An error ends the receiving side.
@@ -219,16 +227,13 @@ func (c *Channel) header(ctx context.Context) error {
 			n := int64(binary.LittleEndian.Uint32(rd.buf[rd.r:]))
 			switch limit := c.limit.Load(); {
 			case n == 0:
-				rd.err = fmt.Errorf("%w: a frame of length 0", ErrProtocol)
-				return rd.err
+				return rd.end(fmt.Errorf("%w: a frame of length 0", ErrProtocol))
 			case n > limit:
-				rd.err = &SizeError{Size: n, Limit: limit, Received: true}
-				return rd.err
+				return rd.end(&SizeError{Size: n, Limit: limit, Received: true})
 			}
 			rd.kind = Kind(rd.buf[rd.r+lengthSize])
 			if !rd.kind.known() && rd.kind < KindExtension {
-				rd.err = fmt.Errorf("%w: unknown %s", ErrProtocol, rd.kind)
-				return rd.err
+				return rd.end(fmt.Errorf("%w: unknown %s", ErrProtocol, rd.kind))
 			}
 			rd.r += headerSize
 			rd.pending, rd.size = true, int(n)-1
@@ -267,7 +272,7 @@ func (c *Channel) wholeBody(ctx context.Context) ([]byte, error) {
 		if err := c.fill(ctx, rd.size); err != nil {
 			return nil, err
 		}
-		body := rd.buf[rd.r : rd.r+rd.size]
+		body := rd.buf[rd.r : rd.r+rd.size : rd.r+rd.size] // an append must not write over what follows
 		rd.r += rd.size
 		return body, nil
 	}
@@ -344,13 +349,17 @@ func (c *Channel) read(ctx context.Context, p []byte) (int, error) {
 		rd.intr.arm(ctx)
 		n, err := c.conn.Read(p)
 		if n > 0 {
+			if c.closing.Load() {
+				// Close drops input, so there may be a hole before these bytes.
+				return 0, rd.end(ErrClosed)
+			}
 			return n, nil
 		}
 		if err == nil {
 			continue
 		}
 		if !isTimeout(err) {
-			rd.err = c.readError(err)
+			rd.end(c.readError(err))
 		}
 		if ctx.Err() != nil {
 			// Also when the stream ended at the same moment: the cancellation is the better news.
@@ -360,6 +369,26 @@ func (c *Channel) read(ctx context.Context, p []byte) (int, error) {
 			return 0, err // a deadline that somebody set behind our back
 		}
 		return 0, rd.err
+	}
+}
+
+// end makes err what every further receive returns; the first one stays.
+func (rd *reader) end(err error) error {
+	if rd.err == nil {
+		rd.err = err
+		close(rd.ended)
+	}
+	return rd.err
+}
+
+// peerSaidGoodbye tells whether somebody has received the peer's goodbye.
+func (c *Channel) peerSaidGoodbye() bool {
+	select {
+	case <-c.rd.ended:
+		var bye *GoodbyeError
+		return errors.As(c.rd.err, &bye)
+	default:
+		return false
 	}
 }
 

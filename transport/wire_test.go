@@ -35,7 +35,7 @@ func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
 					At time.Time `cbor:"at"`
 				}{time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)})
 			},
-			"25000000 01 a1 626174 c0 781e" + hex.EncodeToString([]byte("2026-01-02T03:04:05.000000006Z")),
+			"26000000 01 a1 626174 c0 781e" + hex.EncodeToString([]byte("2026-01-02T03:04:05.000000006Z")),
 		},
 		"raw bytes": {
 			func(c *transport.Channel) error { return c.SendBytes(ctx, []byte("abc")) },
@@ -97,6 +97,13 @@ func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+func TestNoFramesAreNoWrite(t *testing.T) {
+	for _, l := range links() {
+		c, _ := l.withRawPeer(t, transport.Config{})
+		require.NoError(t, c.WriteFrames(soon(t)), l.name)
 	}
 }
 

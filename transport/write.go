@@ -79,6 +79,9 @@ func (c *Channel) WriteFrames(ctx context.Context, frames ...Frame) error {
 		}
 		appendFrame(b, f)
 	}
+	if b.Len() == 0 {
+		return nil // some connections wait for a reader of nothing
+	}
 	if err := c.write(ctx, b.Bytes(), nil, false); err != nil {
 		return &Error{"send", err}
 	}
@@ -166,9 +169,12 @@ func (c *Channel) writeError(ctx context.Context, n int64, err error, last bool)
 		return err // nothing was written
 	}
 	wr.err = ErrBroken
-	// The peer waits for the rest of a frame that will not come: let it know.
-	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
+	// The peer waits for the rest of a frame that will not come: let it know. A TLS connection
+	// would wait for room to do so, and write it into the middle of a record.
+	if c.below != nil {
+		closeWrite(c.below)
+	} else {
+		closeWrite(c.conn)
 	}
 	return fmt.Errorf("%w after %d bytes: %w", ErrBroken, n, err)
 }

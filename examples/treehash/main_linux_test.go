@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// endlessTree makes files whose hashing takes longer than any test: they are large, and have holes only.
+func endlessTree(t testing.TB, files int) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := range files {
+		path := filepath.Join(dir, strconv.Itoa(i))
+		write(t, path, nil)
+		require.NoError(t, os.Truncate(path, 1<<40))
+	}
+	return dir
+}
+
+// busyWorkers waits until n children of a process have a file of dir open, and returns their pids.
+func busyWorkers(t testing.TB, parent, n int, dir string) (pids []int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		pids = nil
+		for _, pid := range children(t, parent) {
+			for _, target := range descriptors(pid) {
+				if strings.HasPrefix(target, dir+"/") {
+					pids = append(pids, pid)
+					break
+				}
+			}
+		}
+		return len(pids) == n
+	}, bound, time.Millisecond)
+	return pids
+}
+
+// children returns the pids of a process's children.
+func children(t testing.TB, parent int) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	require.NoError(t, err)
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			if _, ppid := stat(pid); ppid == parent {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// stat returns a process's state letter and its parent, from proc_pid_stat(5), or "" and 0.
+func stat(pid int) (state string, ppid int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return "", 0
+	}
+	_, rest, _ := bytes.Cut(b, []byte(") "))
+	fmt.Sscan(string(rest), &state, &ppid)
+	return state, ppid
+}
+
+// descriptors returns what a process has open, by number.
+func descriptors(pid int) map[string]string {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	targets := map[string]string{}
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
+			targets[e.Name()] = target
+		}
+	}
+	return targets
+}
+
+// awaitDead waits until processes are gone, or are zombies of somebody who has adopted them.
+func awaitDead(t testing.TB, pids []int) {
+	t.Helper()
+	for _, pid := range pids {
+		require.Eventually(t, func() bool {
+			state, _ := stat(pid)
+			return state == "" || state == "Z" || state == "X"
+		}, bound, time.Millisecond, "%d lives", pid)
+	}
+}
+
+func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
+	for _, c := range []struct {
+		network string
+		signal  syscall.Signal
+		want    int
+	}{
+		{"uds", syscall.SIGINT, 130},
+		{"uds", syscall.SIGTERM, 143},
+		{"tcp", syscall.SIGINT, 130},
+	} {
+		t.Run(c.network+" "+c.signal.String(), func(t *testing.T) {
+			dir := endlessTree(t, 3)
+			cmd, tmp := program(t, asItIs, "-workers", "3", "-transport", c.network, dir)
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			require.NoError(t, cmd.Start())
+			workers := busyWorkers(t, cmd.Process.Pid, 3, dir)
+			began := time.Now()
+			require.NoError(t, cmd.Process.Signal(c.signal))
+			require.NoError(t, cmd.Process.Signal(c.signal)) // twice, as an impatient user does
+			assert.Equal(t, c.want, wait(t, cmd))
+			t.Logf("ended %v after the signal", time.Since(began))
+			assert.Less(t, time.Since(began), 4*time.Second, "the workers were asked first")
+			for _, pid := range workers {
+				assert.NoDirExists(t, fmt.Sprintf("/proc/%d", pid))
+			}
+			assert.Empty(t, stdout.String())
+			assert.Empty(t, stderr.String())
+			assertEmpty(t, tmp)
+		})
+	}
+}
+
+func TestWorkerThatCannotBootEndsThoseThatAreBusy(t *testing.T) {
+	dir := endlessTree(t, 2)
+	cmd, tmp := program(t, oneWorker, "-workers", "2", dir)
+	claims := t.TempDir()
+	fifo := filepath.Join(claims, "go")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	cmd.Env = append(cmd.Env, claimsEnv+"="+claims)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(t, cmd.Start())
+	busyWorkers(t, cmd.Process.Pid, 1, dir)
+	began := time.Now()
+	require.NoError(t, os.WriteFile(fifo, nil, 0)) // which lets the other one boot, and fail
+	assert.Equal(t, 1, wait(t, cmd))
+	assert.Less(t, time.Since(began), 4*time.Second, "the busy worker was asked first")
+	assert.Empty(t, stdout.String())
+	assert.Equal(t, 1, strings.Count(stderr.String(), "treehash: "), stderr.String())
+	assert.Contains(t, stderr.String(), "treehash: forkspawn: spawn ")
+	assertEmpty(t, tmp)
+}
+
+func TestNoChildOutlivesAParentThatWasKilled(t *testing.T) {
+	for _, network := range []string{"uds", "tcp"} {
+		t.Run(network, func(t *testing.T) {
+			dir := endlessTree(t, 4)
+			cmd, _ := program(t, asItIs, "-workers", "4", "-transport", network, dir)
+			require.NoError(t, cmd.Start())
+			workers := busyWorkers(t, cmd.Process.Pid, 4, dir)
+			require.NoError(t, cmd.Process.Kill())
+			began := time.Now()
+			awaitDead(t, workers)
+			t.Logf("dead %v after the kill", time.Since(began))
+			assert.Equal(t, -1, wait(t, cmd))
+		})
+	}
+}
+
+func TestWorkerThatWasKilledIsReplacedInTheMiddleOfItsFile(t *testing.T) {
+	dir := endlessTree(t, 1)
+	cmd, tmp := program(t, asItIs, dir)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	require.NoError(t, cmd.Start())
+	for range maxDeaths - 1 {
+		worker := busyWorkers(t, cmd.Process.Pid, 1, dir)
+		require.NoError(t, syscall.Kill(worker[0], syscall.SIGSEGV))
+		awaitDead(t, worker)
+	}
+	worker := busyWorkers(t, cmd.Process.Pid, 1, dir)
+	require.NoError(t, os.Truncate(filepath.Join(dir, "0"), 0)) // this one comes to an end
+	assert.Zero(t, wait(t, cmd))
+	assert.Equal(t, maxDeaths-1, strings.Count(stderr.String(), `; it was at "./0"`), stderr.String())
+	awaitDead(t, worker)
+	assertEmpty(t, tmp)
+}
+
+func TestWorkersHaveNoneOfTheParentsDescriptors(t *testing.T) {
+	dir := endlessTree(t, 2)
+	leaked := filepath.Join(t.TempDir(), "leaked")
+	write(t, leaked, nil)
+	cmd, _ := program(t, asItIs, "-workers", "2", dir)
+	cmd.Args = append([]string{"sh", "-c", `exec "$@" 9<` + leaked, "sh", cmd.Path}, cmd.Args[1:]...)
+	var err error
+	cmd.Path, err = exec.LookPath("sh")
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	workers := busyWorkers(t, cmd.Process.Pid, 2, dir)
+	assert.Equal(t, leaked, descriptors(cmd.Process.Pid)["9"], "the parent itself has it")
+	for _, pid := range workers {
+		open := descriptors(pid)
+		assert.NotEmpty(t, open)
+		for _, target := range open {
+			assert.NotEqual(t, leaked, target)
+		}
+	}
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	assert.Equal(t, 130, wait(t, cmd))
+}
+
+func TestFullDiskIsAnError(t *testing.T) {
+	dir, _ := oddTree(t)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close()
+	cmd, tmp := program(t, asItIs, dir)
+	var stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = full, &stderr
+	require.NoError(t, cmd.Start())
+	assert.Equal(t, 1, wait(t, cmd))
+	assert.Equal(t, "treehash: write /dev/stdout: no space left on device\n", stderr.String())
+	assertEmpty(t, tmp)
+}
+
+// onTerminal starts cmd in a session of its own on a new terminal, which is its stdin, its stderr and, unless
+// that goes elsewhere, its stdout. The terminal's other end is read from and written to.
+func onTerminal(t testing.TB, cmd *exec.Cmd) *os.File {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no terminals here: ", err)
+	}
+	t.Cleanup(func() { master.Close() })
+	fd := int(master.Fd()) // see pts(4)
+	require.NoError(t, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0))
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	require.NoError(t, err)
+	slave, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	require.NoError(t, err)
+	defer slave.Close()
+	cmd.Stdin, cmd.Stderr = slave, slave
+	if cmd.Stdout == nil {
+		cmd.Stdout = slave
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	require.NoError(t, cmd.Start())
+	return master
+}
+
+// erase removes the terminal's last line.
+const erase = "\r\x1b[K"
+
+func TestProgressIsOnTheTerminalOnly(t *testing.T) {
+	dir, want := oddTree(t)
+	total := strings.Count(want, "\n")
+	for _, c := range []struct{ name, flags, shown string }{
+		{"and gone in the end", "-workers 2", `^(\d+ of %d files` + erase + `)+$`},
+		{"and gives way to other lines", "-workers 1 -crash-after 1", `^1 of %d files` + erase + `treehash: [^\n]*signal: killed; it was at [^\n]*\n`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cmd, tmp := program(t, asItIs, append(strings.Fields(c.flags), dir)...)
+			var stdout bytes.Buffer
+			cmd.Stdout = &stdout
+			terminal := onTerminal(t, cmd)
+			shown, _ := io.ReadAll(terminal) // it ends in EIO when the last process has closed the terminal
+			assert.Zero(t, wait(t, cmd))
+			assert.Equal(t, want, stdout.String())
+			assert.Regexp(t, strings.ReplaceAll(fmt.Sprintf(c.shown, total), "[K", `\[K`), string(shown))
+			assertEmpty(t, tmp)
+		})
+	}
+}
+
+func TestProgressIsGoneBeforeTheOutputOnTheSameTerminal(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "a"), []byte("a"))
+	cmd, _ := program(t, asItIs, dir)
+	terminal := onTerminal(t, cmd)
+	shown, _ := io.ReadAll(terminal)
+	assert.Zero(t, wait(t, cmd))
+	want := strings.ReplaceAll(sums(map[string][]byte{"a": []byte("a")}), "\n", "\r\n") // the terminal's doing
+	assert.Equal(t, "1 of 1 files"+erase+want, string(shown))
+}
+
+func TestCtrlCOnATerminal(t *testing.T) {
+	dir := endlessTree(t, 2)
+	write(t, filepath.Join(dir, "!"), nil) // it comes first, and shows progress
+	cmd, tmp := program(t, asItIs, "-workers", "2", dir)
+	terminal := onTerminal(t, cmd)
+	workers := busyWorkers(t, cmd.Process.Pid, 2, dir)
+	_, err := terminal.Write([]byte{3}) // Ctrl-C, for all in the foreground
+	require.NoError(t, err)
+	shown, _ := io.ReadAll(terminal)
+	assert.Equal(t, 130, wait(t, cmd))
+	assert.Equal(t, "1 of 3 files^C"+erase, string(shown))
+	awaitDead(t, workers)
+	assertEmpty(t, tmp)
+}
