@@ -1,3 +1,5 @@
+//go:build unix
+
 package forkspawn_test
 
 import (
@@ -333,7 +335,7 @@ func TestCloseEndsChildrenSideBySide(t *testing.T) {
 	assert.NoError(t, s.Close())
 }
 
-func TestThousandChildrenCostNoThreads(t *testing.T) {
+func TestManyChildrenCostNoThreads(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")
 	}

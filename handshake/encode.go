@@ -101,8 +101,20 @@ func (w *cborWriter) rangeField(key string, r Range) {
 	w.uint(uint64(r.Max))
 }
 
-func (w *cborWriter) textsField(key string, list []string) {
-	w.text(key)
+// who writes the fields in which every process says who it is.
+func (w *cborWriter) who(id, name string, pid int, nonce []byte) {
+	w.textField("id", id)
+	w.textField("name", name)
+	w.uintField("pid", uint64(pid))
+	w.bytesField("nonce", nonce)
+}
+
+// features writes an optional field: nothing for an empty list.
+func (w *cborWriter) features(list []string) {
+	if len(list) == 0 {
+		return
+	}
+	w.text("features")
 	w.array(len(list))
 	for _, s := range list {
 		w.text(s)
@@ -131,13 +143,8 @@ func (h hello) encode() []byte {
 	var w cborWriter
 	w.pairs(5 + count(len(h.Features) > 0))
 	w.rangeField("versions", h.Versions)
-	w.textField("id", h.ID)
-	w.textField("name", h.Name)
-	w.uintField("pid", uint64(h.PID))
-	w.bytesField("nonce", h.Nonce)
-	if len(h.Features) > 0 {
-		w.textsField("features", h.Features)
-	}
+	w.who(h.ID, h.Name, h.PID, h.Nonce)
+	w.features(h.Features)
 	return w
 }
 
@@ -145,13 +152,8 @@ func (m welcome) encode() []byte {
 	var w cborWriter
 	w.pairs(5 + count(len(m.Features) > 0))
 	w.uintField("version", uint64(m.Version))
-	w.textField("id", m.ID)
-	w.textField("name", m.Name)
-	w.uintField("pid", uint64(m.PID))
-	w.bytesField("nonce", m.Nonce)
-	if len(m.Features) > 0 {
-		w.textsField("features", m.Features)
-	}
+	w.who(m.ID, m.Name, m.PID, m.Nonce)
+	w.features(m.Features)
 	return w
 }
 
@@ -167,14 +169,9 @@ func (g greet) encode() []byte {
 	var w cborWriter
 	w.pairs(6 + count(len(g.Features) > 0))
 	w.rangeField("versions", g.Versions)
-	w.textField("id", g.ID)
-	w.textField("name", g.Name)
-	w.uintField("pid", uint64(g.PID))
-	w.bytesField("nonce", g.Nonce)
+	w.who(g.ID, g.Name, g.PID, g.Nonce)
 	w.textField("auth", g.Auth)
-	if len(g.Features) > 0 {
-		w.textsField("features", g.Features)
-	}
+	w.features(g.Features)
 	return w
 }
 

@@ -10,31 +10,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Attr says what to start and how.
-type Attr struct {
-	Path string   // passed to execve as it is
-	Args []string // with the program's name first
-	Env  []string
-	Dir  string // "" is the parent's
-
-	// Files are the descriptors that become 0, 1 and 2.
-	Files [3]int
-	// OwnGroup makes the child the leader of a process group of its own.
-	OwnGroup bool
-	// ParentDeathSignal is sent to the child when the calling thread ends (prctl(2), PR_SET_PDEATHSIG);
-	// 0 is none.
-	ParentDeathSignal syscall.Signal
-}
-
-// Error is a failed start. Step is the system call that failed.
-type Error struct {
-	Step string
-	Err  syscall.Errno
-}
-
-func (e *Error) Error() string { return e.Step + ": " + e.Err.Error() }
-func (e *Error) Unwrap() error { return e.Err }
-
 // The steps of the child, as it reports them. Those of the parent are named where they happen.
 const (
 	stepNone uintptr = iota
@@ -63,12 +38,9 @@ var stepNames = [...]string{
 type cloneArgs struct {
 	flags      uint64
 	pidfd      uint64
-	childTID   uint64
-	parentTID  uint64
+	_          [2]uint64 // child_tid, parent_tid
 	exitSignal uint64
-	stack      uint64
-	stackSize  uint64
-	tls        uint64
+	_          [3]uint64 // stack, stack_size, tls: the parent's own
 }
 
 // childArgs is all that the child needs, made before the clone, as the child can allocate nothing.
