@@ -163,7 +163,6 @@ func measure(method, network string, n, warm int) (result, error) {
 	return r, nil
 }
 
-
 // floor starts this binary with os/exec and waits for one byte from it.
 type floor struct {
 	dir string

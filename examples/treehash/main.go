@@ -1,5 +1,5 @@
-// Treehash prints the SHA-256 of every regular file below a directory, in the format and to the byte
-// as sha256sum does, and has the work done by child processes.
+// Treehash prints the SHA-256 of every regular file below a directory, byte for byte as sha256sum would,
+// and has child processes do the work.
 //
 //	go run ./examples/treehash [-workers N] [-transport uds|tcp] [-method exec] [-crash-after K] DIR
 //
@@ -196,8 +196,8 @@ func regularFiles(ctx context.Context, dir string, stderr *console) (paths []str
 
 var escaper = strings.NewReplacer("\\", `\\`, "\n", `\n`, "\r", `\r`)
 
-// writeSum writes a line as sha256sum does: one line whatever the name, and a backslash in front of it
-// when there is one in what was made of the name.
+// writeSum writes what sha256sum does: one line whatever the name, with a backslash in front of it if the
+// name had to be changed for that.
 func writeSum(w *bufio.Writer, sum []byte, path string) {
 	name := escaper.Replace(path)
 	if name != path {

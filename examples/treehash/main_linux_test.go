@@ -289,12 +289,16 @@ func TestCtrlCOnATerminal(t *testing.T) {
 	write(t, filepath.Join(dir, "!"), nil) // it comes first, and shows progress
 	cmd, tmp := program(t, asItIs, "-workers", "2", dir)
 	terminal := onTerminal(t, cmd)
+	progress := make([]byte, len("1 of 3 files"))
+	_, err := io.ReadFull(terminal, progress)
+	require.NoError(t, err)
+	assert.Equal(t, "1 of 3 files", string(progress))
 	workers := busyWorkers(t, cmd.Process.Pid, 2, dir)
-	_, err := terminal.Write([]byte{3}) // Ctrl-C, for all in the foreground
+	_, err = terminal.Write([]byte{3}) // Ctrl-C, for all in the foreground
 	require.NoError(t, err)
 	shown, _ := io.ReadAll(terminal)
 	assert.Equal(t, 130, wait(t, cmd))
-	assert.Equal(t, "1 of 3 files^C"+erase, string(shown))
+	assert.Equal(t, "^C"+erase, string(shown))
 	awaitDead(t, workers)
 	assertEmpty(t, tmp)
 }

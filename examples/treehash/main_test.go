@@ -331,7 +331,9 @@ func becomeNobody(t testing.TB, cmd *exec.Cmd, tmp string) {
 	_, err = io.Copy(to, from)
 	require.NoError(t, errors.Join(err, to.Close()))
 	require.NoError(t, os.Chown(tmp, nobody, nobody))
+	require.NoError(t, os.Chown(bin, nobody, nobody))
 	cmd.Dir = "/"
+	cmd.Env = append(cmd.Env, "GOCOVERDIR="+bin) // else go test -cover complains on stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 }
 
