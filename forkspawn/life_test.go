@@ -335,6 +335,23 @@ func TestCloseEndsChildrenSideBySide(t *testing.T) {
 	assert.NoError(t, s.Close())
 }
 
+func TestShutdownHastensACloseUnderWay(t *testing.T) {
+	s, err := forkspawn.New(forkspawn.Config{StopGrace: time.Hour, Stderr: forkspawn.Null()})
+	require.NoError(t, err)
+	c := spawn(t, s, spawnspec.Spec{Entry: "deaf"})
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	eventually(t, "the Close has begun", func() bool {
+		_, err := s.Spawn(context.Background(), spawnspec.Spec{Entry: "echo"})
+		return errors.Is(err, forkspawn.ErrClosed)
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.NoError(t, s.Shutdown(ctx))
+	require.NoError(t, <-closed)
+	assert.False(t, alive(c.PID()))
+}
+
 func TestManyChildrenCostNoThreads(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts many processes")

@@ -34,6 +34,8 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		playRole(role)
 	}
+	// Under the race detector a process sleeps for a second before it exits.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	forkspawn.Register("echo", echo)
 	forkspawn.Register("fail", func(context.Context, *forkspawn.Parent) error { return errors.New("no luck today") })
 	forkspawn.Register("panic", func(context.Context, *forkspawn.Parent) error { panic("at the disco") })

@@ -122,13 +122,13 @@ func (s *Spawner) Identity() handshake.Identity { return s.peers.Identity() }
 // returns its error.
 func (s *Spawner) Close() error { return s.Shutdown(context.Background()) }
 
-// Shutdown is Close with a context: when that ends, children that still live are killed at once.
+// Shutdown is Close with a context: when that ends, children that still live are killed at once. So it
+// also hastens a Close, or another Shutdown, that is under way.
 func (s *Spawner) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		<-s.done // bounded by the ladder
-		return s.closeErr
+		return s.awaitClose(ctx)
 	}
 	s.closed = true
 	s.mu.Unlock()
@@ -143,6 +143,19 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	s.thread.close()
 	s.closeErr = errors.Join(errs...)
 	close(s.done)
+	return s.closeErr
+}
+
+// awaitClose waits for the Shutdown that came first, which the ladder bounds.
+func (s *Spawner) awaitClose(ctx context.Context) error {
+	select {
+	case <-s.done:
+	case <-ctx.Done():
+		for _, c := range s.Children() {
+			c.signalGroup(sigkill)
+		}
+		<-s.done
+	}
 	return s.closeErr
 }
 
