@@ -17,10 +17,12 @@ type pump struct {
 	sink *sink         // nil without a writer
 	done chan struct{} // closed when the stream has ended
 
-	mu   sync.Mutex // guards tail and buf; held over one read that does not block
+	mu   sync.Mutex // guards tail; held over one read that does not block
 	tail tail
-	buf  []byte
 }
+
+// readBuffers lends the buffer of one read: a thousand children that write nothing share none.
+var readBuffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
 // newPump returns a pump and the pipe's write end, which the caller closes when the child has it.
 func newPump(w io.Writer) (*pump, *os.File, error) {
@@ -34,7 +36,7 @@ func newPump(w io.Writer) (*pump, *os.File, error) {
 		child.Close()
 		return nil, nil, err
 	}
-	p := &pump{file: r, conn: conn, done: make(chan struct{}), buf: make([]byte, 16<<10)}
+	p := &pump{file: r, conn: conn, done: make(chan struct{})}
 	if w != nil {
 		p.sink = newSink(w)
 	}
@@ -58,17 +60,19 @@ func (p *pump) run() {
 
 // readOnce reads what one call gives and never blocks, as the pipe's read end is non-blocking.
 func (p *pump) readOnce(fd int) (int, error) {
+	buf := readBuffers.Get().(*[16 << 10]byte)
+	defer readBuffers.Put(buf)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
-		n, err := syscall.Read(fd, p.buf)
+		n, err := syscall.Read(fd, buf[:])
 		if err == syscall.EINTR {
 			continue
 		}
 		if n > 0 {
-			p.tail.write(p.buf[:n])
+			p.tail.write(buf[:n])
 			if p.sink != nil {
-				p.sink.give(p.buf[:n])
+				p.sink.give(buf[:n])
 			}
 		}
 		return n, err

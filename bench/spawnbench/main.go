@@ -116,7 +116,8 @@ func measure(method, network string, n, warm int) (result, error) {
 	defer f.close()
 
 	var ready, floor, stop []time.Duration
-	var phases forkspawn.BootTimes
+	var phases forkspawn.BootTimes // sums
+	var stopping time.Duration
 	ctx := context.Background() // each wait in here has the Spawner's bounds
 	for i := range warm + n {
 		var fd time.Duration
@@ -146,6 +147,7 @@ func measure(method, network string, n, warm int) (result, error) {
 			continue
 		}
 		ready, floor, stop = append(ready, boot.Total), append(floor, fd), append(stop, stopped.Elapsed)
+		stopping += stopped.Elapsed
 		phases.Launch += boot.Launch
 		phases.Runtime += boot.Runtime
 		phases.Init += boot.Init
@@ -159,6 +161,7 @@ func measure(method, network string, n, warm int) (result, error) {
 	r.Phases = map[string]float64{
 		"launch": mean(phases.Launch), "runtime": mean(phases.Runtime), "init": mean(phases.Init),
 		"connect": mean(phases.Connect), "hello": mean(phases.Hello), "ready": mean(phases.Ready),
+		"stop": mean(stopping),
 	}
 	return r, nil
 }
@@ -247,7 +250,7 @@ func printTables(w io.Writer, results []result) {
 	}
 	tw.Flush()
 	fmt.Fprintln(w)
-	phases := []string{"launch", "runtime", "init", "connect", "hello", "ready"}
+	phases := []string{"launch", "runtime", "init", "connect", "hello", "ready", "stop"}
 	fmt.Fprintln(tw, "method\ttransport\t"+strings.Join(phases, "\t")+"\tmean µs\t")
 	for _, r := range results {
 		fmt.Fprintf(tw, "%s\t%s\t", r.Method, r.Transport)
