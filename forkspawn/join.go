@@ -110,7 +110,7 @@ func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, c
 	base, cancelBase := context.WithCancelCause(context.Background())
 	p.cancel = cancelBase
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
-		Limit: cfg.Limit, OnCancel: p.asked, Control: true,
+		Limit: cfg.Limit, OnCancel: p.asked, Control: true, Meanwhile: warmUp,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
@@ -143,6 +143,12 @@ func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, c
 	p.watch.Go(p.watchControl)
 	return p, nil
 }
+
+// exampleSpec is a spec with its required fields.
+const exampleSpec = "\xa6av\x01dnameaxedepth\x01eentryaxfmethoddexecfparent\xa3bidaxcpid\x01dnameax"
+
+// warmUp decodes a spec for nothing, while the parent makes the real one; see handshake.JoinConfig.
+func warmUp() { spawnspec.Unmarshal([]byte(exampleSpec)) }
 
 // refuse tells the parent why the child cannot do what it was asked.
 func (p *Parent) refuse(ctx context.Context, phase handshake.Phase, code string, err error) error {

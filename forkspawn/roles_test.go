@@ -14,6 +14,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
 )
 
 // playRole is a child that is a program of its own, well or badly behaved. It does not return.
@@ -75,6 +76,13 @@ func playRole(role string) {
 		t.Secret = handshake.NewSecret()
 		_, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
 		check(err)
+	case "garbled": // says a hello that is none
+		conn, _ := dial()
+		ch := transport.New(conn, transport.Config{})
+		check(ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindHello, Body: []byte{0x82, 0x40, 0x40}}))
+		_, err := ch.ReadFrame(ctx)
+		check(err)
+		os.Exit(1)
 	case "die-welcomed": // dies when it has its spec
 		conn, t := dial()
 		_, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})

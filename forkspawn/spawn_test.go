@@ -236,6 +236,13 @@ func TestBootFailuresAreExact(t *testing.T) {
 	})
 }
 
+func TestGarbledHelloOfTheChildItselfIsNamed(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{}) // a Unix socket, where the kernel tells whose hello it is
+	boot := spawnError(t, testContext(t), s, role("garbled"), spawnspec.Spec{Name: "garbled"})
+	assert.Equal(t, handshake.PhaseHello, boot.Phase)
+	assert.ErrorIs(t, boot, transport.ErrProtocol)
+}
+
 func otherArch() string {
 	if runtime.GOARCH == "arm64" {
 		return "amd64"

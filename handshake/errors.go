@@ -49,13 +49,16 @@ const (
 	CodeBadSpec      = "bad-spec"      // the spec cannot be read or has a bad value
 )
 
+// maxFailedText bounds the text of a failed frame, in bytes.
+const maxFailedText = 4 << 10
+
 // FailedError is what the other side said when it gave up: its own words.
 //
 // It matches ErrUnknownEntry, ErrBadSpec or ErrRefused when its code says so.
 type FailedError struct {
 	Phase Phase
 	Code  string // one of the codes above
-	Text  string
+	Text  string // at most 4 KiB
 }
 
 func (e *FailedError) Error() string {

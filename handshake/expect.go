@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,7 +27,7 @@ type Expected struct {
 	done chan struct{} // closed when peer or err is set
 
 	mu      sync.Mutex // guards what follows; never held over input or output
-	secret  Secret     // wiped when it has been used
+	secret  *Secret    // wiped, and nil, when it has been used; a pointer, so that no %v prints it
 	pid     int
 	phase   Phase
 	since   map[Phase]time.Time
@@ -46,13 +47,6 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 	if e.Secret == (Secret{}) {
 		return nil, errors.New("handshake: Expectation.Secret: empty")
 	}
-	x := &Expected{
-		l: l, id: e.ID, spec: e.Spec, secret: e.Secret,
-		done:  make(chan struct{}),
-		phase: PhaseConnect,
-		since: map[Phase]time.Time{PhaseConnect: time.Now()},
-	}
-	x.ctx, x.stop = context.WithCancel(l.ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -61,6 +55,13 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 	case l.expected[e.ID] != nil || l.sessions[e.ID] != nil:
 		return nil, fmt.Errorf("handshake: a child with id %s is expected, or here, already", e.ID)
 	}
+	x := &Expected{
+		l: l, id: e.ID, spec: e.Spec, secret: &e.Secret,
+		done:  make(chan struct{}),
+		phase: PhaseConnect,
+		since: map[Phase]time.Time{PhaseConnect: time.Now()},
+	}
+	x.ctx, x.stop = context.WithCancel(l.ctx)
 	l.expected[e.ID] = x
 	return x, nil
 }
@@ -71,12 +72,12 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 // says that it came from the child's own process (see SetPID).
 func (x *Expected) WaitForPeer(ctx context.Context) (*Peer, error) {
 	select {
-	case <-x.done: // a peer that is ready wins over a context that has ended
-	default:
+	case <-x.done:
+	case <-ctx.Done():
 		select {
-		case <-x.done:
-		case <-ctx.Done():
-			return nil, &Error{x.Phase(), context.Cause(ctx)}
+		case <-x.done: // a peer that is ready wins over a context that has ended
+		default:
+			return nil, &Error{x.Phase(), contextError(ctx)}
 		}
 	}
 	x.mu.Lock()
@@ -93,18 +94,30 @@ func (x *Expected) Done() <-chan struct{} { return x.done }
 
 // SetPID tells which process the child is, once it is started. On Unix sockets the kernel tells the
 // pid of whoever connects, so that a refusal of this process can be told from a refusal of a stranger.
+// A pid below 1 says nothing.
 func (x *Expected) SetPID(pid int) {
+	if pid < 1 {
+		return // 0 is the pid of everybody of whom the kernel does not tell it
+	}
 	x.l.mu.Lock()
+	x.mu.Lock()
+	x.forgetPID()
+	x.pid = pid
 	if x.l.expected[x.id] == x {
 		x.l.byPID[pid] = x
 	}
-	x.l.mu.Unlock()
-	x.mu.Lock()
-	x.pid = pid
 	refused, mine := x.refused, x.refPID == pid
 	x.mu.Unlock()
+	x.l.mu.Unlock()
 	if refused != nil && mine {
 		x.resolve(nil, refused)
+	}
+}
+
+// forgetPID removes the child from those that are known by pid. The caller holds both locks.
+func (x *Expected) forgetPID() {
+	if x.l.byPID[x.pid] == x {
+		delete(x.l.byPID, x.pid)
 	}
 }
 
@@ -138,25 +151,26 @@ func (x *Expected) Refused() error {
 // nothing to it.
 func (x *Expected) Cancel() {
 	x.stop()
-	x.resolve(nil, &Error{x.Phase(), context.Canceled})
+	cancelled := &Error{x.Phase(), context.Canceled}
+	x.resolve(nil, cancelled)
 	x.mu.Lock()
-	peer := x.peer
-	if x.taken {
-		peer = nil
+	var left *Peer
+	if x.peer != nil && !x.taken {
+		left, x.peer, x.err = x.peer, nil, cancelled // WaitForPeer must not hand it out any more
 	}
 	x.mu.Unlock()
-	if peer != nil {
-		peer.Abort()
+	if left != nil {
+		left.Abort()
 	}
 }
 
-// enter notes that the child has come to a phase.
+// enter notes that the child has come to a phase. There is no way back: its process may have other
+// connections.
 func (x *Expected) enter(p Phase) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.phase = p
-	if _, ok := x.since[p]; !ok {
-		x.since[p] = time.Now()
+	if slices.Index(phases, p) > slices.Index(phases, x.phase) {
+		x.phase, x.since[p] = p, time.Now()
 	}
 }
 
@@ -179,16 +193,31 @@ func (x *Expected) resolve(peer *Peer, err error) bool {
 		delete(x.l.expected, x.id)
 	}
 	x.mu.Lock()
-	if x.l.byPID[x.pid] == x {
-		delete(x.l.byPID, x.pid)
-	}
+	x.forgetPID()
 	x.l.mu.Unlock()
 	defer x.mu.Unlock()
-	x.secret = Secret{}
+	x.wipe()
 	if x.peer != nil || x.err != nil {
 		return false
 	}
 	x.peer, x.err = peer, err
 	close(x.done)
 	return true
+}
+
+// wipe forgets the secret. The caller holds x.mu.
+func (x *Expected) wipe() {
+	if x.secret != nil {
+		*x.secret = Secret{}
+		x.secret = nil
+	}
+}
+
+// contextError says how a context has ended and why, for errors.Is to find both.
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == err {
+		return err
+	}
+	return fmt.Errorf("%w: %w", err, cause)
 }

@@ -22,7 +22,7 @@ type Identity struct {
 	PID  int    // as the process itself sees it
 }
 
-// thisProcess fills what an Identity leaves open.
+// orThisProcess fills what an Identity leaves open, and makes the name fit.
 func (i Identity) orThisProcess() Identity {
 	if i.ID == "" {
 		i.ID = NewID()
@@ -30,13 +30,19 @@ func (i Identity) orThisProcess() Identity {
 	if i.Name == "" && len(os.Args) > 0 {
 		i.Name = filepath.Base(os.Args[0])
 	}
-	if len(i.Name) > maxName {
-		i.Name = i.Name[:maxName]
-	}
+	i.Name = cut(i.Name, maxName)
 	if i.PID == 0 {
 		i.PID = os.Getpid()
 	}
 	return i
+}
+
+// check finds what the other side would refuse.
+func (i Identity) check() error {
+	if i.PID < 0 {
+		return fmt.Errorf("pid %d", i.PID)
+	}
+	return checkID(i.ID)
 }
 
 // JoinConfig has the settings of a child that joins. Its zero value is ready to use.
@@ -51,6 +57,9 @@ type JoinConfig struct {
 	OnCancel func(transport.Cancel)
 	// Control announces that the child will open a control connection with AttachControl.
 	Control bool
+	// Meanwhile, if not nil, is called when the hello is sent, while the parent makes its answer: for
+	// what takes time later and can be done, or be warmed up, now.
+	Meanwhile func()
 }
 
 // Joined is a child that has been welcomed and has its spec, and owes its parent an answer: Ready or
@@ -63,7 +72,7 @@ type Joined struct {
 
 	id      string
 	control bool
-	session []byte
+	session *Secret // a pointer, so that no %v prints it
 }
 
 // Join makes the child's side of the handshake over conn, which it takes over: on an error conn is
@@ -85,6 +94,12 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	if !versions.valid() {
 		return nil, PhaseHello, fmt.Errorf("JoinConfig.Versions: %s is no range", versions)
 	}
+	if err := checkID(t.ID); err != nil {
+		return nil, PhaseHello, fmt.Errorf("Ticket.ID: %w", err)
+	}
+	if t.Secret == (Secret{}) {
+		return nil, PhaseHello, errors.New("Ticket.Secret: empty") // anybody could prove to know it
+	}
 	me := Identity{ID: t.ID, Name: cfg.Name}.orThisProcess()
 	msg := hello{Versions: versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: childNonce()}
 	if cfg.Control {
@@ -99,22 +114,16 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 		}
 	}
 
-	welcomeBody, err := expectFrame(ctx, ch, transport.KindWelcome, versions)
+	warmUp()
+	if cfg.Meanwhile != nil {
+		cfg.Meanwhile()
+	}
+	welcomeBody, err := expectFrame(ctx, ch, transport.KindWelcome, versions, PhaseAuth)
 	if err != nil {
 		return nil, PhaseAuth, err
 	}
-	sealedWelcome, err := open(transport.KindWelcome, welcomeBody)
+	w, err := openWelcome(key, helloBody, welcomeBody)
 	if err != nil {
-		return nil, PhaseAuth, err
-	}
-	if err := sealedWelcome.verify(key, labelWelcome, helloBody); err != nil {
-		return nil, PhaseAuth, err
-	}
-	var w welcome
-	if err := decode(transport.KindWelcome, sealedWelcome.Payload, &w); err != nil {
-		return nil, PhaseAuth, err
-	}
-	if err := checkPeer(transport.KindWelcome, w.ID, w.Name, w.PID, w.Nonce, w.Features); err != nil {
 		return nil, PhaseAuth, err
 	}
 	if w.Version < versions.Min || w.Version > versions.Max {
@@ -122,31 +131,59 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	}
 
 	ch.SetLimit(cfg.Limit)
-	specBody, err := expectFrame(ctx, ch, transport.KindSpec, versions)
+	specBody, err := expectFrame(ctx, ch, transport.KindSpec, versions, PhaseSpec)
 	if err != nil {
 		return nil, PhaseSpec, err
 	}
-	sealedSpec, err := open(transport.KindSpec, specBody)
+	spec, err := openSpec(key, helloBody, welcomeBody, specBody)
 	if err != nil {
-		return nil, PhaseSpec, err
-	}
-	if err := sealedSpec.verify(key, labelSpec, helloBody, welcomeBody); err != nil {
 		return nil, PhaseSpec, err
 	}
 	return &Joined{
 		Channel: ch,
 		Parent:  Identity{w.ID, w.Name, w.PID},
 		Version: w.Version,
-		Spec:    sealedSpec.Payload,
+		Spec:    spec,
 		id:      me.ID,
 		control: cfg.Control && slices.Contains(w.Features, FeatureControl),
-		session: mac(key, labelSession, helloBody, welcomeBody),
+		session: sessionKey(key, helloBody, welcomeBody),
 	}, "", nil
+}
+
+// warmUp decodes a welcome for nothing. The first that a process decodes takes ten times as long as the
+// next, and there is no better moment for it than while the parent makes the real one.
+func warmUp() {
+	example := welcome{Version: ProtocolVersion, ID: "0", Nonce: make([]byte, nonceSize), Features: []string{FeatureControl}}
+	decode(transport.KindWelcome, example.encode(), new(welcome))
+}
+
+// openWelcome checks the parent's proof, and then what it says.
+func openWelcome(key, helloBody, body []byte) (w welcome, err error) {
+	s, err := open(transport.KindWelcome, body)
+	if err != nil {
+		return w, err
+	}
+	if err := s.verify(key, labelWelcome, helloBody); err != nil {
+		return w, err
+	}
+	if err := decode(transport.KindWelcome, s.Payload, &w); err != nil {
+		return w, err
+	}
+	return w, checkPeer(transport.KindWelcome, w.ID, w.Name, w.PID, w.Nonce, w.Features)
+}
+
+// openSpec checks the proof of the orders. What they say is not this package's matter.
+func openSpec(key, helloBody, welcomeBody, body []byte) ([]byte, error) {
+	s, err := open(transport.KindSpec, body)
+	if err != nil {
+		return nil, err
+	}
+	return s.Payload, s.verify(key, labelSpec, helloBody, welcomeBody)
 }
 
 // expectFrame reads the next frame, which must be of kind want, and returns a copy of its body. A failed
 // frame in its place is the error that it stands for.
-func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind, ours Range) ([]byte, error) {
+func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind, ours Range, phase Phase) ([]byte, error) {
 	f, err := ch.ReadFrame(ctx)
 	switch {
 	case err != nil:
@@ -154,7 +191,7 @@ func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind
 	case f.Kind == want:
 		return slices.Clone(f.Body), nil
 	case f.Kind == transport.KindFailed:
-		return nil, failedError(f.Body, ours)
+		return nil, failedError(f.Body, ours, phase)
 	}
 	return nil, fmt.Errorf("%w: a %s frame where %s belongs", transport.ErrProtocol, f.Kind, want)
 }
@@ -185,9 +222,6 @@ func (j *Joined) Ready(ctx context.Context, t Timings) error {
 	return nil
 }
 
-// maxFailedText bounds the text of a failed frame, in bytes.
-const maxFailedText = 4 << 10
-
 // Fail tells the parent, in the child's own words, that it gives up, and closes the channel.
 func (j *Joined) Fail(ctx context.Context, f FailedError) error {
 	err := j.Channel.WriteFrames(ctx, f.frame(nil))
@@ -199,19 +233,7 @@ func (j *Joined) Fail(ctx context.Context, f FailedError) error {
 }
 
 func (e FailedError) frame(versions *Range) transport.Frame {
-	return transport.Frame{Kind: transport.KindFailed, Body: failed{e.Phase, e.Code, cut(e.Text), versions}.encode()}
-}
-
-// cut shortens a text to what a failed frame may carry, between two characters.
-func cut(s string) string {
-	if len(s) <= maxFailedText {
-		return s
-	}
-	end := maxFailedText
-	for end > 0 && s[end]&0xc0 == 0x80 {
-		end--
-	}
-	return s[:end]
+	return transport.Frame{Kind: transport.KindFailed, Body: failed{e.Phase, e.Code, cut(e.Text, maxFailedText), versions}.encode()}
 }
 
 // Control tells whether parent and child agreed on a control connection.
@@ -223,7 +245,7 @@ func (j *Joined) Control() bool { return j.control }
 // frame there.
 func (j *Joined) AttachControl(ctx context.Context, conn net.Conn) (*transport.Channel, error) {
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
-	body := seal(j.session, labelAttach, attach{ID: j.id, Nonce: childNonce()}.encode())
+	body := seal(j.session[:], labelAttach, attach{ID: j.id, Nonce: childNonce()}.encode())
 	if err := ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindAttach, Body: body}); err != nil {
 		ch.Abort()
 		return nil, &Error{PhaseReady, err}

@@ -31,8 +31,9 @@ type ListenerConfig struct {
 	Limit int
 	// HelloTimeout is how long a connection may take to say a whole hello; 0 means DefaultHelloTimeout.
 	HelloTimeout time.Duration
-	// MaxPending is how many connections may be in that state at once; 0 means DefaultMaxPending.
-	// One more drops the oldest of them, so that strangers cannot shut a child out.
+	// MaxPending is how many connections may be in that state at once, or twice as many as there are
+	// children expected if that is more; 0 means DefaultMaxPending. One more drops the oldest of them, so
+	// that strangers cannot shut a child out.
 	MaxPending int
 	// AllowAnyUser accepts children of other users of the machine on Unix sockets. Otherwise a
 	// connection from another user is refused where the kernel tells (see uds.PeerCred).
@@ -50,8 +51,8 @@ type Listener struct {
 	self Identity
 	uid  uint32
 
-	ctx  context.Context // ends with Close; ends every conversation
-	stop context.CancelFunc
+	ctx  context.Context // ends with Close, for the reason ErrClosed; ends every conversation
+	stop context.CancelCauseFunc
 	wg   sync.WaitGroup // the accept loop and the conversations
 
 	mu        sync.Mutex // guards what follows; never held over input or output
@@ -59,7 +60,7 @@ type Listener struct {
 	expected  map[string]*Expected // by id, until a hello has used the secret
 	byPID     map[int]*Expected    // the same, where the pid is known
 	sessions  map[string]*Peer     // by id: children that may attach a control connection
-	pending   *list.List           // of *transport.Channel: connections without an accepted hello, oldest first
+	pending   *list.List           // of context.CancelCauseFunc: connections without an accepted hello, oldest first
 	acceptErr error                // why the last accept failed; nil after one that did not
 }
 
@@ -91,13 +92,13 @@ func Listen(ln net.Listener, cfg ListenerConfig) (*Listener, error) {
 		sessions: make(map[string]*Peer),
 		pending:  list.New(),
 	}
-	if err := checkID(l.self.ID); err != nil {
+	if err := l.self.check(); err != nil {
 		return nil, fmt.Errorf("handshake: ListenerConfig.Identity: %w", err)
 	}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
-	l.ctx, l.stop = context.WithCancel(context.Background())
+	l.ctx, l.stop = context.WithCancelCause(context.Background())
 	l.wg.Go(l.acceptLoop)
 	return l, nil
 }
@@ -122,7 +123,7 @@ func (l *Listener) Close() error {
 		waiting = append(waiting, x)
 	}
 	l.mu.Unlock()
-	l.stop()
+	l.stop(ErrClosed)
 	err := l.ln.Close()
 	for _, x := range waiting {
 		x.resolve(nil, &Error{x.Phase(), ErrClosed})
@@ -151,6 +152,9 @@ func (l *Listener) acceptLoop() {
 	pause := minPause
 	for {
 		conn, err := l.ln.Accept()
+		if err != nil && l.ctx.Err() != nil {
+			return // Close
+		}
 		l.mu.Lock()
 		l.acceptErr = err
 		l.mu.Unlock()
@@ -159,8 +163,8 @@ func (l *Listener) acceptLoop() {
 			l.wg.Go(func() { l.serve(conn) })
 			continue
 		}
-		if l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return
+		if errors.Is(err, net.ErrClosed) {
+			return // somebody else's doing; AcceptErr tells
 		}
 		l.log.Warn("handshake: accept failed, trying again", "error", err, "pause", pause)
 		select {
@@ -174,16 +178,17 @@ func (l *Listener) acceptLoop() {
 
 // addPending counts a connection among those that have not said who they are, and drops the oldest
 // when they are too many.
-func (l *Listener) addPending(ch *transport.Channel) *list.Element {
+func (l *Listener) addPending(drop context.CancelCauseFunc) *list.Element {
 	l.mu.Lock()
-	e := l.pending.PushBack(ch)
-	var oldest *transport.Channel
-	if l.pending.Len() > l.cfg.MaxPending {
-		oldest = l.pending.Remove(l.pending.Front()).(*transport.Channel)
+	e := l.pending.PushBack(drop)
+	var dropOldest context.CancelCauseFunc
+	limit := max(l.cfg.MaxPending, 2*len(l.expected)) // a mass start is no attack
+	if l.pending.Len() > limit {
+		dropOldest = l.pending.Remove(l.pending.Front()).(context.CancelCauseFunc)
 	}
 	l.mu.Unlock()
-	if oldest != nil {
-		oldest.Abort()
+	if dropOldest != nil {
+		dropOldest(fmt.Errorf("more than %d connections without a hello, and this is the oldest", limit))
 	}
 	return e
 }
@@ -197,17 +202,14 @@ func (l *Listener) removePending(e *list.Element) {
 // credentials returns the pid of the process at the other end, 0 where the kernel does not tell, and
 // refuses other users.
 func (l *Listener) credentials(conn net.Conn) (pid int, err error) {
-	if _, ok := conn.(*net.UnixConn); !ok {
-		return 0, nil
-	}
 	cred, err := uds.PeerCred(conn)
 	switch {
-	case errors.Is(err, errors.ErrUnsupported):
+	case errors.Is(err, uds.ErrNotUnix), errors.Is(err, errors.ErrUnsupported):
 		return 0, nil
 	case err != nil:
 		return 0, err
 	case cred.UID != l.uid && !l.cfg.AllowAnyUser:
-		return 0, fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, l.uid)
+		return cred.PID, fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, l.uid)
 	}
 	return cred.PID, nil
 }

@@ -1,11 +1,16 @@
 package handshake
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -21,39 +26,39 @@ const FeatureControl = "control"
 
 // hello is a child's first message.
 type hello struct {
-	Versions Range    `cbor:"versions"`
-	ID       string   `cbor:"id"`
-	Name     string   `cbor:"name"`
-	PID      int      `cbor:"pid"`
-	Nonce    []byte   `cbor:"nonce"`
-	Features []string `cbor:"features,omitempty"`
+	Versions Range      `cbor:"versions"`
+	ID       string     `cbor:"id"`
+	Name     string     `cbor:"name"`
+	PID      int        `cbor:"pid"`
+	Nonce    byteString `cbor:"nonce"`
+	Features []string   `cbor:"features,omitempty"`
 }
 
 // welcome is the parent's answer.
 type welcome struct {
-	Version  uint     `cbor:"version"`
-	ID       string   `cbor:"id"`
-	Name     string   `cbor:"name"`
-	PID      int      `cbor:"pid"`
-	Nonce    []byte   `cbor:"nonce"`
-	Features []string `cbor:"features,omitempty"`
+	Version  uint       `cbor:"version"`
+	ID       string     `cbor:"id"`
+	Name     string     `cbor:"name"`
+	PID      int        `cbor:"pid"`
+	Nonce    byteString `cbor:"nonce"`
+	Features []string   `cbor:"features,omitempty"`
 }
 
 // attach is the first message on a child's control connection.
 type attach struct {
-	ID    string `cbor:"id"`
-	Nonce []byte `cbor:"nonce"`
+	ID    string     `cbor:"id"`
+	Nonce byteString `cbor:"nonce"`
 }
 
 // greet is the first message of a peer that nobody spawned.
 type greet struct {
-	Versions Range    `cbor:"versions"`
-	ID       string   `cbor:"id"`
-	Name     string   `cbor:"name"`
-	PID      int      `cbor:"pid"`
-	Nonce    []byte   `cbor:"nonce"`
-	Auth     string   `cbor:"auth"`
-	Features []string `cbor:"features,omitempty"`
+	Versions Range      `cbor:"versions"`
+	ID       string     `cbor:"id"`
+	Name     string     `cbor:"name"`
+	PID      int        `cbor:"pid"`
+	Nonce    byteString `cbor:"nonce"`
+	Auth     string     `cbor:"auth"`
+	Features []string   `cbor:"features,omitempty"`
 }
 
 // failed is either side's last message when it gives up.
@@ -89,8 +94,14 @@ const (
 )
 
 // How both sides read what comes before, and during, authentication: no duplicate keys, no indefinite
-// lengths, no tags, nothing deep or long. Unknown fields are ignored: that is how the protocol grows.
-var strict = sync.OnceValue(func() cbor.DecMode {
+// lengths, no tags, nothing deep or long. The one mode refuses keys that it does not know, the other
+// ignores them.
+var (
+	strict   = sync.OnceValue(func() cbor.DecMode { return decMode(cbor.ExtraDecErrorUnknownField) })
+	tolerant = sync.OnceValue(func() cbor.DecMode { return decMode(cbor.ExtraDecErrorNone) })
+)
+
+func decMode(extra cbor.ExtraDecErrorCond) cbor.DecMode {
 	mode, err := cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
@@ -98,19 +109,49 @@ var strict = sync.OnceValue(func() cbor.DecMode {
 		MaxNestedLevels:  8,
 		MaxArrayElements: 64,
 		MaxMapPairs:      64,
+		// Otherwise "ID" would do for "id" here and nowhere else.
+		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
+		ExtraReturnErrors: extra,
 	}.DecMode()
 	if err != nil {
 		panic(err) // the options are constants
 	}
 	return mode
-})
+}
 
 func decode(kind transport.Kind, body []byte, v any) error {
-	if err := strict().Unmarshal(body, v); err != nil {
-		return fmt.Errorf("%w: %s: %v", transport.ErrProtocol, kind, err)
+	err := strict().Unmarshal(body, v)
+	var unknown *cbor.UnknownFieldError
+	if errors.As(err, &unknown) {
+		// Unknown fields are ignored: that is how the protocol grows. But what is in them obeys the same rules,
+		// and the library skips it without a look for duplicate keys.
+		if err = tolerant().Unmarshal(body, new(any)); err == nil {
+			err = tolerant().Unmarshal(body, v)
+		}
+	}
+	if err != nil {
+		// Some of the library's errors quote what a stranger sent.
+		return fmt.Errorf("%w: %s: %s", transport.ErrProtocol, kind, cut(err.Error(), maxReason))
 	}
 	return nil
 }
+
+// byteString is a CBOR byte string and nothing else: for a []byte the library takes an array of numbers
+// too.
+type byteString []byte
+
+func (b *byteString) UnmarshalCBOR(data []byte) error {
+	r := cborReader(data)
+	s, ok := r.bytes()
+	if !ok {
+		return errors.New("not a byte string")
+	}
+	*b = bytes.Clone(s)
+	return nil
+}
+
+// maxReason bounds what an error says of bytes that cannot be decoded, in bytes.
+const maxReason = 200
 
 // mac proves that whoever made it knows the key and saw the parts. Each part has its length in front,
 // so that no two lists of parts give the same input.
@@ -164,6 +205,12 @@ func open(kind transport.Kind, body []byte) (sealed, error) {
 	return sealed{payload, mac}, nil
 }
 
+// sessionKey returns the key of a child's control connection.
+func sessionKey(secret, hello, welcome []byte) *Secret {
+	key := Secret(mac(secret, labelSession, hello, welcome))
+	return &key
+}
+
 // verify checks the proof in constant time.
 func (s sealed) verify(key []byte, label string, said ...[]byte) error {
 	if !hmac.Equal(s.MAC, mac(key, label, append(said, s.Payload)...)) {
@@ -197,8 +244,9 @@ func checkPeer(kind transport.Kind, id, name string, pid int, nonce []byte, feat
 	return nil
 }
 
-// failedError turns the body of a failed frame into the error that it stands for.
-func failedError(body []byte, ours Range) error {
+// failedError turns the body of a failed frame, which came in the given phase, into the error that it
+// stands for. Whoever sent it may be a stranger.
+func failedError(body []byte, ours Range, phase Phase) error {
 	var f failed
 	if err := decode(transport.KindFailed, body, &f); err != nil {
 		return err
@@ -206,5 +254,25 @@ func failedError(body []byte, ours Range) error {
 	if f.Code == CodeVersion && f.Versions != nil {
 		return &VersionError{Ours: ours, Theirs: *f.Versions}
 	}
-	return &FailedError{Phase: f.Phase, Code: f.Code, Text: f.Text}
+	if !slices.Contains(phases, f.Phase) {
+		f.Phase = phase
+	}
+	switch f.Code {
+	case CodeRefused, CodeVersion, CodeUnknownEntry, CodeBadSpec:
+	default:
+		f.Code = CodeError
+	}
+	return &FailedError{Phase: f.Phase, Code: f.Code, Text: cut(f.Text, maxFailedText)}
+}
+
+// cut makes a text fit for the wire: UTF-8, of at most size bytes, cut between two characters.
+func cut(s string, size int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= size {
+		return s
+	}
+	for size > 0 && !utf8.RuneStart(s[size]) {
+		size--
+	}
+	return s[:size]
 }

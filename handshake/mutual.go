@@ -20,7 +20,8 @@ const minKey = 16
 // Exactly one of Key, SameUser and Anonymous says how they know each other; both sides must agree.
 type PeerConfig struct {
 	// Identity is who this side is; what it leaves open is filled in for this process. The two sides'
-	// ids must differ.
+	// ids must differ. Give a program that both dials and accepts an ID of its own, the same for
+	// both: with one drawn for each handshake, somebody in the middle can connect it with itself.
 	Identity Identity
 	// Versions are the protocol versions that this side speaks; zero means those of this package.
 	Versions Range
@@ -37,6 +38,29 @@ type PeerConfig struct {
 	Timeout time.Duration
 	// OnCancel is called when the peer asks this side to stop; see transport.Config.
 	OnCancel func(transport.Cancel)
+}
+
+// check finds what is wrong with the settings, fills in defaults and returns the value of the greet's
+// auth field.
+func (cfg *PeerConfig) check() (auth string, err error) {
+	if auth, err = cfg.auth(); err != nil {
+		return "", err
+	}
+	cfg.Versions = cfg.Versions.orDefault()
+	if !cfg.Versions.valid() {
+		return "", fmt.Errorf("PeerConfig.Versions: %s is no range", cfg.Versions)
+	}
+	cfg.Identity = cfg.Identity.orThisProcess()
+	if err := cfg.Identity.check(); err != nil {
+		return "", fmt.Errorf("PeerConfig.Identity: %w", err)
+	}
+	if cfg.Timeout < 0 {
+		return "", fmt.Errorf("PeerConfig.Timeout: %v is negative", cfg.Timeout)
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = DefaultHelloTimeout
+	}
+	return auth, nil
 }
 
 // The values of a greet's auth field.
@@ -82,14 +106,15 @@ func AcceptPeer(ctx context.Context, conn net.Conn, cfg PeerConfig) (*Peer, erro
 }
 
 func meet(ctx context.Context, conn net.Conn, cfg PeerConfig, dialer bool) (*Peer, error) {
-	if cfg.Timeout <= 0 {
-		cfg.Timeout = DefaultHelloTimeout
+	auth, err := cfg.check()
+	if err != nil {
+		conn.Close()
+		return nil, &Error{PhaseHello, err}
 	}
-	cfg.Versions = cfg.Versions.orDefault()
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, errHelloTimeout)
 	defer cancel()
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit, OnCancel: cfg.OnCancel})
-	m := &meeting{ch: ch, cfg: cfg, dialer: dialer}
+	m := &meeting{ch: ch, cfg: cfg, auth: auth, dialer: dialer}
 	peer, phase, err := m.run(ctx)
 	if err != nil {
 		m.giveUp(ctx, phase, err)
@@ -102,20 +127,14 @@ func meet(ctx context.Context, conn net.Conn, cfg PeerConfig, dialer bool) (*Pee
 type meeting struct {
 	ch     *transport.Channel
 	cfg    PeerConfig
+	auth   string
 	dialer bool
 }
 
 func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
-	auth, err := m.cfg.auth()
-	if err != nil {
-		return nil, PhaseHello, err
-	}
-	if !m.cfg.Versions.valid() {
-		return nil, PhaseHello, fmt.Errorf("PeerConfig.Versions: %s is no range", m.cfg.Versions)
-	}
-	me := m.cfg.Identity.orThisProcess()
-	ours := greet{Versions: m.cfg.Versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: newNonce(), Auth: auth}.encode()
-	theirs, err := m.exchange(ctx, transport.KindGreet, ours)
+	me := m.cfg.Identity
+	ours := greet{Versions: m.cfg.Versions, ID: me.ID, Name: me.Name, PID: me.PID, Nonce: newNonce(), Auth: m.auth}.encode()
+	theirs, err := m.exchange(ctx, transport.KindGreet, ours, PhaseHello)
 	if err != nil {
 		return nil, PhaseHello, err
 	}
@@ -129,19 +148,19 @@ func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
 	if g.ID == me.ID {
 		return nil, PhaseAuth, fmt.Errorf("%w: the peer has this side's own id", transport.ErrProtocol)
 	}
-	if g.Auth != auth {
-		return nil, PhaseAuth, fmt.Errorf("the peer wants authentication by %q, this side by %q", g.Auth, auth)
+	if g.Auth != m.auth {
+		return nil, PhaseAuth, fmt.Errorf("the peer wants authentication by %.*q, this side by %q", maxID, g.Auth, m.auth)
 	}
 	version, ok := m.cfg.Versions.common(g.Versions)
 	if !ok {
 		return nil, PhaseAuth, &VersionError{Ours: m.cfg.Versions, Theirs: g.Versions}
 	}
-	if auth == authSameUser {
+	if m.auth == authSameUser {
 		if err := sameUser(m.ch.NetConn()); err != nil {
 			return nil, PhaseAuth, err
 		}
 	}
-	if err := m.prove(ctx, auth, ours, theirs); err != nil {
+	if err := m.prove(ctx, ours, theirs); err != nil {
 		return nil, PhaseAuth, err
 	}
 	m.ch.SetLimit(m.cfg.Limit)
@@ -150,9 +169,9 @@ func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
 
 // prove exchanges proofs of the key. Each covers both greets, dialer's first, and has its own label,
 // so that no side's proof can be sent back to it as the other's.
-func (m *meeting) prove(ctx context.Context, auth string, ours, theirs []byte) error {
+func (m *meeting) prove(ctx context.Context, ours, theirs []byte) error {
 	var mine, want []byte
-	if auth == authKey {
+	if m.auth == authKey {
 		dialer := func(d, a []byte) []byte { return mac(m.cfg.Key, labelDialer, d, a) }
 		acceptor := func(d, a []byte) []byte { return mac(m.cfg.Key, labelAcceptor, d, a) }
 		if m.dialer {
@@ -161,15 +180,15 @@ func (m *meeting) prove(ctx context.Context, auth string, ours, theirs []byte) e
 			mine, want = acceptor(theirs, ours), dialer(theirs, ours)
 		}
 	}
-	body, err := m.exchange(ctx, transport.KindProof, encodeProof(mine))
+	body, err := m.exchange(ctx, transport.KindProof, encodeProof(mine), PhaseAuth)
 	if err != nil {
 		return err
 	}
-	var got []byte
+	var got byteString
 	if err := decode(transport.KindProof, body, &got); err != nil {
 		return err
 	}
-	if auth == authKey && !hmac.Equal(got, want) {
+	if m.auth == authKey && !hmac.Equal(got, want) {
 		return ErrBadMAC
 	}
 	return nil
@@ -177,10 +196,10 @@ func (m *meeting) prove(ctx context.Context, auth string, ours, theirs []byte) e
 
 // exchange sends a frame and receives the peer's of the same kind, both at once, as neither side waits
 // for the other and a connection need not have a buffer.
-func (m *meeting) exchange(ctx context.Context, kind transport.Kind, body []byte) ([]byte, error) {
+func (m *meeting) exchange(ctx context.Context, kind transport.Kind, body []byte, phase Phase) ([]byte, error) {
 	sent := make(chan error, 1)
 	go func() { sent <- m.ch.WriteFrames(ctx, transport.Frame{Kind: kind, Body: body}) }()
-	theirs, err := expectFrame(ctx, m.ch, kind, m.cfg.Versions)
+	theirs, err := expectFrame(ctx, m.ch, kind, m.cfg.Versions, phase)
 	if err != nil {
 		m.unblock(err, sent)
 		return nil, err
@@ -188,22 +207,21 @@ func (m *meeting) exchange(ctx context.Context, kind transport.Kind, body []byte
 	return theirs, <-sent
 }
 
-// unblock waits for the sender after the receiver failed. A peer that does not read could hold it up
-// to the timeout; there is nothing more to say to it.
+// unblock waits for the sender after the receiver failed, but not long for a peer that does not read.
 func (m *meeting) unblock(err error, sent chan error) {
-	select {
-	case <-sent:
-		return
-	default:
-	}
+	patience := farewell
 	if errors.Is(err, transport.ErrPeerGone) {
-		m.ch.Abort()
+		patience = 0
 	}
-	<-sent // bounded by the context
+	defer time.AfterFunc(patience, func() { m.ch.Abort() }).Stop()
+	<-sent
 }
 
-// giveUp tells the peer why, as far as it is good for it to know, and closes.
+// giveUp tells the peer why, as far as it is good for it to know, and closes. It does not wait long: over
+// a connection with no buffer two sides that give up at once would wait for each other.
 func (m *meeting) giveUp(ctx context.Context, phase Phase, err error) {
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
 	var ver *VersionError
 	var said *FailedError
 	switch {

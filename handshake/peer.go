@@ -16,7 +16,7 @@ type Peer struct {
 	Timings Timings // of a spawned child's start, as far as it told them
 
 	l       *Listener // that accepted it; nil for a peer that nobody spawned
-	session []byte    // keys the control connection; nil when there will be none
+	session *Secret   // keys the control connection; nil when there will be none
 
 	mu      sync.Mutex // guards what follows; never held over input or output
 	control *transport.Channel

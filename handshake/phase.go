@@ -12,3 +12,5 @@ const (
 	PhaseSpec    Phase = "spec"    // it is who it should be, has been sent its orders and has not answered
 	PhaseReady   Phase = "ready"   // it took its orders and prepares, or is ready
 )
+
+var phases = []Phase{PhaseStart, PhaseConnect, PhaseHello, PhaseAuth, PhaseSpec, PhaseReady}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"time"
 
 	"github.com/spawnwire/spawnwire/transport"
 )
@@ -20,9 +21,11 @@ func (l *Listener) serve(conn net.Conn) {
 	}
 	l.noteConnected(pid)
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
-	pending := l.addPending(ch)
+	ctx, drop := context.WithCancelCause(l.ctx)
+	defer drop(nil)
+	pending := l.addPending(drop)
 	defer l.removePending(pending)
-	ctx, cancel := context.WithTimeoutCause(l.ctx, l.cfg.HelloTimeout, errHelloTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.HelloTimeout, errHelloTimeout)
 	defer cancel()
 
 	f, err := ch.ReadFrame(ctx)
@@ -35,6 +38,9 @@ func (l *Listener) serve(conn net.Conn) {
 				c.finish()
 				return
 			}
+			if errors.Is(err, transport.ErrProtocol) {
+				l.noteMalformed(pid, err)
+			}
 		case transport.KindAttach:
 			if err = l.acceptAttach(ctx, ch, f.Body); err == nil {
 				return
@@ -43,13 +49,32 @@ func (l *Listener) serve(conn net.Conn) {
 			err = fmt.Errorf("%w: a %s frame where hello belongs", transport.ErrProtocol, f.Kind)
 		}
 	}
-	l.logRefusal(conn, pid, err)
-	// The stranger learns nothing that would help it to guess.
-	ch.WriteFrames(ctx, FailedError{PhaseAuth, CodeRefused, "not accepted"}.frame(nil))
-	ch.CloseWith(ctx, 1, "")
+	if l.ctx.Err() == nil {
+		l.logRefusal(conn, pid, err)
+	}
+	turnAway(ctx, ch)
 }
 
 var errHelloTimeout = errors.New("no hello in time")
+
+// farewell bounds what is spent on telling somebody why, when there is no other bound.
+const farewell = time.Second
+
+// turnAway tells whoever has connected that it is not accepted, and closes. A stranger learns nothing
+// that would help it to guess. A child must hear so much, also when its time is over: it would take
+// the mere end of its control connection for its parent's.
+func turnAway(ctx context.Context, ch *transport.Channel) {
+	refusal := FailedError{PhaseAuth, CodeRefused, "not accepted"}.frame(nil)
+	if ctx.Err() != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), farewell)
+		defer cancel()
+		ch.WriteFrames(ctx, refusal)
+		ch.Abort() // without a wait for its arrival: there may be many
+		return
+	}
+	ch.WriteFrames(ctx, refusal)
+	ch.CloseWith(ctx, 1, "")
+}
 
 func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
 	l.log.Warn("handshake: refused a connection", "remote", conn.RemoteAddr().String(), "pid", pid, "reason", err)
@@ -60,8 +85,19 @@ func (l *Listener) noteConnected(pid int) {
 	l.mu.Lock()
 	x := l.byPID[pid]
 	l.mu.Unlock()
-	if x != nil && x.Phase() == PhaseConnect {
+	if x != nil {
 		x.enter(PhaseHello)
+	}
+}
+
+// noteMalformed notes that an expected child sent a hello from which one cannot even tell whose it is,
+// where the kernel tells.
+func (l *Listener) noteMalformed(pid int, err error) {
+	l.mu.Lock()
+	x := l.byPID[pid]
+	l.mu.Unlock()
+	if x != nil {
+		x.refuse(&Error{PhaseHello, err}, pid)
 	}
 }
 
@@ -111,9 +147,13 @@ func (l *Listener) checkHello(ch *transport.Channel, pid int, body []byte) (*con
 // child's name is an unknown one.
 func (x *Expected) use(check func(Secret) error) (Secret, error) {
 	x.mu.Lock()
-	key := x.secret
+	var key Secret
+	known := x.secret != nil
+	if known {
+		key = *x.secret
+	}
 	x.mu.Unlock()
-	if key == (Secret{}) {
+	if !known {
 		return Secret{}, ErrUnknownPeer
 	}
 	if err := check(key); err != nil {
@@ -126,7 +166,7 @@ func (x *Expected) use(check func(Secret) error) (Secret, error) {
 	}
 	delete(x.l.expected, x.id)
 	x.mu.Lock()
-	x.secret = Secret{}
+	x.wipe()
 	x.mu.Unlock()
 	return key, nil
 }
@@ -148,7 +188,7 @@ func (c *conversation) finish() {
 		err = context.Canceled
 	}
 	peer.Abort()
-	if c.x.resolve(nil, &Error{phase, err}) {
+	if c.x.resolve(nil, &Error{phase, err}) && c.x.ctx.Err() == nil {
 		c.l.log.Warn("handshake: a child's handshake failed", "id", c.hello.ID, "name", c.hello.Name, "pid", c.hello.PID, "phase", phase, "reason", err)
 	}
 }
@@ -172,7 +212,7 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 	specBody := seal(key, labelSpec, c.x.spec, c.body, welcomeBody)
 	peer.Version = version
 	if w.Features != nil {
-		peer.session = mac(key, labelSession, c.body, welcomeBody)
+		peer.session = sessionKey(key, c.body, welcomeBody)
 		c.l.addSession(peer)
 	}
 	c.key = Secret{}
@@ -197,7 +237,7 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 		peer.Timings = r.Timings
 		return PhaseReady, nil
 	case transport.KindFailed:
-		err := failedError(f.Body, ours)
+		err := failedError(f.Body, ours, PhaseSpec)
 		phase := PhaseSpec
 		var said *FailedError
 		if errors.As(err, &said) && (said.Phase == PhaseAuth || said.Phase == PhaseReady) {
@@ -238,7 +278,7 @@ func (l *Listener) acceptAttach(ctx context.Context, ch *transport.Channel, body
 	if p == nil {
 		return fmt.Errorf("%w: control connection for id %.*q", ErrUnknownPeer, maxID, a.ID)
 	}
-	if err := s.verify(p.session, labelAttach); err != nil {
+	if err := s.verify(p.session[:], labelAttach); err != nil {
 		return err
 	}
 	return p.attachControl(ctx, ch)

@@ -3,6 +3,7 @@ package handshake
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -34,9 +35,12 @@ func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte("[secret]")) }
 func (s Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 
 // MarshalText refuses: a secret is not data.
-func (s Secret) MarshalText() ([]byte, error) {
-	return nil, fmt.Errorf("handshake: a secret cannot be marshalled")
-}
+func (s Secret) MarshalText() ([]byte, error) { return nil, errNotData }
+
+// MarshalBinary refuses, as MarshalText does.
+func (s Secret) MarshalBinary() ([]byte, error) { return nil, errNotData }
+
+var errNotData = errors.New("handshake: a secret cannot be marshalled")
 
 // NewID draws a unique id: 32 hexadecimal digits.
 func NewID() string {

@@ -1,0 +1,285 @@
+package handshake_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+func TestWaitForPeerEndsWithItsContext(t *testing.T) {
+	l := overUnix(t, handshake.ListenerConfig{})
+	x, ticket := expect(t, l, nil)
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(testContext(t))
+	cancel(enough)
+	for range 100 {
+		peer, err := x.WaitForPeer(ctx)
+		require.Nil(t, peer)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, enough)
+		requirePhase(t, handshake.PhaseConnect, err)
+	}
+	select {
+	case <-x.Done():
+		require.Fail(t, "whoever gives up waiting does not end the handshake")
+	default:
+	}
+
+	joinReady(t, ticket, handshake.JoinConfig{})
+	<-x.Done()
+	peer, err := x.WaitForPeer(ctx)
+	require.NoError(t, err, "a peer that is ready wins over a context that has ended")
+	require.NoError(t, peer.Abort())
+}
+
+func TestCancelForgetsTheChild(t *testing.T) {
+	for _, stage := range []struct {
+		name  string
+		reach func(testing.TB, *handshake.Expected, handshake.Ticket) *transport.Channel
+		phase handshake.Phase
+	}{
+		{"before it comes", func(testing.TB, *handshake.Expected, handshake.Ticket) *transport.Channel { return nil }, handshake.PhaseConnect},
+		{"while it has its spec", func(t testing.TB, _ *handshake.Expected, ticket handshake.Ticket) *transport.Channel {
+			return join(t, ticket, withControl).Channel
+		}, handshake.PhaseSpec},
+	} {
+		t.Run(stage.name, func(t *testing.T) {
+			l := overUnix(t, handshake.ListenerConfig{})
+			x, ticket := expect(t, l, nil)
+			ch := stage.reach(t, x, ticket)
+			x.Cancel()
+			<-x.Done()
+			peer, err := x.WaitForPeer(testContext(t))
+			require.Nil(t, peer)
+			require.ErrorIs(t, err, context.Canceled)
+			requirePhase(t, stage.phase, err)
+			if ch != nil {
+				requireGone(t, ch)
+			}
+			eventually(t, func() bool { return l.Held() == handshake.Held{} }, "nothing is held")
+			x.Cancel()
+			requireJoinRefused(t, ticket)
+		})
+	}
+}
+
+func TestCancelClosesAPeerThatNobodyTook(t *testing.T) {
+	l := overUnix(t, handshake.ListenerConfig{})
+	x, ticket := expect(t, l, nil)
+	j := joinReady(t, ticket, withControl)
+	<-x.Done()
+	x.Cancel()
+	requireGone(t, j.Channel)
+	assert.Equal(t, handshake.Held{}, l.Held())
+	peer, err := x.WaitForPeer(testContext(t))
+	require.ErrorIs(t, err, context.Canceled, "a peer that is closed is not handed out")
+	require.Nil(t, peer)
+}
+
+func TestCancelLeavesAPeerThatWasTaken(t *testing.T) {
+	ctx := testContext(t)
+	l := overUnix(t, handshake.ListenerConfig{})
+	x, ticket := expect(t, l, nil)
+	j := joinReady(t, ticket, handshake.JoinConfig{})
+	peer := wait(t, x)
+	received := make(chan error, 1)
+	go func() { received <- peer.Channel.Recv(ctx, new(string)) }()
+	x.Cancel()
+	require.NoError(t, peer.Channel.Send(ctx, "still here"))
+	requireReceives(t, j.Channel, "still here")
+	require.NoError(t, j.Channel.Send(ctx, "so am I"))
+	require.NoError(t, <-received)
+	again, err := x.WaitForPeer(ctx)
+	require.NoError(t, err)
+	require.Same(t, peer, again)
+}
+
+func TestCloseEndsHandshakesInEveryPhase(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n network) {
+		ctx := testContext(t)
+		book := newLogbook()
+		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: patience, Logger: book.logger()})
+
+		taken, takenTicket := expect(t, l, nil)
+		live := joinReady(t, takenTicket, handshake.JoinConfig{})
+		peer := wait(t, taken)
+		finished, finishedTicket := expect(t, l, nil)
+		joinReady(t, finishedTicket, handshake.JoinConfig{})
+		<-finished.Done()
+
+		connected, connectedTicket := expect(t, l, nil)
+		silent := dial(t, connectedTicket.Addr)
+		halfway, halfwayTicket := expect(t, l, nil)
+		half := say(t, halfwayTicket.Addr, captureHello(t, halfwayTicket)[:40])
+		briefed, briefedTicket := expect(t, l, nil)
+		orders := join(t, briefedTicket, withControl)
+		never, _ := expect(t, l, nil)
+		eventually(t, func() bool { return l.Held().Pending == 2 }, "both strangers are accepted")
+
+		waits := make(map[string]chan error)
+		for name, x := range map[string]*handshake.Expected{"connected": connected, "half-way": halfway, "briefed": briefed, "not started": never} {
+			failed := make(chan error, 1)
+			waits[name] = failed
+			go func() {
+				_, err := x.WaitForPeer(ctx)
+				failed <- err
+			}()
+		}
+		require.NoError(t, l.Close())
+		for name, failed := range waits {
+			assert.ErrorIs(t, <-failed, handshake.ErrClosed, name)
+		}
+		assert.Equal(t, handshake.Held{}, l.Held())
+		requireGone(t, orders.Channel)
+		requireDropped(t, silent)
+		requireDropped(t, half)
+		for _, e := range book.entries {
+			assert.NotEqual(t, saysRefused, e.message, "that the listener closes is no refusal of anybody: %v", e.attrs)
+		}
+
+		// Peers that are ready live on.
+		require.NoError(t, peer.Channel.Send(ctx, "on"))
+		requireReceives(t, live.Channel, "on")
+		other, err := finished.WaitForPeer(ctx)
+		require.NoError(t, err)
+		require.NoError(t, other.Close())
+
+		require.ErrorIs(t, l.Close(), handshake.ErrClosed)
+		_, err = l.Expect(handshake.Expectation{ID: "late", Secret: handshake.NewSecret()})
+		require.ErrorIs(t, err, handshake.ErrClosed)
+		require.NoError(t, l.AcceptErr(), "a close is no trouble with accepting")
+		_, err = net.Dial(takenTicket.Addr.Network(), takenTicket.Addr.Target)
+		require.Error(t, err)
+	})
+}
+
+func TestCloseDoesNotTakeAControlConnectionForAnEnd(t *testing.T) {
+	// A child takes the end of its control connection without a word for its parent's death. A parent that
+	// only closes its listener must not look so.
+	l := overUnix(t, handshake.ListenerConfig{HelloTimeout: patience})
+	conn := dial(t, l.Addr())
+	eventually(t, func() bool { return l.Held().Pending == 1 }, "it is accepted")
+	require.NoError(t, l.Close())
+	requireDropped(t, conn)
+}
+
+func TestAListenerThatSomebodyElseClosedSaysSo(t *testing.T) {
+	ln := listenTCP(t)
+	l, err := handshake.Listen(ln, handshake.ListenerConfig{})
+	require.NoError(t, err)
+	require.NoError(t, ln.Close())
+	eventually(t, func() bool { return l.AcceptErr() != nil }, "it is noticed")
+	require.ErrorIs(t, l.AcceptErr(), net.ErrClosed)
+	require.Error(t, l.Close())
+}
+
+// TestCancelReadyAndCloseInAnyOrder lets a child's ready, the parent's Cancel and the Listener's Close
+// meet in many orders. Whatever wins: the wait ends, and both sides agree on whether there is a peer.
+func TestCancelReadyAndCloseInAnyOrder(t *testing.T) {
+	for _, rivals := range []struct {
+		name          string
+		cancel, close bool
+	}{
+		{"ready and Cancel", true, false},
+		{"ready and Close", false, true},
+		{"ready, Cancel and Close", true, true},
+	} {
+		t.Run(rivals.name, func(t *testing.T) {
+			overNetworks(t, func(t *testing.T, n network) {
+				for round := range 150 {
+					raceOnce(t, n, round, rivals.cancel, rivals.close)
+				}
+			})
+		})
+	}
+}
+
+func raceOnce(t *testing.T, n network, round int, cancel, closes bool) {
+	ctx := testContext(t)
+	ln := n.listen(t)
+	l, err := handshake.Listen(ln, handshake.ListenerConfig{})
+	require.NoError(t, err)
+	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
+	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: []byte("run")})
+	require.NoError(t, err)
+
+	var all sync.WaitGroup
+	childSays := make(chan error, 1)
+	start := make(chan struct{})
+	later := func(do func()) {
+		turns := rand.IntN(2000)
+		all.Go(func() {
+			<-start
+			for range turns { // so that the order differs from round to round
+				_ = x.Phase()
+			}
+			do()
+		})
+	}
+	conn := dial(t, ticket.Addr)
+	all.Go(func() {
+		<-start
+		j, err := handshake.Join(ctx, conn, ticket, withControl)
+		if err == nil {
+			if err = j.Ready(ctx, handshake.Timings{}); err == nil {
+				err = j.Channel.Recv(ctx, new(string))
+			}
+			j.Channel.Abort()
+		}
+		childSays <- err
+	})
+	if cancel {
+		later(x.Cancel)
+	}
+	if closes {
+		later(func() { assert.NoError(t, l.Close()) })
+	}
+	close(start)
+
+	peer, err := x.WaitForPeer(ctx)
+	if err == nil {
+		assert.NoError(t, peer.Channel.Send(ctx, "welcome"), "round %d: a peer that was handed out lives", round)
+		assert.NoError(t, <-childSays, "round %d", round)
+		peer.Abort()
+	} else {
+		assert.Nil(t, peer)
+		ours := cancel && errors.Is(err, context.Canceled) || closes && errors.Is(err, handshake.ErrClosed)
+		assert.True(t, ours, "round %d: %v", round, err)
+		assert.Error(t, <-childSays, "round %d: the child does not believe that it is a peer", round)
+	}
+	all.Wait()
+	x.Cancel()
+	l.Close()
+	assert.Equal(t, handshake.Held{}, l.Held())
+	require.False(t, t.Failed(), fmt.Sprintf("round %d", round))
+}
+
+// TestSetPIDAndTheEndOfTheWaitLeaveNothing lets SetPID meet everything that ends a wait.
+func TestSetPIDAndTheEndOfTheWaitLeaveNothing(t *testing.T) {
+	l := overUnix(t, handshake.ListenerConfig{})
+	for round := range 3000 {
+		x, err := l.Expect(handshake.Expectation{ID: handshake.NewID(), Secret: handshake.NewSecret()})
+		require.NoError(t, err)
+		var both sync.WaitGroup
+		both.Go(func() { x.SetPID(1 + round) })
+		both.Go(x.Cancel)
+		both.Wait()
+		require.Equal(t, handshake.Held{}, l.Held(), "round %d", round)
+	}
+	x, _ := expect(t, l, nil)
+	x.SetPID(5)
+	x.SetPID(6)
+	assert.Equal(t, 1, l.Held().ByPID)
+	x.Cancel()
+	assert.Equal(t, handshake.Held{}, l.Held())
+}

@@ -1,0 +1,10 @@
+package handshake
+
+// Held counts what a Listener holds on to; all are 0 when nobody is expected, pending or attached.
+type Held struct{ Expected, ByPID, Sessions, Pending int }
+
+func (l *Listener) Held() Held {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Held{len(l.expected), len(l.byPID), len(l.sessions), l.pending.Len()}
+}

@@ -1,0 +1,350 @@
+package handshake_test
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/uds"
+)
+
+var errTimeout = os.ErrDeadlineExceeded
+
+// patience is how long a test waits for what should take moments before it calls it a hang.
+const patience = 60 * time.Second
+
+func testContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually waits for a state that nothing announces.
+func eventually(t testing.TB, is func() bool, what string) {
+	t.Helper()
+	require.Eventually(t, is, patience, time.Millisecond, what)
+}
+
+// network is one way to reach a listener.
+type network struct {
+	name   string
+	listen func(testing.TB) net.Listener
+}
+
+var networks = []network{{"a Unix socket", listenUnix}, {"TCP", listenTCP}}
+
+func listenUnix(t testing.TB) net.Listener {
+	t.Helper()
+	dir, err := uds.NewDir()
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, dir.Remove()) })
+	ln, err := uds.Listen(testContext(t), dir.Addr("l"))
+	require.NoError(t, err)
+	return ln
+}
+
+func listenTCP(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	return ln
+}
+
+// overNetworks runs a test over each network.
+func overNetworks(t *testing.T, test func(*testing.T, network)) {
+	for _, n := range networks {
+		t.Run("over "+n.name, func(t *testing.T) { test(t, n) })
+	}
+}
+
+// listen starts a parent. The test's end closes it, and checks that it holds nothing then.
+func listen(t testing.TB, n network, cfg handshake.ListenerConfig) *handshake.Listener {
+	t.Helper()
+	l, err := handshake.Listen(n.listen(t), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		l.Close()
+		assert.Equal(t, handshake.Held{}, l.Held())
+	})
+	return l
+}
+
+// overUnix is listen for tests to which the network makes no difference.
+func overUnix(t testing.TB, cfg handshake.ListenerConfig) *handshake.Listener {
+	t.Helper()
+	return listen(t, networks[0], cfg)
+}
+
+// expect registers a child and returns the ticket that it would be started with.
+func expect(t testing.TB, l *handshake.Listener, spec []byte) (*handshake.Expected, handshake.Ticket) {
+	t.Helper()
+	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
+	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: spec})
+	require.NoError(t, err)
+	t.Cleanup(x.Cancel)
+	return x, ticket
+}
+
+// dial connects to a parent, or to whatever listens at an address.
+func dial(t testing.TB, addr transport.Addr) net.Conn {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(testContext(t), addr.Network(), addr.Target)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// join makes the child's side up to where the child has its spec.
+func join(t testing.TB, ticket handshake.Ticket, cfg handshake.JoinConfig) *handshake.Joined {
+	t.Helper()
+	j, err := handshake.Join(testContext(t), dial(t, ticket.Addr), ticket, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { j.Channel.Abort() })
+	return j
+}
+
+// joinReady is join and says ready.
+func joinReady(t testing.TB, ticket handshake.Ticket, cfg handshake.JoinConfig) *handshake.Joined {
+	t.Helper()
+	j := join(t, ticket, cfg)
+	require.NoError(t, j.Ready(testContext(t), handshake.Timings{}))
+	return j
+}
+
+func wait(t testing.TB, x *handshake.Expected) *handshake.Peer {
+	t.Helper()
+	peer, err := x.WaitForPeer(testContext(t))
+	require.NoError(t, err)
+	t.Cleanup(func() { peer.Abort() })
+	return peer
+}
+
+// requireJoins checks that a child with the ticket is let in, and that messages flow.
+func requireJoins(t testing.TB, x *handshake.Expected, ticket handshake.Ticket) {
+	t.Helper()
+	ctx := testContext(t)
+	j := joinReady(t, ticket, handshake.JoinConfig{})
+	peer := wait(t, x)
+	require.NoError(t, j.Channel.Send(ctx, "up"))
+	requireReceives(t, peer.Channel, "up")
+	require.NoError(t, peer.Close())
+	require.NoError(t, j.Channel.Abort())
+}
+
+func requireReceives(t testing.TB, ch *transport.Channel, want string) {
+	t.Helper()
+	var got string
+	require.NoError(t, ch.Recv(testContext(t), &got))
+	require.Equal(t, want, got)
+}
+
+// requireGone checks that the other side has closed or cut the channel.
+func requireGone(t testing.TB, ch *transport.Channel) {
+	t.Helper()
+	err := ch.Recv(testContext(t), new(any))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, context.DeadlineExceeded)
+}
+
+// ends returns two connected ends of a network.
+func (n network) ends(t testing.TB) (a, b net.Conn) {
+	t.Helper()
+	ln := n.listen(t)
+	defer ln.Close()
+	a = dial(t, transport.AddrOf(ln.Addr()))
+	b, err := ln.Accept()
+	require.NoError(t, err)
+	t.Cleanup(func() { b.Close() })
+	return a, b
+}
+
+// The wire, as docs/PROTOCOL.md has it and with no help from the package.
+
+// frame returns the bytes of a frame.
+func frame(kind transport.Kind, body []byte) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, uint32(len(body)+1))
+	return append(append(b, byte(kind)), body...)
+}
+
+// readFrame reads one frame; its error is that of the connection.
+func readFrame(conn net.Conn) (transport.Kind, []byte, error) {
+	var header [5]byte
+	if _, err := io.ReadFull(conn, header[:]); err != nil {
+		return 0, nil, err
+	}
+	body := make([]byte, binary.LittleEndian.Uint32(header[:])-1)
+	_, err := io.ReadFull(conn, body)
+	return transport.Kind(header[4]), body, err
+}
+
+func requireFrame(t testing.TB, conn net.Conn, want transport.Kind) []byte {
+	t.Helper()
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	kind, body, err := readFrame(conn)
+	require.NoError(t, err)
+	require.Equal(t, want, kind)
+	return body
+}
+
+func proof(key []byte, label string, parts ...[]byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(append([]byte(label), 0))
+	for _, p := range parts {
+		h.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(p))))
+		h.Write(p)
+	}
+	return h.Sum(nil)
+}
+
+func sealed(t testing.TB, key []byte, label string, payload []byte, said ...[]byte) []byte {
+	t.Helper()
+	return encoded(t, []any{payload, proof(key, label, append(said, payload)...)})
+}
+
+func encoded(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := cbor.Marshal(v)
+	require.NoError(t, err)
+	return b
+}
+
+// fields are a message's fields by their names on the wire.
+type fields = map[string]any
+
+// helloFields are those of a good hello.
+func helloFields(id string) fields {
+	return fields{"versions": []int{1, 1}, "id": id, "name": "child", "pid": 7, "nonce": make([]byte, 32)}
+}
+
+// helloFrame returns a hello that is sealed with the ticket's secret.
+func helloFrame(t testing.TB, ticket handshake.Ticket, msg fields) []byte {
+	t.Helper()
+	return frame(transport.KindHello, sealed(t, ticket.Secret[:], "spawnwire hello", encoded(t, msg)))
+}
+
+// requireRefused checks that the other side says that it refuses, and no more than that, and closes in
+// order.
+func requireRefused(t testing.TB, conn net.Conn) {
+	t.Helper()
+	requireRefusal(t, conn)
+	requireFrame(t, conn, transport.KindGoodbye)
+	requireEnd(t, conn)
+}
+
+// requireDropped is requireRefused for somebody who has said nothing, for whom nobody waits any more.
+func requireDropped(t testing.TB, conn net.Conn) {
+	t.Helper()
+	requireRefusal(t, conn)
+	requireEnd(t, conn)
+}
+
+func requireEnd(t testing.TB, conn net.Conn) {
+	t.Helper()
+	_, _, err := readFrame(conn)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, errTimeout)
+}
+
+func requireRefusal(t testing.TB, conn net.Conn) {
+	t.Helper()
+	body := requireFrame(t, conn, transport.KindFailed)
+	var f fields
+	require.NoError(t, cbor.Unmarshal(body, &f))
+	require.Equal(t, fields{"phase": "auth", "code": "refused", "error": "not accepted"}, f)
+}
+
+// logbook is a log that a test can read and wait for.
+type logbook struct {
+	mu      sync.Mutex // guards what follows
+	entries []entry
+	written chan struct{} // closed and replaced with each entry
+}
+
+type entry struct {
+	at      time.Time
+	message string
+	attrs   map[string]string
+}
+
+func newLogbook() *logbook { return &logbook{written: make(chan struct{})} }
+
+func (b *logbook) logger() *slog.Logger { return slog.New(b) }
+
+func (b *logbook) Enabled(context.Context, slog.Level) bool { return true }
+func (b *logbook) WithAttrs([]slog.Attr) slog.Handler       { return b }
+func (b *logbook) WithGroup(string) slog.Handler            { return b }
+func (b *logbook) Handle(_ context.Context, r slog.Record) error {
+	e := entry{r.Time, r.Message, make(map[string]string)}
+	r.Attrs(func(a slog.Attr) bool {
+		e.attrs[a.Key] = a.Value.String()
+		return true
+	})
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.entries = append(b.entries, e)
+	close(b.written)
+	b.written = make(chan struct{})
+	return nil
+}
+
+// await waits until n entries have the message and returns them.
+func (b *logbook) await(ctx context.Context, n int, message string) ([]entry, error) {
+	for {
+		b.mu.Lock()
+		var found []entry
+		for _, e := range b.entries {
+			if e.message == message {
+				found = append(found, e)
+			}
+		}
+		written := b.written
+		b.mu.Unlock()
+		if len(found) >= n {
+			return found, nil
+		}
+		select {
+		case <-written:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%d entries of %q in the log, want %d", len(found), message, n)
+		}
+	}
+}
+
+func (b *logbook) with(t testing.TB, n int, message string) []entry {
+	t.Helper()
+	found, err := b.await(testContext(t), n, message)
+	require.NoError(t, err)
+	return found
+}
+
+const (
+	saysRefused      = "handshake: refused a connection"
+	saysAcceptFailed = "handshake: accept failed, trying again"
+	saysFailed       = "handshake: a child's handshake failed"
+)
+
+// refusals waits for n refused connections and returns their reasons.
+func (b *logbook) refusals(t testing.TB, n int) []string {
+	t.Helper()
+	var reasons []string
+	for _, e := range b.with(t, n, saysRefused) {
+		reasons = append(reasons, e.attrs["reason"])
+	}
+	return reasons
+}
