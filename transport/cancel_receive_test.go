@@ -535,6 +535,15 @@ func TestAContextThatEndsDuringItsCallDoesNotDisturbTheNextOne(t *testing.T) {
 	}
 }
 
+func TestADeadlineThatSomebodyElseSetIsToldAndEndsNothing(t *testing.T) {
+	a, b := sockets[0].channels(t)
+	require.NoError(t, b.NetConn().SetReadDeadline(time.Now().Add(-time.Second)))
+	require.ErrorIs(t, b.Recv(context.Background(), new(any)), os.ErrDeadlineExceeded)
+	require.NoError(t, b.NetConn().SetReadDeadline(time.Time{}))
+	require.NoError(t, a.Send(soon(t), 1))
+	require.NoError(t, b.Recv(soon(t), new(any)))
+}
+
 func TestAContextThatEndsLetsTheOtherDirectionAlone(t *testing.T) {
 	a, b := sockets[0].channels(t)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -175,6 +175,27 @@ func TestASendCancelledBeforeItsFirstByteLeavesTheChannelWorking(t *testing.T) {
 	}
 }
 
+// A TLS connection may have sent part of a record when it says that it has written nothing, and what
+// other connections have done nobody knows.
+func TestASendCancelledOnAConnectionThatCannotTellWhatItWroteBreaksTheChannel(t *testing.T) {
+	for _, l := range []link{{"net.Pipe", pipeLink}, {"TLS over a Unix socket", tlsUnixLink}} {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			x, y := l.connect(t)
+			if l.name != "net.Pipe" {
+				fill(t, socket(x), socket(y))
+			}
+			c := open(t, x, transport.Config{})
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+			defer cancel()
+			err := c.Send(ctx, 1)
+			require.ErrorIs(t, err, transport.ErrBroken)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.ErrorIs(t, c.Send(soon(t), 1), transport.ErrBroken)
+		})
+	}
+}
+
 func TestASendCancelledWhileItWaitsForItsTurnLeavesTheChannelWorking(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -368,6 +369,39 @@ func TestCloseIsBoundedWhenThePeerReadsNothingAndNobodySends(t *testing.T) {
 			})
 		}
 	}
+}
+
+// stalling lets some writes through, and then none until it is closed.
+type stalling struct {
+	net.Conn
+	left   atomic.Int64
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (s *stalling) Write(p []byte) (int, error) {
+	if s.left.Add(-1) < 0 {
+		<-s.closed
+	}
+	return s.Conn.Write(p)
+}
+
+func (s *stalling) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return s.Conn.Close()
+}
+
+func TestCloseIsBoundedWhenTLSCannotTakeItsLeave(t *testing.T) {
+	client, server := tcpLink(t)
+	stalled := &stalling{Conn: client, closed: make(chan struct{})}
+	stalled.left.Store(1 << 20)
+	x, y := encrypted(t, stalled, server)
+	c, peer := open(t, x, transport.Config{}), open(t, y, transport.Config{})
+	stalled.left.Store(1) // the goodbye, but not TLS's own
+	start := time.Now()
+	require.NoError(t, c.Close())
+	assert.Less(t, time.Since(start), 2500*time.Millisecond)
+	require.ErrorIs(t, peer.Recv(soon(t), new(any)), io.EOF)
 }
 
 func TestCloseWithAnEndedContextSaysThatThereWasNoGoodbye(t *testing.T) {

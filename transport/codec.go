@@ -79,8 +79,8 @@ func encodeMessage(b *bytes.Buffer, v any) error {
 
 func decodeMessage(body []byte, v any) error {
 	if err := decMode().Unmarshal(body, v); err != nil {
-		if errors.Is(err, io.EOF) { // of a body that is too short; from a receive it means a goodbye
-			err = io.ErrUnexpectedEOF
+		if errors.Is(err, io.EOF) { // the body is too short; from a receive io.EOF means a goodbye
+			err = fmt.Errorf("%w: %v", io.ErrUnexpectedEOF, err)
 		}
 		return &DecodeError{Type: fmt.Sprintf("%T", v), Size: len(body), Err: err}
 	}

@@ -101,6 +101,29 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 	}
 }
 
+func TestManyChannelsAtOnceShareNoMemory(t *testing.T) {
+	const each, size = 50, 100_000 // beyond the read buffer, so the body's memory is a shared pool's
+	var wg sync.WaitGroup
+	for pair := range 8 {
+		a, b := sockets[0].channels(t)
+		wg.Go(func() {
+			for i := range each {
+				assert.NoError(t, a.Send(soon(t), pattern(pair*each+i, size)))
+			}
+		})
+		wg.Go(func() {
+			var got []byte
+			for i := range each {
+				if !assert.NoError(t, b.Recv(soon(t), &got)) {
+					return
+				}
+				assert.True(t, bytes.Equal(pattern(pair*each+i, size), got), "message %d is spoilt", i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestMessagesOfOneSenderStayInOrder(t *testing.T) {
 	a, b := sockets[0].channels(t)
 	sent := background(t, func() error {

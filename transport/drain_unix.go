@@ -14,15 +14,18 @@ const maxDrained = 4 << 20
 
 // drain drops what arrives on a TCP connection until ctx ends, the peer has closed, or its kernel has
 // all that was sent. Unix sockets need none: what was written stays readable after the other side has
-// closed.
+// closed. On the loopback what was sent has been delivered, and the acknowledgement alone, which a
+// receiver delays, is not worth a wait.
 func drain(ctx context.Context, conn *net.TCPConn) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
+	peer, _ := conn.RemoteAddr().(*net.TCPAddr)
+	loopback := peer != nil && peer.IP.IsLoopback()
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
 		var more bool
-		err := raw.Control(func(fd uintptr) { more = discard(int(fd)) && unacknowledged(int(fd)) })
+		err := raw.Control(func(fd uintptr) { more = discard(int(fd)) && undelivered(int(fd), loopback) })
 		if err != nil || !more {
 			return
 		}

@@ -15,8 +15,8 @@ var (
 	ErrClosed = fmt.Errorf("channel closed: %w", net.ErrClosed)
 
 	// ErrPeerGone: the stream ended, or was reset, with no goodbye before it: the peer crashed,
-	// was killed, or the connection was cut. End of file, EPIPE and ECONNRESET are the same news
-	// and all give this error. An orderly close gives a GoodbyeError instead.
+	// was killed, or the connection was cut. End of file, EPIPE, ECONNRESET and ETIMEDOUT are the
+	// same news and all give this error. An orderly close gives a GoodbyeError instead.
 	ErrPeerGone = errors.New("peer gone without a goodbye")
 
 	// ErrBroken: an earlier send stopped in the middle of a frame, so that nothing more can be

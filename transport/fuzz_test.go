@@ -100,7 +100,8 @@ func (c *chunked) Read(p []byte) (int, error) {
 // parse returns the bytes of the frames that ReadFrame must give, and the error after them.
 func parse(data []byte, limit int) (frames []byte, end error) {
 	for len(data) >= 5 {
-		n, kind := int(binary.LittleEndian.Uint32(data)), transport.Kind(data[4])
+		announced, kind := binary.LittleEndian.Uint32(data), transport.Kind(data[4])
+		n := int(min(announced, uint32(limit)+1)) // which fits into 32 bits
 		switch {
 		case n == 0 || n > limit, kind < transport.KindExtension && kind.String()[0] == 'k':
 			return frames, transport.ErrProtocol

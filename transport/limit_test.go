@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"testing"
@@ -25,6 +26,8 @@ func TestTheLimitIsADefaultUntilItIsSet(t *testing.T) {
 	assert.Equal(t, 64<<10, c.Limit())
 	c.SetLimit(0)
 	assert.Equal(t, transport.DefaultLimit, c.Limit())
+	c.SetLimit(math.MaxInt)
+	assert.Equal(t, math.MaxInt32, c.Limit(), "a length must fit into 31 bits")
 	assert.Equal(t, 100, open(t, b, transport.Config{Limit: 100}).Limit())
 }
 

@@ -341,6 +341,20 @@ func TestAValueThatCannotBeEncodedWritesNothing(t *testing.T) {
 	}
 }
 
+type refuses struct{}
+
+func (refuses) MarshalCBOR() ([]byte, error) { return nil, errCause }
+func (*refuses) UnmarshalCBOR([]byte) error  { return io.EOF }
+
+func TestTheErrorsOfTheUsersCodeAreFound(t *testing.T) {
+	a, b := sockets[0].channels(t)
+	require.ErrorIs(t, a.Send(soon(t), refuses{}), errCause)
+	require.NoError(t, a.Send(soon(t), 1))
+	err := b.Recv(soon(t), new(refuses))
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.NotErrorIs(t, err, io.EOF, "which would mean that the peer said goodbye")
+}
+
 type panics struct{}
 
 func (panics) MarshalCBOR() ([]byte, error) { panic("encoding") }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,6 +148,41 @@ func TestAFloodOfPingsFromAPeerThatReadsNothingIsHarmless(t *testing.T) {
 	}
 }
 
+// slowToEnd is a connection whose write goes on for a while after the connection is closed.
+type slowToEnd struct {
+	net.Conn
+	closed         chan struct{}
+	writing, wrote atomic.Bool
+}
+
+func (s *slowToEnd) Write([]byte) (int, error) {
+	s.writing.Store(true)
+	<-s.closed
+	for range 1000 {
+		runtime.Gosched()
+	}
+	s.wrote.Store(true)
+	return 0, net.ErrClosed
+}
+
+func (s *slowToEnd) Close() error {
+	close(s.closed)
+	return s.Conn.Close()
+}
+
+func TestAbortWaitsForWhoeverAnswersAPing(t *testing.T) {
+	x, peer := sockets[0].connect(t)
+	slow := &slowToEnd{Conn: x, closed: make(chan struct{})}
+	c := open(t, slow, transport.Config{})
+	write(peer, append(frame(transport.KindPing), frame(transport.KindMessage, 1)...))
+	require.NoError(t, c.Recv(soon(t), new(any)))
+	for !slow.writing.Load() {
+		runtime.Gosched()
+	}
+	require.NoError(t, c.Abort())
+	assert.True(t, slow.wrote.Load())
+}
+
 func TestPingsWhileTheChannelClosesAreHarmless(t *testing.T) {
 	for _, l := range sockets {
 		t.Run(l.name, func(t *testing.T) {
@@ -169,6 +206,7 @@ func TestPingsWhileTheChannelClosesAreHarmless(t *testing.T) {
 				} else {
 					require.NoError(t, c.Abort())
 				}
+				require.Zero(t, answering(), "whoever answers pings has ended when the close returns")
 				require.ErrorIs(t, received(), transport.ErrClosed)
 				peer.Close()
 			}
