@@ -67,6 +67,9 @@ type Channel struct {
 // hands before: a handshake that a context interrupts cannot be taken up again.
 func New(conn net.Conn, cfg Config) *Channel {
 	c := &Channel{conn: conn, below: below(conn), onCancel: cfg.OnCancel, closed: make(chan struct{})}
+	// One that was set before, for a dial or a TLS handshake, was not meant for the channel.
+	conn.SetReadDeadline(time.Time{})
+	conn.SetWriteDeadline(time.Time{})
 	c.SetLimit(cfg.Limit)
 	c.rd.ended = make(chan struct{})
 	c.rd.turn, c.wr.turn = newTurn(), newTurn()
@@ -117,7 +120,7 @@ func (c *Channel) CloseWith(ctx context.Context, status int, reason string) erro
 	if !c.closing.CompareAndSwap(false, true) {
 		return &Error{"close", ErrClosed}
 	}
-	body, err := encodeControl(goodbye{status, reason})
+	body, err := encodeControl(goodbye{status, wireText(reason)})
 	if err == nil {
 		err = c.writeFrame(ctx, Frame{KindGoodbye, body}, true)
 	}

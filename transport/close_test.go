@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -482,4 +483,24 @@ func TestErrorsSayWhatHappened(t *testing.T) {
 	assert.Equal(t, "ping", fmt.Sprint(transport.KindPing))
 	assert.Equal(t, "kind 0x00", fmt.Sprint(transport.Kind(0)))
 	assert.Equal(t, "kind 0xff", fmt.Sprint(transport.Kind(0xff)))
+}
+
+func TestAGoodbyeArrivesWhateverItsReasonIsMadeOf(t *testing.T) {
+	for _, reason := range []string{strings.Repeat("long ", 10_000), "not UTF-8: \xff", strings.Repeat("ä", 2048) + "ö"} {
+		a, b := sockets[0].channels(t)
+		require.NoError(t, a.CloseWith(soon(t), 3, reason))
+		var bye *transport.GoodbyeError
+		require.ErrorAs(t, b.Recv(soon(t), new(any)), &bye)
+		require.Equal(t, 3, bye.Status)
+		require.NotEmpty(t, bye.Reason)
+	}
+}
+
+func TestADeadlineFromBeforeTheChannelIsForgotten(t *testing.T) {
+	x, y := sockets[0].connect(t)
+	require.NoError(t, x.SetDeadline(time.Now().Add(-time.Second)))
+	a, b := open(t, x, transport.Config{}), open(t, y, transport.Config{})
+	require.NoError(t, a.Send(soon(t), 1))
+	require.NoError(t, b.Send(soon(t), 1))
+	require.NoError(t, a.Recv(soon(t), new(any)))
 }

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
@@ -17,6 +18,7 @@ type Cancel struct {
 
 // Frame encodes the request.
 func (c Cancel) Frame() Frame {
+	c.Reason = wireText(c.Reason)
 	body, err := encodeControl(c)
 	if err != nil {
 		panic(err) // a string and a number
@@ -35,6 +37,14 @@ func ParseCancel(body []byte) (Cancel, error) {
 type goodbye struct {
 	Status int    `cbor:"status"`
 	Reason string `cbor:"reason,omitempty"`
+}
+
+// maxReason is how much of a reason is sent, in bytes: the frame matters more than its words.
+const maxReason = 4 << 10
+
+// wireText makes a text fit for CBOR, which has UTF-8 only, and for the frame.
+func wireText(s string) string {
+	return strings.ToValidUTF8(s[:min(len(s), maxReason)], "\uFFFD")
 }
 
 func encodeControl(v any) ([]byte, error) { return cbor.Marshal(v) }
