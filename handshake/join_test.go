@@ -480,6 +480,19 @@ func TestJoinEndsWithItsContext(t *testing.T) {
 	requireClosed(t, ours)
 }
 
+func TestMeanwhileRunsBetweenHelloAndWelcome(t *testing.T) {
+	ours, theirs := networks[0].ends(t)
+	ticket := handshake.Ticket{ID: "x", Secret: handshake.NewSecret()}
+	runs := 0
+	_, err := handshake.Join(testContext(t), ours, ticket, handshake.JoinConfig{Meanwhile: func() {
+		runs++
+		requireFrame(t, theirs, transport.KindHello)
+		require.NoError(t, theirs.Close())
+	}})
+	require.ErrorIs(t, err, transport.ErrPeerGone)
+	assert.Equal(t, 1, runs)
+}
+
 func TestJoinRefusesATicketThatProvesNothing(t *testing.T) {
 	for field, ticket := range map[string]handshake.Ticket{
 		"Ticket.Secret": {ID: "x"},

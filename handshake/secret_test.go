@@ -184,6 +184,19 @@ func TestARefusalOfTheChildsOwnProcessEndsTheWait(t *testing.T) {
 		x.SetPID(os.Getpid())
 		requireEnded(t, x, ticket)
 	})
+	t.Run("also when its hello cannot be read at all", func(t *testing.T) {
+		l := overUnix(t, handshake.ListenerConfig{})
+		x, ticket := expect(t, l, nil)
+		x.SetPID(os.Getpid() + 1)
+		requireRefused(t, say(t, ticket.Addr, frame(transport.KindHello, []byte{0xff}))) // another process's
+		require.NoError(t, x.Refused())
+		x.SetPID(os.Getpid())
+		requireRefused(t, say(t, ticket.Addr, frame(transport.KindHello, []byte{0xff})))
+		_, err := x.WaitForPeer(testContext(t))
+		require.ErrorIs(t, err, transport.ErrProtocol)
+		requirePhase(t, handshake.PhaseHello, err)
+		requireJoinRefused(t, ticket)
+	})
 	t.Run("but not that of another process", func(t *testing.T) {
 		l := overUnix(t, handshake.ListenerConfig{})
 		x, ticket := expect(t, l, nil)

@@ -190,9 +190,9 @@ func TestOneByteAtATimeBuysNoTime(t *testing.T) {
 		const bound = 50 * time.Millisecond
 		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: bound})
 		x, ticket := expect(t, l, nil)
+		start := time.Now()
 		conn := dial(t, ticket.Addr)
 		var slow sync.WaitGroup
-		start := time.Now()
 		slow.Go(func() {
 			tick := time.NewTicker(time.Millisecond)
 			defer tick.Stop()
@@ -208,6 +208,22 @@ func TestOneByteAtATimeBuysNoTime(t *testing.T) {
 		assert.GreaterOrEqual(t, time.Since(start), bound)
 		assert.Less(t, time.Since(start), patience/2)
 	})
+}
+
+func TestAMassStartIsNoCrowdOfStrangers(t *testing.T) {
+	const children = 10
+	l := overUnix(t, handshake.ListenerConfig{MaxPending: 1, HelloTimeout: patience})
+	for range children {
+		expect(t, l, nil)
+	}
+	var conns []net.Conn
+	for i := range 2 * children {
+		conns = append(conns, dial(t, l.Addr()))
+		eventually(t, func() bool { return l.Held().Pending == i+1 }, "it is accepted")
+	}
+	dial(t, l.Addr())
+	requireDropped(t, conns[0])
+	assert.Equal(t, 2*children, l.Held().Pending)
 }
 
 func TestOneConnectionTooManyDropsTheOldest(t *testing.T) {
