@@ -270,9 +270,8 @@ func (p *Parent) watchControl() {
 		}
 		switch f.Kind {
 		case transport.KindCancel:
-			if c, err := transport.ParseCancel(f.Body); err == nil {
-				p.asked(c)
-			}
+			c, _ := transport.ParseCancel(f.Body) // a request that cannot be read is one all the same
+			p.asked(c)
 		case transport.KindGoodbye: // the parent lets the child go
 			p.cancel(&CancelError{Reason: "the parent closed the connection"})
 			return

@@ -308,3 +308,27 @@ func TestParseCancelReadsWhatFrameWrites(t *testing.T) {
 	_, err := transport.ParseCancel(nil)
 	assert.Error(t, err)
 }
+
+func TestReadFrameSkipsNoMoreThanTheLimit(t *testing.T) {
+	x, y := sockets[0].connect(t)
+	a, b := open(t, x, transport.Config{}), open(t, y, transport.Config{Limit: 1000})
+	extension := transport.Frame{Kind: transport.KindExtension, Body: make([]byte, 400)}
+	raw := transport.Frame{Kind: transport.KindRaw}
+	for range 3 { // the count begins anew with each frame of a known kind
+		require.NoError(t, a.WriteFrames(soon(t), extension, extension, raw))
+		_, err := b.ReadFrame(soon(t))
+		require.NoError(t, err)
+	}
+	require.NoError(t, a.WriteFrames(soon(t), extension, extension, extension, raw))
+	_, err := b.ReadFrame(soon(t))
+	require.ErrorIs(t, err, transport.ErrProtocol)
+
+	// Messages may have any number of them in between.
+	c, d := sockets[0].channels(t)
+	for range 100 {
+		require.NoError(t, c.WriteFrames(soon(t), extension))
+	}
+	require.NoError(t, c.Send(soon(t), 1))
+	d.SetLimit(1000)
+	require.NoError(t, d.Recv(soon(t), new(any)))
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 )
 
 // readBufferSize is the size of a channel's own read buffer: prefix and body of a small message come
@@ -13,7 +14,7 @@ const readBufferSize = 8 << 10
 
 // firstBody is how much is allocated for a large body before its bytes arrive. Beyond that the buffer
 // doubles as it fills, so that a lying length costs the liar bandwidth and not us memory.
-const firstBody = 64 << 10
+const firstBody = 16 << 10
 
 // reader is the receiving half of a Channel. Whoever holds the turn owns all of it.
 type reader struct {
@@ -23,6 +24,7 @@ type reader struct {
 	buf  []byte // buf[r:w] was read from the connection and not used yet
 	r, w int
 
+	skipped int64  // bytes of extension frames since the last frame of a known kind
 	pending bool   // a header was read and its body is not used up
 	kind    Kind   // of the pending frame
 	size    int    // bytes of its body that are not used up
@@ -108,7 +110,8 @@ func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
 
 // ReadFrame receives the next frame of any kind, for code that speaks the protocol itself; its
 // errors are those of Recv. It interprets nothing, but skips extension kinds and refuses unknown
-// ones. The body is the channel's own memory, good until the next receive.
+// ones. Unlike Recv it skips no more than the channel's limit, in bytes, before a frame of a known kind:
+// it is what a handshake reads strangers with. The body is the channel's own memory, good until the next receive.
 func (c *Channel) ReadFrame(ctx context.Context) (Frame, error) {
 	f, err := c.readFrame(ctx)
 	if err != nil {
@@ -122,7 +125,7 @@ func (c *Channel) readFrame(ctx context.Context) (Frame, error) {
 		return Frame{}, err
 	}
 	defer c.rd.turn.give()
-	if err := c.header(ctx); err != nil {
+	if err := c.header(ctx, c.limit.Load()); err != nil {
 		return Frame{}, err
 	}
 	body, err := c.wholeBody(ctx)
@@ -158,7 +161,7 @@ func (c *Channel) startReceive(ctx context.Context) error {
 // control frames before it.
 func (c *Channel) nextMessage(ctx context.Context, want Kind) error {
 	for {
-		if err := c.header(ctx); err != nil {
+		if err := c.header(ctx, math.MaxInt64); err != nil {
 			return err
 		}
 		switch kind := c.rd.kind; kind {
@@ -213,8 +216,9 @@ func (c *Channel) control(kind Kind, body []byte) error {
 	return fmt.Errorf("%w: %s frame on an open channel", ErrProtocol, kind)
 }
 
-// header makes a frame of a known kind the pending one, unless one is pending already.
-func (c *Channel) header(ctx context.Context) error {
+// header makes a frame of a known kind the pending one, unless one is pending already. It skips at most
+// maxSkipped bytes of others.
+func (c *Channel) header(ctx context.Context, maxSkipped int64) error {
 	rd := &c.rd
 	for {
 		if rd.err != nil {
@@ -237,9 +241,16 @@ func (c *Channel) header(ctx context.Context) error {
 			}
 			rd.r += headerSize
 			rd.pending, rd.size = true, int(n)-1
+			if rd.kind >= KindExtension {
+				rd.skipped += n
+			}
 		}
 		if rd.kind < KindExtension {
+			rd.skipped = 0
 			return nil
+		}
+		if rd.skipped > maxSkipped {
+			return rd.end(fmt.Errorf("%w: more than %d bytes of extension frames", ErrProtocol, maxSkipped))
 		}
 		if err := c.skip(ctx); err != nil {
 			return err
