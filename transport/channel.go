@@ -180,6 +180,7 @@ func (c *Channel) abortConn() (err error) {
 		c.wr.intr.close()
 	})
 	c.pingMu.Lock() // whoever was about to start the goroutine below has done so now, or never will
+	//lint:ignore SA2001 the lock itself is the wait
 	c.pingMu.Unlock()
 	c.wg.Wait() // the pongs; the closed connection ends them
 	return err
