@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -96,11 +96,7 @@ func JoinWith(ctx context.Context, cfg JoinConfig) (*Parent, error) {
 // kills a child that is not ready in time, and a parent that dies ends the connection.
 func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, check func(*Parent) error) (*Parent, error) {
 	times := handshake.Timings{Init: monotime.Init, Main: main}
-	network, err := transportFor(t.Addr)
-	if err != nil {
-		return nil, fmt.Errorf("forkspawn: join: %w", err)
-	}
-	conn, err := network.Dial(ctx, t.Addr)
+	conn, err := dial(ctx, t.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
 	}
@@ -281,12 +277,16 @@ func (p *Parent) watchControl() {
 	}
 }
 
-func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
-	network, err := transportFor(p.addr)
+func dial(ctx context.Context, addr transport.Addr) (net.Conn, error) {
+	network, err := transportFor(addr)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := network.Dial(ctx, p.addr)
+	return network.Dial(ctx, addr)
+}
+
+func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
+	conn, err := dial(ctx, p.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -297,11 +297,3 @@ func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
 var depth atomic.Int64
 
 func ownDepth() int { return int(depth.Load()) }
-
-// ownIdentity is who this process is to its children.
-func ownIdentity(name string) handshake.Identity {
-	if name == "" && len(os.Args) > 0 {
-		name = filepath.Base(os.Args[0])
-	}
-	return handshake.Identity{Name: name}
-}

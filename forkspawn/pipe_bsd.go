@@ -19,10 +19,5 @@ func pipe() (r, w *os.File, err error) {
 	if err != nil {
 		return nil, nil, os.NewSyscallError("pipe", err)
 	}
-	if err := syscall.SetNonblock(p[0], true); err != nil {
-		syscall.Close(p[0])
-		syscall.Close(p[1])
-		return nil, nil, os.NewSyscallError("fcntl", err)
-	}
-	return os.NewFile(uintptr(p[0]), "child's output"), os.NewFile(uintptr(p[1]), "child's end"), nil
+	return pipeFiles(p)
 }

@@ -44,6 +44,17 @@ func newPump(w io.Writer) (*pump, *os.File, error) {
 	return p, child, nil
 }
 
+// pipeFiles puts a pipe's read end into the runtime's poller and leaves its write end blocking, as a child
+// expects of its standard streams. (os.Pipe makes both ends non-blocking.)
+func pipeFiles(p [2]int) (r, w *os.File, err error) {
+	if err := syscall.SetNonblock(p[0], true); err != nil {
+		syscall.Close(p[0])
+		syscall.Close(p[1])
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(p[0]), "child's output"), os.NewFile(uintptr(p[1]), "child's end"), nil
+}
+
 func (p *pump) run() {
 	defer close(p.done)
 	p.conn.Read(func(fd uintptr) bool {

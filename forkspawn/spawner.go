@@ -52,7 +52,7 @@ func New(cfg Config) (*Spawner, error) {
 		return nil, fmt.Errorf("forkspawn: listen: %w", err)
 	}
 	s.peers, err = handshake.Listen(ln, handshake.ListenerConfig{
-		Identity:     ownIdentity(cfg.Name),
+		Identity:     handshake.Identity{Name: cfg.Name},
 		Limit:        cfg.Limit,
 		HelloTimeout: cfg.HelloTimeout,
 		MaxPending:   cfg.MaxPending,

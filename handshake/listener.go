@@ -49,7 +49,6 @@ type Listener struct {
 	ln   net.Listener
 	log  *slog.Logger
 	self Identity
-	uid  uint32
 
 	ctx  context.Context // ends with Close, for the reason ErrClosed; ends every conversation
 	stop context.CancelCauseFunc
@@ -86,7 +85,6 @@ func Listen(ln net.Listener, cfg ListenerConfig) (*Listener, error) {
 		ln:       ln,
 		log:      cfg.Logger,
 		self:     cfg.Identity.orThisProcess(),
-		uid:      uint32(os.Geteuid()),
 		expected: make(map[string]*Expected),
 		byPID:    make(map[int]*Expected),
 		sessions: make(map[string]*Peer),
@@ -208,8 +206,16 @@ func (l *Listener) credentials(conn net.Conn) (pid int, err error) {
 		return 0, nil
 	case err != nil:
 		return 0, err
-	case cred.UID != l.uid && !l.cfg.AllowAnyUser:
-		return cred.PID, fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, l.uid)
+	case l.cfg.AllowAnyUser:
+		return cred.PID, nil
 	}
-	return cred.PID, nil
+	return cred.PID, checkUser(cred)
+}
+
+// checkUser refuses a peer that does not run as this process's own user.
+func checkUser(cred uds.Cred) error {
+	if uid := uint32(os.Geteuid()); cred.UID != uid {
+		return fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, uid)
+	}
+	return nil
 }

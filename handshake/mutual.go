@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"github.com/spawnwire/spawnwire/transport"
@@ -232,7 +231,7 @@ func (m *meeting) giveUp(ctx context.Context, phase Phase, err error) {
 		m.ch.Abort()
 		return
 	default:
-		m.ch.WriteFrames(ctx, FailedError{phase, CodeRefused, "not accepted"}.frame(nil))
+		m.ch.WriteFrames(ctx, refusal(phase))
 	}
 	m.ch.CloseWith(ctx, 1, "")
 }
@@ -242,8 +241,5 @@ func sameUser(conn net.Conn) error {
 	if err != nil {
 		return fmt.Errorf("SameUser: %w", err)
 	}
-	if uid := uint32(os.Geteuid()); cred.UID != uid {
-		return fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, uid)
-	}
-	return nil
+	return checkUser(cred)
 }

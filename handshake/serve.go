@@ -60,11 +60,15 @@ var errHelloTimeout = errors.New("no hello in time")
 // farewell bounds what is spent on telling somebody why, when there is no other bound.
 const farewell = time.Second
 
-// turnAway tells whoever has connected that it is not accepted, and closes. A stranger learns nothing
-// that would help it to guess. A child must hear so much, also when its time is over: it would take
+// refusal is all that somebody who is not accepted is told: nothing that would help a stranger to guess.
+func refusal(phase Phase) transport.Frame {
+	return FailedError{phase, CodeRefused, "not accepted"}.frame(nil)
+}
+
+// turnAway tells whoever has connected that it is not accepted, and closes. A child must hear so much, also when its time is over: it would take
 // the mere end of its control connection for its parent's.
 func turnAway(ctx context.Context, ch *transport.Channel) {
-	refusal := FailedError{PhaseAuth, CodeRefused, "not accepted"}.frame(nil)
+	refusal := refusal(PhaseAuth)
 	if ctx.Err() != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), farewell)
 		defer cancel()
@@ -82,10 +86,7 @@ func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
 
 // noteConnected notes that an expected child has connected, where the kernel tells.
 func (l *Listener) noteConnected(pid int) {
-	l.mu.Lock()
-	x := l.byPID[pid]
-	l.mu.Unlock()
-	if x != nil {
+	if x := l.expectedByPID(pid); x != nil {
 		x.enter(PhaseHello)
 	}
 }
@@ -93,12 +94,15 @@ func (l *Listener) noteConnected(pid int) {
 // noteMalformed notes that an expected child sent a hello from which one cannot even tell whose it is,
 // where the kernel tells.
 func (l *Listener) noteMalformed(pid int, err error) {
-	l.mu.Lock()
-	x := l.byPID[pid]
-	l.mu.Unlock()
-	if x != nil {
+	if x := l.expectedByPID(pid); x != nil {
 		x.refuse(&Error{PhaseHello, err}, pid)
 	}
+}
+
+func (l *Listener) expectedByPID(pid int) *Expected {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.byPID[pid]
 }
 
 // conversation is a child whose hello was found good.
@@ -109,7 +113,6 @@ type conversation struct {
 	hello hello
 	body  []byte // of the hello frame
 	key   Secret
-	pid   int // as the kernel says; 0 where it does not
 }
 
 // checkHello finds the child that a hello comes from and uses its secret up. A refusal is the
@@ -140,7 +143,7 @@ func (l *Listener) checkHello(ch *transport.Channel, pid int, body []byte) (*con
 		return nil, fmt.Errorf("%w: id %s", err, h.ID)
 	}
 	x.enter(PhaseAuth)
-	return &conversation{l, x, ch, h, body, key, pid}, nil
+	return &conversation{l, x, ch, h, body, key}, nil
 }
 
 // use checks a proof with the secret and, when it holds, takes the secret: the next hello in this
