@@ -104,17 +104,23 @@ func roundTime(d time.Duration) time.Duration {
 	return d.Round(time.Microsecond)
 }
 
-// ExitError is the error of speaking with a child that has ended.
+// ExitError is the error of speaking with a child that has ended, and of a child that has failed.
 type ExitError struct {
 	Name   string
 	PID    int
 	Status ExitStatus
+	Said   string // what the child said as it closed, at most 4 KiB: of an entry, its error
 	Stderr string // the end, at most 4 KiB, of a captured stderr
-	Err    error  // what the channel said
+	Err    error  // what the channel said, if it was asked
 }
 
+// Error returns the child, its status, and what it said or, if it said nothing, the last line that it wrote to
+// stderr. What it said can have several lines: those after the first are indented.
 func (e *ExitError) Error() string {
 	s := fmt.Sprintf("forkspawn: child %q (pid %d) ended: %v", e.Name, e.PID, e.Status)
+	if e.Said != "" {
+		return s + ": " + strings.ReplaceAll(strings.TrimSpace(e.Said), "\n", "\n\t")
+	}
 	if line := lastLine(e.Stderr); line != "" && !e.Status.Success() {
 		s += fmt.Sprintf("; stderr: %q", line)
 	}

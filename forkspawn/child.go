@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,10 +32,14 @@ type Child struct {
 	gone   chan struct{} // closed when the process has ended, after status is set
 	status ExitStatus
 
-	stop    sync.Once
-	stopped chan struct{} // closed when Stop is done, after result is set
-	result  StopResult
-	stopErr error
+	stop     sync.Once
+	stopping atomic.Bool   // Stop was called
+	stopped  chan struct{} // closed when Stop is done, after result is set
+	result   StopResult
+	stopErr  error
+
+	words sync.Once // lastWords
+	said  string
 }
 
 // newChild takes over a process and waits for its end.
@@ -50,10 +56,14 @@ func newChild(s *Spawner, id string, spec *spawnspec.Spec, proc Process, st stre
 func (c *Child) reap() {
 	c.status = c.proc.Wait()
 	c.streams.settle() // what it wrote belongs to the news of its end
+	c.s.removeSockets(c.id)
 	close(c.gone)
-	c.s.cfg.Logger.Debug("forkspawn: child ended", "name", c.spec.Name, "id", c.id, "pid", c.PID(), "status", c.status.String())
+	c.s.tell.exited(c.event(), c.status)
 	c.streams.end()
 }
+
+// event is what has just happened to the child.
+func (c *Child) event() ChildEvent { return ChildEvent{c.spec.Name, c.id, c.PID(), time.Now()} }
 
 // ID returns the child's unique id.
 func (c *Child) ID() string { return c.id }
@@ -116,7 +126,43 @@ func (c *Child) explain(ctx context.Context, err error) error {
 	if !c.awaitGoneOr(ctx, statusBound) {
 		return err // it closed its channel and lives
 	}
-	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status, Stderr: c.StderrTail(), Err: err}
+	var bye *transport.GoodbyeError
+	if errors.As(err, &bye) {
+		c.words.Do(func() { c.said = bye.Reason })
+	}
+	return c.exitError(err)
+}
+
+// Err returns how the child failed: nil when it has not ended, or has ended with success, else an [*ExitError] with
+// what it said as it closed.
+func (c *Child) Err() error {
+	if !isClosed(c.gone) || c.status.Success() {
+		return nil
+	}
+	return c.exitError(nil)
+}
+
+func (c *Child) exitError(err error) *ExitError {
+	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status, Said: c.lastWords(), Stderr: c.StderrTail(), Err: err}
+}
+
+// wordsBound is how long lastWords waits. All that a process which has ended said is in the kernel; the
+// bound is for this program's own goroutines, and for a connection that somebody else keeps open.
+const wordsBound = 20 * time.Millisecond
+
+// lastWords returns what a child that has ended said of it as it closed its control connection.
+func (c *Child) lastWords() string {
+	c.words.Do(func() {
+		if c.status.Code() <= 0 {
+			return // it had no time to, or nothing to say
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), wordsBound)
+		defer cancel()
+		if bye := c.peer.LastWords(ctx); bye != nil {
+			c.said = bye.Reason
+		}
+	})
+	return c.said
 }
 
 // awaitGone waits for the process's end, but not longer than d, and reports whether it has ended.
@@ -155,7 +201,11 @@ func (c *Child) Wait(ctx context.Context) (ExitStatus, error) {
 
 // Signal sends a signal to the child's process alone, through its pidfd where there is one. For a
 // child that has ended the error is os.ErrProcessDone.
-func (c *Child) Signal(sig syscall.Signal) error { return c.proc.Signal(sig, false) }
+func (c *Child) Signal(sig syscall.Signal) error {
+	err := c.proc.Signal(sig, false)
+	c.s.tell.signalled(slog.LevelDebug, c.event(), SignalInfo{sig, false, err})
+	return err
+}
 
 // StdoutTail returns the last 4 KiB that the child wrote to a captured stdout.
 func (c *Child) StdoutTail() string {

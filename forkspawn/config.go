@@ -43,7 +43,10 @@ type Config struct {
 	// a wait that nothing else ends: a slow machine is not a dead child.
 	BootTimeout time.Duration
 	// StopGrace is how long Stop waits after it has asked a child to stop before it sends SIGTERM, and
-	// TermGrace how long after that before it sends SIGKILL; 0 means the defaults.
+	// TermGrace how long after that before it sends SIGKILL. 0 means the defaults or, in a process that was itself
+	// spawned, half and a quarter of its own parent's StopGrace where that is less: so a parent's
+	// patience always exceeds that of its children with theirs. Once that parent has asked this process to stop,
+	// these fractions of what it then waits bound the graces whatever is set here.
 	StopGrace, TermGrace time.Duration
 	// NoParentDeathSignal leaves out PR_SET_PDEATHSIG, by which Linux kills the children when this
 	// process dies. They end then when they notice that their connection has.
@@ -54,8 +57,15 @@ type Config struct {
 	// HelloTimeout and MaxPending bound strangers on the socket; see handshake.ListenerConfig.
 	HelloTimeout time.Duration
 	MaxPending   int
-	// Logger gets what is worth a line, mostly refused connections; nil logs nothing.
+	// WaitForDebugger lets a child be as long as a debugger holds it (Linux): neither BootTimeout nor the
+	// graces of a stop have force used on it then. A context that ends, and Hasten, still have.
+	WaitForDebugger bool
+	// Logger gets what is worth a line; nil logs nothing. Debug is the usual course of a child's
+	// life; Info is a restart of a child that ended well; Warn is force, a failure that no caller is told of, and a refused connection; Error is
+	// what could not be ended.
 	Logger *slog.Logger
+	// Trace, if not nil, is called as children live and die.
+	Trace *Trace
 }
 
 // ConfigError says which field of a Config is wrong.
@@ -70,14 +80,18 @@ func (e *ConfigError) Error() string {
 
 // withDefaults checks cfg and fills in what it leaves open.
 func (cfg Config) withDefaults() (Config, error) {
+	stopGrace, termGrace := DefaultStopGrace, DefaultTermGrace
+	if p := ownParent.Load(); p != nil && p.Spec.Grace > 0 {
+		stopGrace, termGrace = min(stopGrace, p.Spec.Grace/2), min(termGrace, p.Spec.Grace/4)
+	}
 	for _, d := range []struct {
 		name  string
 		value *time.Duration
 		def   time.Duration
 	}{
 		{"BootTimeout", &cfg.BootTimeout, DefaultBootTimeout},
-		{"StopGrace", &cfg.StopGrace, DefaultStopGrace},
-		{"TermGrace", &cfg.TermGrace, DefaultTermGrace},
+		{"StopGrace", &cfg.StopGrace, stopGrace},
+		{"TermGrace", &cfg.TermGrace, termGrace},
 		{"HelloTimeout", &cfg.HelloTimeout, 0},
 	} {
 		if *d.value < 0 {

@@ -59,16 +59,52 @@ type Parent struct {
 	// Spec has the orders. It must not be changed.
 	Spec *spawnspec.Spec
 
-	joined *handshake.Joined
-	addr   transport.Addr
-	cfg    JoinConfig
+	id      string // of this child
+	joined  *handshake.Joined
+	dial    func(context.Context) (net.Conn, error) // to the parent
+	addr    transport.Addr                          // where that is; zero in the parent's own process
+	sockets atomic.Int64                            // numbers this process's listening sockets; see listenBeside
+	cfg     JoinConfig
 
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	gone   sync.Once       // the reaction to a parent that is gone
-	open   context.Context // ends with Close, and not with ctx: a child that was asked to stop must still see its parent die
-	close  context.CancelFunc
-	watch  sync.WaitGroup // the goroutine on the control connection
+	ctx        context.Context
+	cancel     context.CancelCauseFunc
+	gone       sync.Once       // the reaction to a parent that is gone
+	open       context.Context // ends with Close, and not with ctx: a child that was asked to stop must still see its parent die
+	close      context.CancelFunc
+	attaching  context.Context // bounds the dial of the control connection: a child that fails at once has still to say why
+	stopAttach context.CancelFunc
+	watch      sync.WaitGroup // the goroutine on the control connection
+
+	askedToStop chan struct{} // closed when the parent has asked
+
+	mu      sync.Mutex    // guards what follows; never held over input, output or a wait
+	askedAt time.Time     // when the parent asked this process to stop
+	grace   time.Duration // how long it will wait from then on; 0 is unknown
+	status  int           // what Close was called with
+	reason  string
+}
+
+// parentKey is the key under which a Parent's Context has the Parent.
+type parentKey struct{}
+
+// ownParent is the parent that this process has joined.
+var ownParent atomic.Pointer[Parent]
+
+// parentOf returns the parent on whose behalf work under ctx is done, or nil: it differs from the process's own for
+// entries that run in this process.
+func parentOf(ctx context.Context) *Parent {
+	if p, ok := ctx.Value(parentKey{}).(*Parent); ok {
+		return p
+	}
+	return ownParent.Load()
+}
+
+// depth returns how deep in the tree p's process is; nil is the root.
+func (p *Parent) depth() int {
+	if p == nil {
+		return 0
+	}
+	return p.Spec.Depth
 }
 
 // Join makes this process a child: it connects to the process that spawned it, proves who it is, and
@@ -88,25 +124,40 @@ func JoinWith(ctx context.Context, cfg JoinConfig) (*Parent, error) {
 	case err != nil:
 		return nil, err
 	}
-	return join(ctx, ticket, cfg, main, nil)
+	p, err := join(ctx, ticket, joining{cfg: cfg, main: main, dial: dialer(ticket.Addr)})
+	if err != nil {
+		return nil, err
+	}
+	ownParent.Store(p)
+	return p, nil
 }
 
-// join connects, shakes hands and answers the parent. check, and then cfg.Prepare, say whether the child
-// can do what its spec asks; the parent gets their error. A ctx that cannot end is no hang: the parent
+// joining is how a child joins.
+type joining struct {
+	cfg  JoinConfig
+	main int64 // when Init or Join was called; see package monotime
+	dial func(context.Context) (net.Conn, error)
+	// check, if not nil, and then cfg.Prepare, say whether the child can do what its spec asks; the parent gets their
+	// error.
+	check func(*Parent) error
+}
+
+// join connects, shakes hands and answers the parent. A ctx that cannot end is no hang: the parent
 // kills a child that is not ready in time, and a parent that dies ends the connection.
-func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, check func(*Parent) error) (*Parent, error) {
-	times := handshake.Timings{Init: monotime.Init, Main: main}
-	conn, err := dial(ctx, t.Addr)
+func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error) {
+	times := handshake.Timings{Init: monotime.Init, Main: how.main}
+	conn, err := how.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
 	}
 	times.Connected = monotime.Now()
-	p := &Parent{addr: t.Addr, cfg: cfg}
+	p := &Parent{id: t.ID, dial: how.dial, addr: t.Addr, cfg: how.cfg, askedToStop: make(chan struct{})}
 	p.open, p.close = context.WithCancel(context.Background())
-	base, cancelBase := context.WithCancelCause(context.Background())
+	p.attaching, p.stopAttach = context.WithCancel(context.Background())
+	base, cancelBase := context.WithCancelCause(context.WithValue(context.Background(), parentKey{}, p))
 	p.cancel = cancelBase
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
-		Limit: cfg.Limit, OnCancel: p.asked, Control: true, Meanwhile: warmUp,
+		Limit: p.cfg.Limit, OnCancel: p.asked, Control: true, Meanwhile: warmUp,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
@@ -121,17 +172,16 @@ func join(ctx context.Context, t handshake.Ticket, cfg JoinConfig, main int64, c
 		p.ctx, stop = context.WithDeadline(base, p.Spec.Deadline)
 		context.AfterFunc(base, stop)
 	}
-	if check != nil {
-		if err := check(p); err != nil {
+	if how.check != nil {
+		if err := how.check(p); err != nil {
 			return nil, p.refuse(ctx, handshake.PhaseSpec, handshake.CodeUnknownEntry, err)
 		}
 	}
-	if cfg.Prepare != nil {
-		if err := cfg.Prepare(p.Spec); err != nil {
+	if p.cfg.Prepare != nil {
+		if err := p.cfg.Prepare(p.Spec); err != nil {
 			return nil, p.refuse(ctx, handshake.PhaseReady, handshake.CodeError, err)
 		}
 	}
-	depth.Store(int64(p.Spec.Depth))
 	if err := p.joined.Ready(ctx, times); err != nil {
 		p.joined.Channel.Abort()
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
@@ -206,18 +256,44 @@ func (p *Parent) explain(err error) error {
 // Close says goodbye with the status that the process is about to exit with, and closes the
 // connections. Context ends. It takes at most a second.
 func (p *Parent) Close(status int, reason string) error {
+	p.mu.Lock()
+	p.status, p.reason = status, reason
+	p.mu.Unlock()
 	p.close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), farewellBound)
 	defer cancel()
+	if status == 0 {
+		p.stopAttach() // there is nothing to say
+	} else {
+		defer context.AfterFunc(ctx, p.stopAttach)()
+	}
 	err := p.joined.Channel.CloseWith(ctx, status, reason)
 	p.cancel(transport.ErrClosed)
 	p.watch.Wait()
+	p.stopAttach()
 	return err
 }
 
-// asked ends the context as the parent wants it.
+// farewellBound bounds Close, which has to reach a parent that may not listen.
+const farewellBound = time.Second
+
+// asked ends the context as the parent wants it. The first request counts.
 func (p *Parent) asked(c transport.Cancel) {
+	p.mu.Lock()
+	if p.askedAt.IsZero() {
+		p.askedAt, p.grace = time.Now(), c.Grace
+		close(p.askedToStop)
+	}
+	p.mu.Unlock()
 	p.cancel(&CancelError{Reason: c.Reason, Grace: c.Grace})
+}
+
+// demand returns when the parent asked this process to stop, and how long it will wait from then on; the zero
+// time when it has not asked, 0 when it did not say how long.
+func (p *Parent) demand() (at time.Time, grace time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.askedAt, p.grace
 }
 
 // parentGone ends the context and, a little later, the process: an orphan has nobody to work for and
@@ -242,7 +318,7 @@ func (p *Parent) watchControl() {
 	if !p.joined.Control() {
 		return
 	}
-	ch, err := p.attach(p.open)
+	ch, err := p.attach(p.attaching)
 	if err != nil {
 		// Only a socket that is not there any more tells that the parent is gone. Anything else, such as
 		// a want of descriptors, leaves the message channel to tell.
@@ -255,8 +331,9 @@ func (p *Parent) watchControl() {
 	for {
 		f, err := ch.ReadFrame(p.open)
 		switch {
-		case err != nil && p.open.Err() != nil:
-			return // Close
+		case err != nil && p.open.Err() != nil: // Close
+			p.farewell(ch)
+			return
 		case errors.Is(err, transport.ErrPeerGone):
 			p.parentGone()
 			return
@@ -277,23 +354,32 @@ func (p *Parent) watchControl() {
 	}
 }
 
-func dial(ctx context.Context, addr transport.Addr) (net.Conn, error) {
-	network, err := transportFor(addr)
-	if err != nil {
-		return nil, err
+// farewell says the goodbye of Close on the control connection too, where the parent finds it also when it
+// does not receive.
+func (p *Parent) farewell(control *transport.Channel) {
+	ctx, cancel := context.WithTimeout(context.Background(), farewellBound)
+	defer cancel()
+	p.mu.Lock()
+	status, reason := p.status, p.reason
+	p.mu.Unlock()
+	control.CloseWith(ctx, status, reason)
+}
+
+// dialer returns what dials a ticket's address.
+func dialer(addr transport.Addr) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		network, err := transportFor(addr)
+		if err != nil {
+			return nil, err
+		}
+		return network.Dial(ctx, addr)
 	}
-	return network.Dial(ctx, addr)
 }
 
 func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
-	conn, err := dial(ctx, p.addr)
+	conn, err := p.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return p.joined.AttachControl(ctx, conn)
 }
-
-// depth is this process's own in the tree: 0 unless it has joined a parent.
-var depth atomic.Int64
-
-func ownDepth() int { return int(depth.Load()) }

@@ -10,8 +10,16 @@ const (
 	// MethodExec is fork and exec of this program or any other. It is the default.
 	MethodExec = "exec"
 
+	// MethodInProcess runs the entry in a goroutine of this process, over a socket pair: for debugging, and for
+	// fast unit tests. Spawn, Child and the entry's Parent are the same, with these differences. There
+	// is no process: PID is 0; the command, the spec's Dir and Config.Listen, Stdin and Stdout do not apply, and a
+	// command or a Dir that is not empty is an error. A panic in the entry ends the entry alone, with status 2 and with its
+	// stack where another child's stderr is. SIGTERM and SIGKILL end the entry's context, and SIGKILL cuts its
+	// connection; a goroutine that heeds neither cannot be ended, and Stop says so. An entry that calls
+	// os.Exit ends the whole program.
+	MethodInProcess = "inprocess"
+
 	methodForkserver = "forkserver"
-	methodInprocess  = "inprocess"
 	methodLivefork   = "livefork"
 )
 
@@ -40,13 +48,16 @@ func (e *MethodError) Unwrap() error { return e.Err }
 // checkMethod refuses all that is not there. A reserved name never becomes another method.
 func checkMethod(name string) error {
 	const useExec = `use "exec"`
+	const useInProcess = `"inprocess" works, and so do packages transport and handshake`
 	switch name {
 	case MethodExec:
 		if !canExec {
-			return &MethodError{name, errUnsupported, "this library starts no processes here; packages transport and handshake work"}
+			return &MethodError{name, errUnsupported, useInProcess}
 		}
 		return nil
-	case methodForkserver, methodInprocess:
+	case MethodInProcess:
+		return nil
+	case methodForkserver:
 		return &MethodError{name, ErrMethodReserved, useExec}
 	case methodLivefork:
 		return &MethodError{name, ErrMethodReserved, `the Go runtime cannot fork while it runs (golang/go#77032), "forkserver" is meant to take its place; ` + useExec}

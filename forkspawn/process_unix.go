@@ -14,6 +14,8 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/internal/vfork"
 )
 
+const sigcont = syscall.SIGCONT
+
 // OSProcess is a process that StartProcess started. Its methods may be called concurrently.
 type OSProcess struct {
 	pid      int

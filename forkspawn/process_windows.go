@@ -8,6 +8,8 @@ import (
 
 const canExec = false
 
+const sigcont = syscall.Signal(0x12) // of a stop ladder that only other platforms have
+
 // OSProcess is a process that StartProcess started; on Windows there is none.
 type OSProcess struct{}
 

@@ -3,12 +3,79 @@ package forkspawn
 import (
 	"io"
 	"os"
+	"sync"
+	"time"
 )
 
-// pump is not needed where StartProcess is not available.
-type pump struct{}
+// pump reads a captured stream until its end: into a tail, and into a writer if there is one. Here it is
+// for entries in this process alone, whose end of the pipe is closed when they end.
+type pump struct {
+	file *os.File
+	sink *sink         // nil without a writer
+	done chan struct{} // closed when the stream has ended
 
-func newPump(io.Writer) (*pump, *os.File, error) { return nil, nil, errUnsupported }
-func (*pump) settle()                            {}
-func (*pump) lastBytes() string                  { return "" }
-func (*pump) end()                               {}
+	mu   sync.Mutex // guards tail; never held over a read
+	tail tail
+}
+
+// newPump returns a pump and the pipe's write end, which the caller closes.
+func newPump(w io.Writer) (*pump, *os.File, error) {
+	r, child, err := os.Pipe()
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &pump{file: r, done: make(chan struct{})}
+	if w != nil {
+		p.sink = newSink(w)
+	}
+	go p.run()
+	return p, child, nil
+}
+
+func (p *pump) run() {
+	defer close(p.done)
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := p.file.Read(buf)
+		p.mu.Lock()
+		p.tail.write(buf[:n])
+		p.mu.Unlock()
+		if p.sink != nil && n > 0 {
+			p.sink.give(buf[:n])
+		}
+		if err != nil {
+			break
+		}
+	}
+	if p.sink != nil {
+		p.sink.close()
+	}
+}
+
+// settle waits until everything is read, as nobody writes any more.
+func (p *pump) settle() { awaitClosed(p.done, time.Second) }
+
+// lastBytes returns the tail.
+func (p *pump) lastBytes() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return string(p.tail.buf)
+}
+
+// end closes the pipe and gives the writer a moment for the rest.
+func (p *pump) end() {
+	p.settle()
+	p.file.Close()
+	if p.sink != nil {
+		awaitClosed(p.sink.done, time.Second)
+	}
+}
+
+func awaitClosed(c <-chan struct{}, bound time.Duration) {
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-c:
+	case <-timer.C:
+	}
+}

@@ -95,23 +95,37 @@ func Init() {
 // runChild is the life of a child of this program.
 func runChild(ticket handshake.Ticket, main int64) error {
 	nameProcess()
-	var run Run
-	parent, err := join(context.Background(), ticket, JoinConfig{}, main, func(p *Parent) (err error) {
-		run, err = entry(p.Spec.Entry)
-		return err
-	})
+	parent, run, err := joinEntry(context.Background(), ticket, joining{main: main, dial: dialer(ticket.Addr)})
 	if err != nil {
 		return err
 	}
-	err = run(parent.Context(), parent)
+	ownParent.Store(parent)
+	return parent.live(run)
+}
+
+// joinEntry joins as the entry that the spec names.
+func joinEntry(ctx context.Context, ticket handshake.Ticket, how joining) (*Parent, Run, error) {
+	var run Run
+	how.check = func(p *Parent) (err error) {
+		run, err = entry(p.Spec.Entry)
+		return err
+	}
+	parent, err := join(ctx, ticket, how)
+	return parent, run, err
+}
+
+// live runs the entry and says goodbye as it ended.
+func (p *Parent) live(run Run) error {
+	err := run(p.Context(), p)
 	var asked *CancelError
-	if errors.As(context.Cause(parent.Context()), &asked) && (errors.Is(err, context.Canceled) || errors.Is(err, io.EOF)) {
+	var exit *ExitError // of a child of its own, which may match io.EOF too
+	if errors.As(context.Cause(p.Context()), &asked) && (errors.Is(err, context.Canceled) || errors.Is(err, io.EOF)) && !errors.As(err, &exit) {
 		err = nil // it did as it was asked
 	}
 	if err != nil {
-		parent.Close(ExitFailure, err.Error())
-		return fmt.Errorf("%s: %w", parent.Spec.Name, err)
+		p.Close(ExitFailure, err.Error())
+		return fmt.Errorf("%s: %w", p.Spec.Name, err)
 	}
-	parent.Close(0, "")
+	p.Close(0, "")
 	return nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Spawn starts Config.Command as a child with the given orders and returns when the child is ready.
-// Method, Depth and Parent of the spec are filled in, and Name, if empty, from Entry.
+// Method, Depth, Grace and Parent of the spec are filled in, and Name, if empty, from Entry.
 //
 // It returns as soon as the child is ready, has died, the boot timeout has passed, ctx has ended or the
 // Spawner is closed, whichever comes first. Every error is a [*BootError], and nothing of the child is
@@ -54,14 +54,19 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(b.s.ctx, func() { cancel(ErrClosed) })()
-	ctx, stop := context.WithTimeoutCause(ctx, b.s.cfg.BootTimeout, ErrBootTimeout)
+	timed, stop := context.WithTimeoutCause(ctx, b.s.cfg.BootTimeout, ErrBootTimeout)
 	defer stop()
 
-	if err := b.start(ctx); err != nil {
+	if err := b.start(timed); err != nil {
 		return nil, b.fail(handshake.PhaseStart, err)
 	}
 	defer b.x.Cancel()
-	peer, err := Race(ctx, b.x, b.child.gone)
+	peer, err := Race(timed, b.x, b.child.gone)
+	for errors.Is(err, ErrBootTimeout) && b.s.heldByDebugger(ctx, b.child) {
+		more, stop := context.WithTimeoutCause(ctx, debuggerPause, ErrBootTimeout)
+		peer, err = Race(more, b.x, b.child.gone)
+		stop()
+	}
 	if err != nil {
 		return nil, b.abandon(err)
 	}
@@ -69,6 +74,7 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 	b.times.child = peer.Timings
 	b.child.peer, b.child.boot = peer, b.times.durations(time.Since(b.began))
 	b.s.add(b.child)
+	b.s.tell.ready(b.child.event(), b.child.boot)
 	return b.child, nil
 }
 
@@ -83,7 +89,7 @@ func (b *boot) start(ctx context.Context) error {
 	}
 	self := s.peers.Identity()
 	b.spec.Method = s.cfg.Method
-	b.spec.Depth = ownDepth() + 1
+	b.spec.Depth, b.spec.Grace = parentOf(ctx).depth()+1, s.cfg.StopGrace
 	b.spec.Parent = spawnspec.Identity{ID: self.ID, Name: self.Name, PID: self.PID}
 	if b.cmd.Path == "" && s.cfg.Starter == nil && b.spec.Entry == "" {
 		return &spawnspec.FieldError{Field: "entry", Reason: "empty; a child of this very program needs the name of a registered entry"}
@@ -95,7 +101,9 @@ func (b *boot) start(ctx context.Context) error {
 	b.id = handshake.NewID()
 	ticket := handshake.Ticket{Addr: s.peers.Addr(), ID: b.id, Secret: handshake.NewSecret()}
 	// Before the process can be there, so that it cannot come too early.
-	b.x, err = s.peers.Expect(handshake.Expectation{ID: b.id, Secret: ticket.Secret, Spec: spec})
+	tell, started := b.onPhase()
+	defer started()
+	b.x, err = s.peers.Expect(handshake.Expectation{ID: b.id, Secret: ticket.Secret, Spec: spec, OnPhase: tell})
 	if err != nil {
 		return err
 	}
@@ -107,12 +115,33 @@ func (b *boot) start(ctx context.Context) error {
 	b.started, b.times.started = time.Now(), monotime.Now()
 	b.x.SetPID(proc.PID())
 	b.child = newChild(s, b.id, &b.spec, proc, streams)
+	e := b.child.event()
+	s.tell.started(e)
+	s.tell.phase(e, handshake.PhaseConnect)
 	return nil
+}
+
+// onPhase returns what tells of the phases, or nil, and what is called when it has been told that the
+// process runs, as the first phase can come before that is known.
+func (b *boot) onPhase() (tell func(handshake.Phase, time.Time), started func()) {
+	if b.s.tell.trace.Phase == nil {
+		return nil, func() {}
+	}
+	told := make(chan struct{})
+	return func(p handshake.Phase, at time.Time) {
+		<-told
+		if b.child != nil {
+			b.s.tell.phase(ChildEvent{b.spec.Name, b.id, b.child.PID(), at}, p)
+		}
+	}, func() { close(told) }
 }
 
 // launch starts the process with its streams.
 func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, streams, error) {
 	cfg := &b.s.cfg
+	if b.s.local != nil {
+		return b.launchLocal(ticket)
+	}
 	attr := ProcessAttr{Command: b.cmd, Dir: b.spec.Dir, OwnGroup: true}
 	attr.Env = b.cmd.environ(handshake.TicketEnv, ticket.Encode())
 	if !cfg.NoParentDeathSignal {
@@ -175,7 +204,7 @@ func (b *boot) abandon(cause error) error {
 	}
 	failure := time.Now()
 	if !died {
-		c.proc.Signal(sigkill, true)
+		c.signalGroup(sigkill)
 		if !c.awaitGone(killBound) {
 			cause = errors.Join(cause, errUnkillable)
 		}
@@ -186,12 +215,15 @@ func (b *boot) abandon(cause error) error {
 		err.Status = c.status
 	}
 	err.Stderr = c.StderrTail()
-	b.s.cfg.Logger.Debug("forkspawn: boot failed", "name", err.Name, "id", err.ID, "pid", err.PID, "phase", string(phase), "error", cause)
+	b.s.tell.bootFailed(err)
 	return err
 }
 
+// fail makes the error of a boot that failed before there was a process.
 func (b *boot) fail(phase handshake.Phase, cause error) *BootError {
-	return b.failAt(phase, cause, time.Now())
+	err := b.failAt(phase, cause, time.Now())
+	b.s.tell.bootFailed(err)
+	return err
 }
 
 func (b *boot) failAt(phase handshake.Phase, cause error, at time.Time) *BootError {

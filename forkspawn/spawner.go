@@ -4,8 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/transport"
@@ -17,16 +22,20 @@ import (
 // methods may be called concurrently.
 type Spawner struct {
 	cfg    Config
-	dir    *uds.Dir // of the socket; nil when the caller chose the address
+	tell   teller
+	dir    *uds.Dir // of the socket; nil when the caller chose the address, or it is in the parent's
 	peers  *handshake.Listener
 	thread *launcher
+	local  *localNet // of MethodInProcess, else nil
 
 	ctx    context.Context // ends when Close begins; ends the boots under way
 	cancel context.CancelFunc
 	boots  sync.WaitGroup // calls of Spawn under way
 	reaps  sync.WaitGroup // children that are not reaped yet, with their streams
 
-	mu       sync.Mutex // guards what follows; never held over input, output or a wait
+	mu       sync.Mutex    // guards what follows; never held over input, output or a wait
+	hastened int           // calls of Hasten
+	hasten   chan struct{} // closed, and replaced, by Hasten
 	closed   bool
 	children map[*Child]struct{} // that are ready and not closed yet
 	done     chan struct{}       // closed when Close is done
@@ -46,7 +55,13 @@ func New(cfg Config) (*Spawner, error) {
 	if ticketUntaken() {
 		return nil, ErrInitNotCalled
 	}
-	s := &Spawner{cfg: cfg, children: make(map[*Child]struct{}), done: make(chan struct{})}
+	s := &Spawner{
+		cfg: cfg, tell: teller{log: cfg.Logger},
+		children: make(map[*Child]struct{}), hasten: make(chan struct{}), done: make(chan struct{}),
+	}
+	if cfg.Trace != nil {
+		s.tell.trace = *cfg.Trace
+	}
 	ln, err := s.listen(cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: listen: %w", err)
@@ -69,12 +84,19 @@ func New(cfg Config) (*Spawner, error) {
 }
 
 func (s *Spawner) listen(addr transport.Addr) (net.Listener, error) {
+	if s.cfg.Method == MethodInProcess && s.cfg.Starter == nil {
+		s.local = newLocalNet()
+		return s.local, nil
+	}
 	if !addr.IsZero() {
 		t, err := transportFor(addr)
 		if err != nil {
 			return nil, err
 		}
 		return t.Listen(context.Background(), addr)
+	}
+	if ln := listenBeside(ownParent.Load()); ln != nil {
+		return ln, nil
 	}
 	dir, err := uds.NewDir()
 	if err != nil {
@@ -87,6 +109,50 @@ func (s *Spawner) listen(addr transport.Addr) (net.Listener, error) {
 	}
 	s.dir = dir
 	return ln, nil
+}
+
+// The sockets of a tree of processes are in one private directory, its root's. A process that was spawned makes
+// its sockets in the directory that has its parent's, under a name that the parent knows: so whoever is killed
+// leaves nothing that its parent cannot remove. Where that cannot be, it makes a directory of its own.
+
+// besideBound bounds the wait for a directory that somebody else has locked.
+const besideBound = time.Second
+
+// listenBeside listens beside the parent's socket, or returns nil.
+func listenBeside(p *Parent) net.Listener {
+	if p == nil || p.addr.IsZero() {
+		return nil
+	}
+	addr, ok := uds.Beside(p.addr, fmt.Sprintf("%s%d", socketPrefix(p.id), p.sockets.Add(1)))
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), besideBound)
+	defer cancel()
+	ln, err := uds.Listen(ctx, addr)
+	if err != nil {
+		return nil
+	}
+	return ln
+}
+
+// socketPrefix is how the names of the sockets begin that a child with the id makes: 11 bytes, of 16 that are
+// never too long.
+func socketPrefix(id string) string { return id[:min(len(id), 10)] + "-" }
+
+// removeSockets removes the sockets that a child which has ended left in the directory of the tree.
+func (s *Spawner) removeSockets(id string) {
+	addr, ok := uds.Beside(s.peers.Addr(), "x")
+	if !ok {
+		return
+	}
+	dir := filepath.Dir(addr.Target)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Type() == fs.ModeSocket && strings.HasPrefix(e.Name(), socketPrefix(id)) {
+			os.Remove(filepath.Join(dir, e.Name())) // or it is gone already
+		}
+	}
 }
 
 func (s *Spawner) removeDir() error {

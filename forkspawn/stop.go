@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"syscall"
 	"time"
@@ -47,9 +48,12 @@ var errUnkillable = fmt.Errorf("alive %v after SIGKILL", killBound)
 func (c *Child) Stop(ctx context.Context) (StopResult, error) {
 	c.stop.Do(func() {
 		defer close(c.stopped)
+		c.stopping.Store(true)
 		c.result, c.stopErr = c.runLadder(ctx)
+		c.lastWords()
 		c.peer.Abort() // there is nobody at the other end
 		c.s.remove(c)
+		c.s.tell.stopped(c.event(), c.result, c.stopErr)
 	})
 	return c.result, c.stopErr
 }
@@ -77,7 +81,8 @@ func (c *Child) runLadder(ctx context.Context) (StopResult, error) {
 	}
 	if ctx.Err() == nil {
 		c.signalGroup(syscall.SIGTERM)
-		if c.awaitGoneOr(ctx, cfg.TermGrace) {
+		c.signalGroup(sigcont) // a process that is stopped takes no other
+		if c.awaitStep(ctx, stepTerm, cfg.TermGrace) {
 			return result(EndedTerminated)
 		}
 	}
@@ -89,26 +94,140 @@ func (c *Child) runLadder(ctx context.Context) (StopResult, error) {
 		fmt.Errorf("forkspawn: stop %q (pid %d): %w", c.spec.Name, c.PID(), errUnkillable)
 }
 
-// ask sends the cancel and reports whether the child has ended within the grace.
+// ask sends the cancel and reports whether the child has ended within the grace. What the child is told of
+// the grace is what is left of it here, so that a child's own children get less than the child.
 func (c *Child) ask(ctx context.Context, grace time.Duration) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	asking, cancel := context.WithTimeout(ctx, grace)
+	now := time.Now()
+	until, _ := c.s.ladderLimit(ctx, stepAsk, now.Add(grace))
+	grace = max(0, until.Sub(now))
+	c.s.tell.asked(c.event(), grace)
+	asking, cancel := context.WithTimeout(ctx, grace+time.Millisecond) // and not 0, which would not ask at all
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
 		// It can block when the child has no control connection and does not read. The grace bounds it.
-		c.peer.Cancel(asking, transport.Cancel{Reason: "the parent stops the child", Grace: grace})
+		c.peer.Cancel(asking, transport.Cancel{Reason: "the parent stops the child", Grace: max(grace, time.Millisecond)})
 	}()
-	gone := c.awaitGoneOr(ctx, grace)
+	gone := c.awaitStep(ctx, stepAsk, grace)
 	cancel()
 	<-asked
 	return gone
 }
 
-func (c *Child) signalGroup(sig syscall.Signal) {
-	if err := c.proc.Signal(sig, true); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		c.s.cfg.Logger.Warn("forkspawn: signal failed", "name", c.spec.Name, "pid", c.PID(), "signal", sig.String(), "error", err)
+// ladderStep is a step of the stop ladder that waits.
+type ladderStep int
+
+const (
+	stepAsk ladderStep = iota
+	stepTerm
+)
+
+// awaitStep waits until the child has ended or it is time for more force, and reports whether it has ended: when the
+// grace is over, or what this process's own parent or Hasten leaves of it, or when ctx ends.
+func (c *Child) awaitStep(ctx context.Context, step ladderStep, grace time.Duration) bool {
+	end := time.Now().Add(grace)
+	for {
+		limit, news := c.s.ladderLimit(ctx, step, end)
+		timer := time.NewTimer(time.Until(limit))
+		select {
+		case <-c.gone:
+		case <-ctx.Done():
+		case <-news.hastened:
+			timer.Stop()
+			continue
+		case <-news.asked:
+			timer.Stop()
+			continue
+		case <-timer.C:
+			if c.s.heldByDebugger(ctx, c) {
+				end = time.Now()
+				continue
+			}
+		}
+		timer.Stop()
+		return isClosed(c.gone)
 	}
+}
+
+// debuggerPause is how long a ladder, or a boot, that a debugger holds up waits before it looks again.
+const debuggerPause = 500 * time.Millisecond
+
+// heldByDebugger waits a little and returns true when a child that ought to end is held by a debugger, and
+// Config.WaitForDebugger says to let it be. Hasten and ctx do not wait for debuggers.
+func (s *Spawner) heldByDebugger(ctx context.Context, c *Child) bool {
+	s.mu.Lock()
+	hastened, hasten := s.hastened > 0, s.hasten
+	s.mu.Unlock()
+	if !s.cfg.WaitForDebugger || hastened || !traced(c.PID()) {
+		return false
+	}
+	timer := time.NewTimer(debuggerPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-c.gone:
+	case <-hasten:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// ladderNews are closed when the limit of a step may have changed; nil is never.
+type ladderNews struct{ hastened, asked <-chan struct{} }
+
+// ladderLimit is until when a step of a ladder may wait that would wait until end.
+func (s *Spawner) ladderLimit(ctx context.Context, step ladderStep, end time.Time) (time.Time, ladderNews) {
+	s.mu.Lock()
+	hastened, news := s.hastened > int(step), ladderNews{hastened: s.hasten}
+	s.mu.Unlock()
+	if hastened {
+		return time.Now(), news
+	}
+	parent := parentOf(ctx)
+	if parent == nil {
+		return end, news
+	}
+	// What is left of the grace of this process itself is shared: the children have ended before their parent
+	// is ended by its own.
+	askedAt, grace := parent.demand()
+	switch {
+	case askedAt.IsZero():
+		news.asked = parent.askedToStop
+		return end, news
+	case grace == 0:
+		return end, news
+	}
+	own := askedAt.Add(grace / 2)
+	if step == stepTerm {
+		own = askedAt.Add(grace * 3 / 4)
+	}
+	if own.Before(end) {
+		end = own
+	}
+	return end, news
+}
+
+// Hasten shortens every stop of this Spawner's children that is under way, and every later one: from the first call on
+// they do not wait Config.StopGrace for a child that was asked, but send SIGTERM at once, and
+// from the second on they do not wait TermGrace either. It is what a second Ctrl-C should do; NotifyContext
+// calls it.
+func (s *Spawner) Hasten() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hastened++
+	close(s.hasten)
+	s.hasten = make(chan struct{})
+}
+
+// signalGroup sends a signal to the child's process group and tells it.
+func (c *Child) signalGroup(sig syscall.Signal) {
+	err := c.proc.Signal(sig, true)
+	level := slog.LevelWarn
+	if sig == sigcont || errors.Is(err, os.ErrProcessDone) {
+		level = slog.LevelDebug
+	}
+	c.s.tell.signalled(level, c.event(), SignalInfo{sig, true, err})
 }

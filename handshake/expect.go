@@ -14,6 +14,10 @@ type Expectation struct {
 	ID     string // unique; NewID draws one
 	Secret Secret // for this child alone; NewSecret draws one
 	Spec   []byte // the encoded spec that the child gets; see package spawnspec
+
+	// OnPhase, if not nil, is called as the child enters each phase after PhaseConnect, in order and once
+	// each, before WaitForPeer returns. The conversation waits for it.
+	OnPhase func(Phase, time.Time)
 }
 
 // Expected is a child that is to come. Its methods may be called concurrently.
@@ -21,6 +25,7 @@ type Expected struct {
 	l    *Listener
 	id   string
 	spec []byte
+	tell func(Phase, time.Time) // OnPhase, or nil
 
 	ctx  context.Context // ends with Cancel; ends the conversation
 	stop context.CancelFunc
@@ -56,7 +61,7 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 		return nil, fmt.Errorf("handshake: a child with id %s is expected, or here, already", e.ID)
 	}
 	x := &Expected{
-		l: l, id: e.ID, spec: e.Spec, secret: &e.Secret,
+		l: l, id: e.ID, spec: e.Spec, tell: e.OnPhase, secret: &e.Secret,
 		done:  make(chan struct{}),
 		phase: PhaseConnect,
 		since: map[Phase]time.Time{PhaseConnect: time.Now()},
@@ -167,10 +172,15 @@ func (x *Expected) Cancel() {
 // enter notes that the child has come to a phase. There is no way back: its process may have other
 // connections.
 func (x *Expected) enter(p Phase) {
+	now := time.Now()
 	x.mu.Lock()
-	defer x.mu.Unlock()
-	if slices.Index(phases, p) > slices.Index(phases, x.phase) {
-		x.phase, x.since[p] = p, time.Now()
+	forward := slices.Index(phases, p) > slices.Index(phases, x.phase)
+	if forward {
+		x.phase, x.since[p] = p, now
+	}
+	x.mu.Unlock()
+	if forward && x.tell != nil {
+		x.tell(p, now)
 	}
 }
 

@@ -15,8 +15,9 @@ type Peer struct {
 	Version uint    // of the protocol
 	Timings Timings // of a spawned child's start, as far as it told them
 
-	l       *Listener // that accepted it; nil for a peer that nobody spawned
-	session *Secret   // keys the control connection; nil when there will be none
+	l       *Listener     // that accepted it; nil for a peer that nobody spawned
+	session *Secret       // keys the control connection; nil when there will be none
+	attach  chan struct{} // closed when the control connection is there; nil when there will be none
 
 	mu      sync.Mutex // guards what follows; never held over input or output
 	control *transport.Channel
@@ -49,6 +50,7 @@ func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
 		return ErrUnknownPeer
 	}
 	p.control = ch
+	close(p.attach)
 	cancel := p.cancel
 	p.mu.Unlock()
 	p.l.forgetSession(p)
@@ -56,6 +58,36 @@ func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
 		ch.WriteFrames(ctx, cancel.Frame())
 	}
 	return nil
+}
+
+// LastWords returns the goodbye that the peer said on its control connection, or nil when it said none: what it has
+// to say of its own end, also when nobody receives from its Channel. It waits for it until the
+// connection's end, or ctx's, and is meant for a peer whose process has ended. Close and Abort end it.
+func (p *Peer) LastWords(ctx context.Context) *transport.GoodbyeError {
+	if p.attach == nil {
+		return nil
+	}
+	select {
+	case <-p.attach:
+	case <-ctx.Done():
+		return nil
+	}
+	p.mu.Lock()
+	control := p.control
+	p.mu.Unlock()
+	for {
+		f, err := control.ReadFrame(ctx)
+		if err != nil {
+			return nil
+		}
+		if f.Kind == transport.KindGoodbye {
+			bye, err := transport.ParseGoodbye(f.Body)
+			if err != nil {
+				return nil
+			}
+			return bye
+		}
+	}
 }
 
 // Close says goodbye and closes the peer's connections. It takes at most a second or two; see

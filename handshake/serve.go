@@ -215,7 +215,7 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 	specBody := seal(key, labelSpec, c.x.spec, c.body, welcomeBody)
 	peer.Version = version
 	if w.Features != nil {
-		peer.session = sessionKey(key, c.body, welcomeBody)
+		peer.session, peer.attach = sessionKey(key, c.body, welcomeBody), make(chan struct{})
 		c.l.addSession(peer)
 	}
 	c.key = Secret{}

@@ -406,7 +406,7 @@ func TestTheVectorsAreUnderstood(t *testing.T) {
 // vectorPeer is the vectors' child, which may attach its control connection.
 func vectorPeer(l *Listener, v vectors) *Peer {
 	session := Secret(v.Child.Session)
-	p := &Peer{Identity: Identity{ID: vectorHello.ID}, l: l, session: &session}
+	p := &Peer{Identity: Identity{ID: vectorHello.ID}, l: l, session: &session, attach: make(chan struct{})}
 	l.addSession(p)
 	return p
 }

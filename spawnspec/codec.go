@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ type wireSpec struct {
 	Deadline *int64                     `cbor:"deadline,omitempty"` // a pointer: 1970 is a deadline too
 	Method   string                     `cbor:"method"`
 	Depth    int                        `cbor:"depth"`
+	Grace    time.Duration              `cbor:"grace,omitempty"`
 	Parent   wireIdentity               `cbor:"parent"`
 }
 
@@ -41,7 +43,7 @@ type wireIdentity struct {
 	PID  int    `cbor:"pid,omitempty"`
 }
 
-// Marshal encodes a Spec that is complete: what [Spec.Validate] checks, and Name, Method, Depth and
+// Marshal encodes a Spec that is complete: what [Spec.Validate] checks, and Name, Method, Depth, Grace and
 // Parent set. Every error is a [*FieldError]. The same Spec always gives the same bytes.
 // A spawner calls it before it starts a process, so that bad orders cost nothing.
 func Marshal(s *Spec) ([]byte, error) {
@@ -71,6 +73,7 @@ func Marshal(s *Spec) ([]byte, error) {
 		Dir:      s.Dir,
 		Method:   s.Method,
 		Depth:    s.Depth,
+		Grace:    s.Grace,
 		Parent:   wireIdentity(s.Parent),
 	}
 	if s.LogLevel != slog.LevelInfo {
@@ -112,6 +115,7 @@ func Unmarshal(data []byte) (*Spec, error) {
 		Deadline: r.time("deadline"),
 		Method:   r.text("method", required),
 		Depth:    r.int("depth", required, maxDepth),
+		Grace:    r.duration("grace"),
 	}
 	p := r.sub("parent")
 	s.Parent = Identity{
@@ -312,6 +316,15 @@ func (r *reader) int(field string, need bool, limit uint64) int {
 		return 0
 	}
 	return int(n)
+}
+
+func (r *reader) duration(field string) time.Duration {
+	n := r.uint(field, optional)
+	if n > math.MaxInt64 {
+		r.fail(field, fmt.Sprintf("%d is out of range; want nanoseconds, at most %d", n, int64(math.MaxInt64)), nil)
+		return 0
+	}
+	return time.Duration(n)
 }
 
 func (r *reader) time(field string) time.Time {

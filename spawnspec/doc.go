@@ -8,7 +8,7 @@
 //	spec := spawnspec.Spec{Name: "resize-1", Entry: "resize", Args: Resize{Width: 640}}
 //	err := spec.Validate() // optional: the spawner does it too
 //
-// The spawner sets Method, Depth and Parent and calls [Marshal]; in the child, [Unmarshal] reads the
+// The spawner sets Method, Depth, Grace and Parent and calls [Marshal]; in the child, [Unmarshal] reads the
 // Spec and the entry gets its arguments by [Spec.DecodeArgs]. What Marshal accepts, Unmarshal
 // accepts, and the other way round. Whatever is wrong with a Spec, the error names the field: see
 // [FieldError].
@@ -31,6 +31,7 @@
 //	  ? "deadline": int64,          ; nanoseconds since 1970-01-01T00:00:00Z, leap seconds not counted
 //	  "method": name,
 //	  "depth": 1..1000,             ; the root program's child is 1
+//	  ? "grace": 0..9223372036854775807, ; nanoseconds
 //	  "parent": {
 //	    "id": name,
 //	    ? "name": name,

@@ -26,7 +26,7 @@ const (
 // Spec is what a parent asks of the child it spawns. The zero value of each field means that it says
 // nothing about it; [Spec.Validate] tells what else is allowed.
 //
-// Name to Deadline are the caller's. Method, Depth and Parent are the spawner's, which sets them
+// Name to Deadline are the caller's. Method, Depth, Grace and Parent are the spawner's, which sets them
 // whatever they were before.
 //
 // A name, here and in [Identity], is UTF-8 text of at most 256 bytes with no control characters.
@@ -85,6 +85,11 @@ type Spec struct {
 	// The spawner sets it.
 	Depth int
 
+	// Grace is how long the parent waits, as a rule, after it has asked the child to stop before it uses
+	// force: what the child needs to stop children of its own must fit in. It travels in
+	// nanoseconds; 0 is unknown. The spawner sets it.
+	Grace time.Duration
+
 	// Parent says who spawned the child. The spawner sets it.
 	Parent Identity
 }
@@ -97,7 +102,7 @@ type Identity struct {
 }
 
 // Validate checks all that a caller sets: each field up to Deadline, and that Args and Vars can be
-// encoded. It does not look at Method, Depth and Parent, which are the spawner's and which [Marshal]
+// encoded. It does not look at Method, Depth, Grace and Parent, which are the spawner's and which [Marshal]
 // checks. Every error is a [*FieldError]. Nothing is looked up in the file system or the network.
 func (s *Spec) Validate() error {
 	if err := s.check(); err != nil {
@@ -184,6 +189,9 @@ func (s *Spec) checkOrders() error {
 	}
 	if s.Depth < 1 || s.Depth > maxDepth {
 		return &FieldError{Field: "depth", Reason: outOfRange(int64(s.Depth), 1, maxDepth)}
+	}
+	if s.Grace < 0 {
+		return &FieldError{Field: "grace", Reason: fmt.Sprintf("%v is negative", s.Grace)}
 	}
 	if reason := badName(s.Parent.ID); reason != "" {
 		return &FieldError{Field: "parent.id", Reason: reason}

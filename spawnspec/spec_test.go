@@ -58,6 +58,7 @@ func full(t testing.TB) spawnspec.Spec {
 		Deadline: time.Date(2030, 1, 2, 3, 4, 5, 6, time.UTC),
 		Method:   "forkserver",
 		Depth:    3,
+		Grace:    1500 * time.Millisecond,
 		Parent:   spawnspec.Identity{ID: "p-1", Name: "gallery", PID: 4711},
 	}
 }
@@ -143,6 +144,7 @@ func TestAFullSpecHasTheseFieldsOnTheWire(t *testing.T) {
 		"deadline": uint64(sent.Deadline.UnixNano()),
 		"method":   "forkserver",
 		"depth":    uint64(3),
+		"grace":    uint64(1_500_000_000),
 		"parent":   map[any]any{"id": "p-1", "name": "gallery", "pid": uint64(4711)},
 	}, wire)
 }
@@ -348,6 +350,7 @@ func TestWhatTheSpawnerForgotIsRefusedByMarshalAndNotByValidate(t *testing.T) {
 		{"depth of a root", "depth", func(s *spawnspec.Spec) { s.Depth = 0 }},
 		{"negative depth", "depth", func(s *spawnspec.Spec) { s.Depth = -1 }},
 		{"too many generations", "depth", func(s *spawnspec.Spec) { s.Depth = 1001 }},
+		{"negative grace", "grace", func(s *spawnspec.Spec) { s.Grace = -1 }},
 		{"no parent", "parent.id", func(s *spawnspec.Spec) { s.Parent = spawnspec.Identity{} }},
 		{"a bad parent's name", "parent.name", func(s *spawnspec.Spec) { s.Parent.Name = "\x00" }},
 		{"a negative process id", "parent.pid", func(s *spawnspec.Spec) { s.Parent.PID = -1 }},

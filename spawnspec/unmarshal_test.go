@@ -148,6 +148,8 @@ func TestAFieldThatIsWrongIsRefusedByName(t *testing.T) {
 		{"depth of a root", "depth", 0, "", "0 is out of range; want 1 to 1000"},
 		{"a negative depth", "depth", -1, "", "is a negative integer"},
 		{"too many generations", "depth", 1001, "", "1001 is out of range"},
+		{"a negative grace", "grace", -1, "", "is a negative integer"},
+		{"a grace beyond 63 bits", "grace", uint64(1) << 63, "", "out of range"},
 		{"a depth beyond all", "depth", uint64(math.MaxUint64), "", "out of range"},
 
 		{"no parent", "parent", without{}, "", "missing"},

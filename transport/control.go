@@ -39,6 +39,15 @@ type goodbye struct {
 	Reason string `cbor:"reason,omitempty"`
 }
 
+// ParseGoodbye reads the body of a KindGoodbye frame. Fields that it does not know are ignored.
+func ParseGoodbye(body []byte) (*GoodbyeError, error) {
+	var bye goodbye
+	if err := decodeMessage(body, &bye); err != nil {
+		return nil, err
+	}
+	return &GoodbyeError{Status: bye.Status, Reason: bye.Reason}, nil
+}
+
 // maxReason is how much of a reason is sent, in bytes: the frame matters more than its words.
 const maxReason = 4 << 10
 

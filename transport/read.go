@@ -207,11 +207,11 @@ func (c *Channel) control(kind Kind, body []byte) error {
 		}
 		return nil
 	case KindGoodbye:
-		var bye goodbye
-		if err := decodeMessage(body, &bye); err != nil {
+		bye, err := ParseGoodbye(body)
+		if err != nil {
 			return fmt.Errorf("%w: goodbye frame: %v", ErrProtocol, err)
 		}
-		return &GoodbyeError{Status: bye.Status, Reason: bye.Reason}
+		return bye
 	}
 	return fmt.Errorf("%w: %s frame on an open channel", ErrProtocol, kind)
 }

@@ -139,6 +139,24 @@ func (d *Dir) Addr(name string) transport.Addr {
 	return transport.Addr{Scheme: transport.SchemeUDS, Target: filepath.Join(d.path, name)}
 }
 
+// Beside returns the address of the socket called name in the private directory that addr is in; false when addr
+// is in none that NewDir could have made. So a process can listen in the directory of the process that
+// gave it addr, and does not need one of its own. A name is as for [Dir.Addr].
+func Beside(addr transport.Addr, name string) (transport.Addr, bool) {
+	path := filepath.Dir(addr.Target)
+	if addr.Scheme != transport.SchemeUDS || isAbstract(addr.Target) || !isDirName(filepath.Base(path)) {
+		return transport.Addr{}, false
+	}
+	beside := (&Dir{path: path}).Addr(name)
+	return beside, !beside.IsZero()
+}
+
+// isDirName tells whether [NewDir] makes such names.
+func isDirName(name string) bool {
+	digits, ok := strings.CutPrefix(name, dirPrefix)
+	return ok && digits != "" && len(digits) <= dirDigits && strings.Trim(digits, "0123456789") == ""
+}
+
 // Remove removes the sockets in the directory, whether or not somebody still listens on them, and the
 // directory. What is gone already is no error, nor is a second Remove.
 //

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -71,12 +70,6 @@ func sweep(place string) {
 			return
 		}
 	}
-}
-
-// isDirName tells whether [NewDir] makes such names.
-func isDirName(name string) bool {
-	digits, ok := strings.CutPrefix(name, dirPrefix)
-	return ok && digits != "" && len(digits) <= dirDigits && strings.Trim(digits, "0123456789") == ""
 }
 
 func sweepDir(dir string) {
