@@ -99,7 +99,7 @@ func (b *boot) launchLocal(ticket handshake.Ticket) (Process, streams, error) {
 		if attr.Stderr != nil {
 			stderr = attr.Stderr
 		}
-		p.status = p.run(ticket, b.s.local.dial, stderr)
+		p.run(ticket, b.s.local.dial, stderr)
 	}()
 	return p, st, nil
 }
@@ -118,9 +118,10 @@ type localProcess struct {
 
 // run is the life of the entry, and what it would be of a process: an error gives status 1, a panic 2 and a trace on
 // stderr.
-func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (net.Conn, error), stderr io.Writer) (status ExitStatus) {
+func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (net.Conn, error), stderr io.Writer) {
 	returned := false
-	defer func() {
+	status := Exited(0)
+	defer func() { // which also runtime.Goexit runs
 		what := recover()
 		if !returned {
 			if what == nil {
@@ -135,6 +136,7 @@ func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (
 		if p.signal != 0 {
 			status = Killed(p.signal, false)
 		}
+		p.status = status
 	}()
 	parent, run, err := joinEntry(p.ctx, ticket, joining{
 		cfg: JoinConfig{OnParentGone: func() {}}, main: monotime.Now(), dial: dial,
@@ -146,9 +148,8 @@ func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (
 	returned = true
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		return Exited(ExitFailure)
+		status = Exited(ExitFailure)
 	}
-	return Exited(0)
 }
 
 // joined notes the parent, which a signal from now on speaks to.
@@ -158,8 +159,14 @@ func (p *localProcess) joined(parent *Parent) {
 	sig := p.signal
 	p.mu.Unlock()
 	if sig != 0 { // it came while the entry joined
-		parent.cancel(&CancelError{Reason: sig.String()})
+		parent.force(sig)
 	}
+}
+
+// force is what a signal does to an entry that cannot be killed.
+func (p *Parent) force(sig syscall.Signal) {
+	p.cancel(&CancelError{Reason: sig.String()})
+	p.joined.Channel.Abort()
 }
 
 // cut ends the entry's connections as the end of a process would.
@@ -185,7 +192,7 @@ func (p *localProcess) Wait() ExitStatus {
 	return p.status
 }
 
-// Signal does what can be done to a goroutine: SIGINT, SIGTERM and SIGKILL end its context, and SIGKILL cuts its
+// Signal does what can be done to a goroutine: SIGINT, SIGTERM and SIGKILL end its context and cut its
 // connection. Any other signal is an error, but for 0 and SIGCONT.
 func (p *localProcess) Signal(sig syscall.Signal, _ bool) error {
 	if isClosed(p.done) {
@@ -204,10 +211,7 @@ func (p *localProcess) Signal(sig syscall.Signal, _ bool) error {
 	p.mu.Unlock()
 	p.cancel()
 	if parent != nil {
-		parent.cancel(&CancelError{Reason: sig.String()})
-		if sig == sigkill {
-			parent.joined.Channel.Abort()
-		}
+		parent.force(sig)
 	}
 	return nil
 }

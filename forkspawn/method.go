@@ -14,7 +14,7 @@ const (
 	// fast unit tests. Spawn, Child and the entry's Parent are the same, with these differences. There
 	// is no process: PID is 0; the command, the spec's Dir and Config.Listen, Stdin and Stdout do not apply, and a
 	// command or a Dir that is not empty is an error. A panic in the entry ends the entry alone, with status 2 and with its
-	// stack where another child's stderr is. SIGTERM and SIGKILL end the entry's context, and SIGKILL cuts its
+	// stack where another child's stderr is. SIGTERM and SIGKILL end the entry's context and cut its
 	// connection; a goroutine that heeds neither cannot be ended, and Stop says so. An entry that calls
 	// os.Exit ends the whole program.
 	MethodInProcess = "inprocess"

@@ -288,8 +288,11 @@ func (t bootTimes) durations(total time.Duration) BootTimes {
 	if t.spawn == 0 {
 		return d
 	}
-	d.Launch = time.Duration(t.started - t.spawn)
 	c := t.child
+	if c.Init > t.spawn {
+		t.started = min(t.started, c.Init) // the child can be faster than the news of its start
+	}
+	d.Launch = time.Duration(t.started - t.spawn)
 	// A child in another time namespace, or one that makes its moments up, tells nothing.
 	if c.Init < t.spawn || c.Main < c.Init || c.Connected < c.Main || c.Accepted < c.Connected || t.ready < c.Accepted {
 		return d

@@ -34,9 +34,11 @@ func (r StopResult) String() string { return fmt.Sprintf("%s: %v", r.By, r.Statu
 
 // killBound is how long a process may take to end on SIGKILL. One in an uninterruptible sleep can
 // take longer; it is reaped when it ends.
-const killBound = 10 * time.Second
+//
+// Tests set it.
+var killBound = 10 * time.Second
 
-var errUnkillable = fmt.Errorf("alive %v after SIGKILL", killBound)
+var errUnkillable = errors.New("still alive some time after SIGKILL")
 
 // Stop ends the child and returns how it ended and what it took: it is asked to stop (its context ends,
 // also while it is busy), then after Config.StopGrace its process group gets SIGTERM, then after
