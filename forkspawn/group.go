@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -215,8 +216,8 @@ func (g *Group) start(ctx context.Context, cmd Command, spec spawnspec.Spec) (*C
 	return g.s.SpawnCommand(ctx, cmd, spec)
 }
 
-// stopContext is for the stops of a group that is cancelled: they are not cut short by that, and
-// see whose child this is.
+// stopContext has the values of the group's context, such as whose child this process is, and does not end with
+// it: a stop must not be cut short by what began it.
 func (g *Group) stopContext() context.Context { return context.WithoutCancel(g.ctx) }
 
 // stop stops a child of a group that was cancelled, and notes a failure of its own.
@@ -281,7 +282,7 @@ func nameOf(spec spawnspec.Spec) string {
 
 // runOnce is one life of a child. The error is its failure, and not what the group's end did to it.
 func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Context, *Child) error) (*Child, error) {
-	c, err := g.start(g.ctx, cmd, spec)
+	c, err := g.start(g.stopContext(), cmd, spec) // which start itself cancels, with ErrGroupDone
 	if err != nil {
 		if g.refused(err) {
 			err = nil
@@ -341,5 +342,5 @@ func (g *Group) refused(err error) bool {
 func isConsequence(err error) bool {
 	var exit *ExitError
 	return errors.As(err, &exit) || errors.Is(err, context.Canceled) || errors.Is(err, ErrGroupDone) ||
-		errors.Is(err, transport.ErrPeerGone) || errors.Is(err, transport.ErrClosed)
+		errors.Is(err, transport.ErrPeerGone) || errors.Is(err, transport.ErrClosed) || errors.Is(err, io.EOF)
 }

@@ -137,7 +137,7 @@ func TestWhatCannotBeEndedIsSaid(t *testing.T) {
 	require.ErrorContains(t, err, `"rock"`)
 	assert.ErrorContains(t, err, "after SIGKILL")
 	assert.False(t, result.Status.Known())
-	close(release)
+	release <- struct{}{}
 	require.NoError(t, s.Close())
 }
 

@@ -1,0 +1,5 @@
+//go:build !race
+
+package forkspawn_test
+
+const raceEnabled = false

@@ -1,0 +1,136 @@
+//go:build unix
+
+package forkspawn_test
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// diary writes down what a Trace tells, one word or two for each event.
+type diary struct {
+	mu     sync.Mutex
+	lines  []string
+	events []forkspawn.ChildEvent
+}
+
+func (d *diary) write(e forkspawn.ChildEvent, format string, args ...any) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines = append(d.lines, fmt.Sprintf(format, args...))
+	d.events = append(d.events, e)
+}
+
+// read returns the lines, without Exited, which can come at any moment, and whether that came once.
+func (d *diary) read() (lines []string, exited bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, line := range d.lines {
+		if line == "exited" {
+			n++
+		} else {
+			lines = append(lines, line)
+		}
+	}
+	return lines, n == 1
+}
+
+func (d *diary) trace() *forkspawn.Trace {
+	return &forkspawn.Trace{
+		Started: func(e forkspawn.ChildEvent) { d.write(e, "started") },
+		Phase:   func(e forkspawn.ChildEvent, p handshake.Phase) { d.write(e, "phase %s", p) },
+		Ready:   func(e forkspawn.ChildEvent, _ forkspawn.BootTimes) { d.write(e, "ready") },
+		BootFailed: func(e forkspawn.ChildEvent, err *forkspawn.BootError) {
+			d.write(e, "boot failed in %s", err.Phase)
+		},
+		Asked:     func(e forkspawn.ChildEvent, grace time.Duration) { d.write(e, "asked") },
+		Signalled: func(e forkspawn.ChildEvent, s forkspawn.SignalInfo) { d.write(e, "%v, group %t", s.Signal, s.Group) },
+		Exited:    func(e forkspawn.ChildEvent, _ forkspawn.ExitStatus) { d.write(e, "exited") },
+		Stopped: func(e forkspawn.ChildEvent, r forkspawn.StopResult, err error) {
+			d.write(e, "stopped: %s, error %v", r.By, err)
+		},
+	}
+}
+
+func TestTraceTellsALife(t *testing.T) {
+	networks(t, func(t *testing.T, listen transport.Addr) {
+		var d diary
+		s := newSpawner(t, forkspawn.Config{Listen: listen, Trace: d.trace(), StopGrace: 50 * time.Millisecond, TermGrace: bound})
+		c := spawn(t, s, spawnspec.Spec{Name: "one", Entry: "deaf"})
+		require.NoError(t, c.Signal(0))
+		_, err := c.Stop(testContext(t))
+		require.NoError(t, err)
+		eventually(t, "the exit is told", func() bool { _, exited := d.read(); return exited })
+		lines, _ := d.read()
+		want := []string{"started", "phase connect", "phase hello", "phase auth", "phase spec", "phase ready", "ready",
+			"signal 0, group false", "asked", "terminated, group true", "continued, group true", "stopped: ended on SIGTERM, error <nil>"}
+		if !listen.IsZero() { // where the kernel does not tell who has connected
+			want = append(want[:2], want[3:]...)
+		}
+		assert.Equal(t, want, lines)
+		at := d.events[0].At
+		for i, e := range d.events {
+			assert.Equal(t, "one", e.Name)
+			assert.Equal(t, c.ID(), e.ID)
+			assert.Equal(t, c.PID(), e.PID)
+			assert.False(t, e.At.IsZero())
+			if d.lines[i] != "exited" {
+				assert.False(t, e.At.Before(at.Add(-time.Second)), "%v", d.lines[i])
+				at = e.At
+			}
+		}
+	})
+}
+
+func TestTraceTellsFailures(t *testing.T) {
+	var d diary
+	s := newSpawner(t, forkspawn.Config{Trace: d.trace()})
+	spawnError(t, testContext(t), s, forkspawn.Command{Path: "/no/such/program"}, spawnspec.Spec{Name: "none"})
+	lines, _ := d.read()
+	assert.Equal(t, []string{"boot failed in start"}, lines)
+
+	d = diary{}
+	s = newSpawner(t, forkspawn.Config{Trace: d.trace()})
+	spawnError(t, testContext(t), s, role("exit3"), spawnspec.Spec{Name: "exit3"})
+	lines, exited := d.read()
+	assert.Equal(t, []string{"started", "phase connect", "boot failed in connect"}, lines)
+	assert.True(t, exited)
+}
+
+func TestLogHasLevelsThatMakeSense(t *testing.T) {
+	var out lockedBuffer
+	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	s := newSpawner(t, forkspawn.Config{Logger: log, StopGrace: 50 * time.Millisecond})
+	c := spawn(t, s, spawnspec.Spec{Name: "good", Entry: "sleep"})
+	_, err := c.Stop(testContext(t))
+	require.NoError(t, err)
+	out.mu.Lock()
+	assert.Empty(t, out.b.String(), "the usual course of a life is below Info")
+	out.mu.Unlock()
+
+	c = spawn(t, s, spawnspec.Spec{Name: "bad", Entry: "deaf"})
+	var ready string
+	require.NoError(t, c.Recv(testContext(t), &ready))
+	_, err = c.Stop(testContext(t))
+	require.NoError(t, err)
+	out.mu.Lock()
+	defer out.mu.Unlock()
+	assert.Contains(t, out.b.String(), "level=WARN")
+	assert.Contains(t, out.b.String(), "name=bad")
+	assert.Contains(t, out.b.String(), syscall.SIGTERM.String())
+	assert.Equal(t, 1, bytes.Count(out.b.Bytes(), []byte("\n")), "one line for the force")
+}
