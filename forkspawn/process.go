@@ -42,8 +42,8 @@ type Command struct {
 	Path string
 	// Args are the arguments without the program's name.
 	Args []string
-	// Env is the environment as "key=value"; nil is this process's own. SPAWNWIRE_TICKET is set for
-	// the child in any case.
+	// Env is the environment as "key=value"; nil is this process's own. Of entries with one key the last
+	// counts, as in os/exec. SPAWNWIRE_TICKET is set for the child in any case.
 	Env []string
 }
 
@@ -106,6 +106,23 @@ func (c Command) environ(key, value string) []string {
 		}
 	}
 	return append(env, key+"="+value)
+}
+
+// lastOfEach keeps the last of the entries with one key: a Go program takes the first that it is given,
+// others the last. It changes nothing that env is made of.
+func lastOfEach(env []string) []string {
+	at := make(map[string]int, len(env))
+	kept := make([]string, 0, len(env))
+	for _, kv := range env {
+		key, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[key]; ok && key != "" {
+			kept[i] = kv
+			continue
+		}
+		at[key] = len(kept)
+		kept = append(kept, kv)
+	}
+	return kept
 }
 
 // tryTextBusy is how often, and busyPause how long apart, a program is started again that somebody has

@@ -55,6 +55,7 @@ func StartProcess(attr ProcessAttr) (*OSProcess, error) {
 	if env == nil {
 		env = os.Environ()
 	}
+	env = lastOfEach(env)
 	fds := [3]int{}
 	for i, f := range files {
 		fd := int(f.Fd())

@@ -67,7 +67,7 @@ func TestChildReceivesItsOrders(t *testing.T) {
 	dir := t.TempDir()
 	deadline := time.Now().Add(time.Hour)
 	c, err := s.SpawnCommand(testContext(t), forkspawn.Command{
-		Args: []string{"-one", "two"}, Env: append(os.Environ(), "GREETING=good day"),
+		Args: []string{"-one", "two"}, Env: append(os.Environ(), "GREETING=overruled", "GREETING=good day"),
 	}, spawnspec.Spec{
 		Entry: "orders", Dir: dir, Deadline: deadline,
 		Vars: map[string]any{"depth": uint64(3)}, Modules: []string{"a", "b"},
