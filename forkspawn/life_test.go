@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
@@ -255,14 +256,7 @@ func TestWhatAChildLeavesBehindIsKilledWithItsGroup(t *testing.T) {
 }
 
 // running tells whether a process runs and is not a zombie that its own parent has not reaped.
-func running(pid int) bool {
-	b, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(b), ") ")
-	return !strings.HasPrefix(rest, "Z")
-}
+func running(pid int) bool { return spawntest.Running(pid) }
 
 // The parent-death signal and the end of the stream, each without the other.
 func TestOrphansEndAfterTheirParentIsKilled(t *testing.T) {
@@ -274,7 +268,10 @@ func TestOrphansEndAfterTheirParentIsKilled(t *testing.T) {
 			s := newSpawner(t, forkspawn.Config{})
 			// The one in the middle is killed and leaves its socket's directory: here, and not in a place
 			// where the next Spawner would have to remove it.
-			env := append(os.Environ(), "XDG_RUNTIME_DIR=", "TMPDIR="+t.TempDir())
+			place, err := os.MkdirTemp("", "o-") // t.TempDir is too long for a socket
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.NoError(t, os.RemoveAll(place)) })
+			env := append(os.Environ(), "XDG_RUNTIME_DIR=", "TMPDIR="+place)
 			c, err := s.SpawnCommand(testContext(t), forkspawn.Command{Env: env}, spawnspec.Spec{Entry: "tree", Args: bySignal})
 			require.NoError(t, err)
 			var grandchild int
@@ -357,7 +354,7 @@ func TestManyChildrenCostNoThreads(t *testing.T) {
 	}
 	const n = 100
 	s := newSpawner(t, forkspawn.Config{})
-	before := openDescriptors(t)
+	before := spawntest.TakeSnapshot(t)
 	var wg sync.WaitGroup
 	work := make(chan int)
 	for range 16 {
@@ -384,7 +381,7 @@ func TestManyChildrenCostNoThreads(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventually(t, "descriptors are given back", func() bool { return openDescriptors(t) <= before })
+	assert.Empty(t, before.Leaks())
 }
 
 func TestRaceServesAnotherRuntime(t *testing.T) {

@@ -18,9 +18,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
@@ -34,8 +34,6 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		playRole(role)
 	}
-	// Under the race detector a process sleeps for a second before it exits.
-	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	forkspawn.Register("echo", echo)
 	forkspawn.Register("fail", func(context.Context, *forkspawn.Parent) error { return errors.New("no luck today") })
 	forkspawn.Register("panic", func(context.Context, *forkspawn.Parent) error { panic("at the disco") })
@@ -57,8 +55,7 @@ func TestMain(m *testing.M) {
 	forkspawn.Register("orders", orders)
 	forkspawn.Register("flood", flood)
 	forkspawn.Register("tree", tree)
-	forkspawn.Init()
-	goleak.VerifyTestMain(m)
+	spawntest.Main(m)
 }
 
 // echo sends back what comes, messages and raw bytes by turns.
@@ -222,16 +219,7 @@ func testContext(t testing.TB) context.Context {
 // newSpawner returns a Spawner that the test's end closes, with streams that do not disturb.
 func newSpawner(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
-	if cfg.Stdout == (forkspawn.Stream{}) {
-		cfg.Stdout = forkspawn.Null()
-	}
-	if cfg.Stderr == (forkspawn.Stream{}) {
-		cfg.Stderr = forkspawn.Capture(nil)
-	}
-	s, err := forkspawn.New(cfg)
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, s.Close()) })
-	return s
+	return spawntest.NewSpawner(t, cfg)
 }
 
 // networks runs a test over each transport.
@@ -268,7 +256,7 @@ func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 // eventually waits for a state, which nothing announces, by looking.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	require.Eventually(t, f, bound, 2*time.Millisecond, what)
+	spawntest.Eventually(t, what, f)
 }
 
 // role is a command that starts the test binary in a role.
@@ -282,14 +270,6 @@ func role(name string, args ...string) forkspawn.Command {
 
 func sh(script string) forkspawn.Command {
 	return forkspawn.Command{Path: "sh", Args: []string{"-c", script}}
-}
-
-// openDescriptors counts this process's.
-func openDescriptors(t testing.TB) int {
-	t.Helper()
-	names, err := os.ReadDir("/proc/self/fd")
-	require.NoError(t, err)
-	return len(names)
 }
 
 // build compiles a small program and returns its path.

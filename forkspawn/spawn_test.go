@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
@@ -176,7 +177,7 @@ func TestBootFailuresAreExact(t *testing.T) {
 				if c.spec.Name == "" {
 					c.spec.Name = "case"
 				}
-				before := openDescriptors(t)
+				before := spawntest.TakeSnapshot(t)
 				boot := spawnError(t, testContext(t), s, c.cmd, c.spec)
 				assert.Equal(t, c.phase, boot.Phase)
 				assert.Equal(t, c.status, boot.Status)
@@ -195,7 +196,7 @@ func TestBootFailuresAreExact(t *testing.T) {
 					sum += p.Duration
 				}
 				assert.Equal(t, boot.Elapsed, sum, "the phases share the time: %v", boot.Phases)
-				eventually(t, "descriptors are given back", func() bool { return openDescriptors(t) <= before })
+				assert.Empty(t, before.Leaks())
 			})
 		}
 
