@@ -68,7 +68,7 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 		stop()
 	}
 	if err != nil {
-		return nil, b.abandon(err)
+		return nil, b.abandon(ctx, err)
 	}
 	b.times.ready = monotime.Now()
 	b.times.child = peer.Timings
@@ -171,11 +171,12 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 }
 
 // dyingBound is how long Spawn waits for the exit status of a child whose handshake has failed: the
-// news of a death comes by two ways, and a child that reports a failure ends just after.
-const dyingBound = 50 * time.Millisecond
+// news of a death comes by two ways, and a child that reports a failure ends just after, which on a busy
+// machine takes its time. Only a child that goes on regardless costs all of it.
+const dyingBound = time.Second
 
 // abandon makes the error of a boot that failed after the process was started, and leaves nothing of it.
-func (b *boot) abandon(cause error) error {
+func (b *boot) abandon(ctx context.Context, cause error) error {
 	c := b.child
 	phase := b.x.Phase()
 	var herr *handshake.Error
@@ -197,7 +198,7 @@ func (b *boot) abandon(cause error) error {
 	}
 	died := isClosed(c.gone)
 	if fromPeer && !died {
-		died = c.awaitGone(dyingBound)
+		died = c.awaitGoneOr(ctx, dyingBound)
 	}
 	if died && errors.Is(cause, transport.ErrPeerGone) {
 		cause = ErrDied // the same news, told better by its status
