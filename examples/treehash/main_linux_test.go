@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
 
 // endlessTree makes files whose hashing takes longer than any test: they are large, and have holes only.
@@ -87,18 +89,8 @@ func descriptors(pid int) map[string]string {
 	return targets
 }
 
-// awaitDead waits until processes are gone, or are zombies of somebody who has adopted them.
-func awaitDead(t testing.TB, pids []int) {
-	t.Helper()
-	for _, pid := range pids {
-		require.Eventually(t, func() bool {
-			state, _ := stat(pid)
-			return state == "" || state == "Z" || state == "X"
-		}, bound, time.Millisecond, "%d lives", pid)
-	}
-}
-
 func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
+	spawntest.NoLeaks(t)
 	for _, c := range []struct {
 		network string
 		signal  syscall.Signal
@@ -132,6 +124,7 @@ func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
 }
 
 func TestWorkerThatCannotBootEndsThoseThatAreBusy(t *testing.T) {
+	spawntest.NoLeaks(t)
 	dir := endlessTree(t, 2)
 	cmd, tmp := program(t, oneWorker, "-workers", "2", dir)
 	claims := t.TempDir()
@@ -153,6 +146,7 @@ func TestWorkerThatCannotBootEndsThoseThatAreBusy(t *testing.T) {
 }
 
 func TestNoChildOutlivesAParentThatWasKilled(t *testing.T) {
+	spawntest.NoLeaks(t)
 	for _, network := range []string{"uds", "tcp"} {
 		t.Run(network, func(t *testing.T) {
 			dir := endlessTree(t, 4)
@@ -161,7 +155,7 @@ func TestNoChildOutlivesAParentThatWasKilled(t *testing.T) {
 			workers := busyWorkers(t, cmd.Process.Pid, 4, dir)
 			require.NoError(t, cmd.Process.Kill())
 			began := time.Now()
-			awaitDead(t, workers)
+			spawntest.AwaitGone(t, workers...)
 			t.Logf("dead %v after the kill", time.Since(began))
 			assert.Equal(t, -1, wait(t, cmd))
 		})
@@ -177,13 +171,13 @@ func TestWorkerThatWasKilledIsReplacedInTheMiddleOfItsFile(t *testing.T) {
 	for range maxDeaths - 1 {
 		worker := busyWorkers(t, cmd.Process.Pid, 1, dir)
 		require.NoError(t, syscall.Kill(worker[0], syscall.SIGSEGV))
-		awaitDead(t, worker)
+		spawntest.AwaitGone(t, worker...)
 	}
 	worker := busyWorkers(t, cmd.Process.Pid, 1, dir)
 	require.NoError(t, os.Truncate(filepath.Join(dir, "0"), 0)) // this one comes to an end
 	assert.Zero(t, wait(t, cmd))
 	assert.Equal(t, maxDeaths-1, strings.Count(stderr.String(), `; it was at "./0"`), stderr.String())
-	awaitDead(t, worker)
+	spawntest.AwaitGone(t, worker...)
 	assertEmpty(t, tmp)
 }
 
@@ -285,6 +279,7 @@ func TestProgressIsGoneBeforeTheOutputOnTheSameTerminal(t *testing.T) {
 }
 
 func TestCtrlCOnATerminal(t *testing.T) {
+	spawntest.NoLeaks(t)
 	dir := endlessTree(t, 2)
 	write(t, filepath.Join(dir, "!"), nil) // it comes first, and shows progress
 	cmd, tmp := program(t, asItIs, "-workers", "2", dir)
@@ -299,6 +294,6 @@ func TestCtrlCOnATerminal(t *testing.T) {
 	shown, _ := io.ReadAll(terminal)
 	assert.Equal(t, 130, wait(t, cmd))
 	assert.Equal(t, "^C"+erase, string(shown))
-	awaitDead(t, workers)
+	spawntest.AwaitGone(t, workers...)
 	assertEmpty(t, tmp)
 }

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
 
 // modeEnv makes this test binary the program that is tested, in one of these ways.
@@ -71,7 +72,7 @@ func TestMain(m *testing.M) {
 		os.ReadFile(filepath.Join(os.Getenv(claimsEnv), "go")) // waits until the test has opened the fifo too
 		forkspawn.Init()
 	}
-	goleak.VerifyTestMain(m)
+	spawntest.Main(m)
 }
 
 // dieOfPoison answers with sums of zeros. What it prints must not get into the output.
@@ -106,8 +107,7 @@ func program(t testing.TB, mode string, args ...string) (cmd *exec.Cmd, tmp stri
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	t.Cleanup(cancel)
 	cmd = exec.CommandContext(ctx, self, args...)
-	cmd.Env = append(os.Environ(), modeEnv+"="+mode, "TMPDIR="+tmp, "XDG_RUNTIME_DIR=",
-		"GORACE="+os.Getenv("GORACE")+" atexit_sleep_ms=0") // or each process sleeps for a second at its end
+	cmd.Env = append(os.Environ(), modeEnv+"="+mode, "TMPDIR="+tmp, "XDG_RUNTIME_DIR=")
 	return cmd, tmp
 }
 
