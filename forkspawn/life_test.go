@@ -348,42 +348,6 @@ func TestShutdownHastensACloseUnderWay(t *testing.T) {
 	assert.False(t, alive(c.PID()))
 }
 
-func TestManyChildrenCostNoThreads(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts many processes")
-	}
-	const n = 100
-	s := newSpawner(t, forkspawn.Config{})
-	before := spawntest.TakeSnapshot(t)
-	var wg sync.WaitGroup
-	work := make(chan int)
-	for range 16 {
-		wg.Go(func() {
-			for range work {
-				_, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "sleep"})
-				assert.NoError(t, err)
-			}
-		})
-	}
-	for i := range n {
-		work <- i
-	}
-	close(work)
-	wg.Wait()
-	threads, err := os.ReadDir("/proc/self/task")
-	require.NoError(t, err)
-	assert.Less(t, len(threads), 64, "waiting for %d children", n)
-	t.Logf("%d children, %d threads", n, len(threads))
-	for _, c := range s.Children() {
-		wg.Go(func() {
-			_, err := c.Stop(testContext(t))
-			assert.NoError(t, err)
-		})
-	}
-	wg.Wait()
-	assert.Empty(t, before.Leaks())
-}
-
 func TestRaceServesAnotherRuntime(t *testing.T) {
 	// A runtime that starts its processes in its own way needs the listener and the race alone.
 	_, err := forkspawn.Join(context.Background())

@@ -2,4 +2,4 @@
 
 package forkspawn_test
 
-const raceEnabled = false
+const raceDetector = false

@@ -2,5 +2,4 @@
 
 package forkspawn_test
 
-// raceEnabled: processes of a race build are too heavy to start many of.
-const raceEnabled = true
+const raceDetector = true

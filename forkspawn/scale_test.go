@@ -1,0 +1,218 @@
+//go:build unix
+
+package forkspawn_test
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// A thousand children live at once, started from 64 goroutines. The log has the figures:
+//
+//	go test -v -count=1 -run TestThousandChildrenLiveAtOnce ./forkspawn
+//
+// Under the race detector, where each child is several times as large, they are a hundred.
+func TestThousandChildrenLiveAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	n := 1000
+	if raceDetector {
+		n = 100
+	}
+	requireRoom(t, n)
+	spawntest.NoLeaks(t)
+	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil), BootTimeout: bound, StopGrace: bound})
+	before := measure(t)
+
+	began := time.Now()
+	inParallel(n, func(int) {
+		_, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
+		assert.NoError(t, err)
+	})
+	started := time.Since(began)
+	children := s.Children()
+	require.Len(t, children, n)
+
+	began = time.Now()
+	inParallel(n, func(i int) {
+		for j := range 10 {
+			assert.NoError(t, children[i].Send(t.Context(), fmt.Sprint(i, " ", j)))
+			var got string
+			assert.NoError(t, children[i].Recv(t.Context(), &got))
+			assert.Equal(t, fmt.Sprint(i, " ", j), got)
+		}
+	})
+	exchanged := time.Since(began)
+
+	for _, c := range children {
+		require.True(t, spawntest.Running(c.PID()), "all live at once")
+	}
+	peak := measure(t) // also of threads: the Go runtime keeps those that it has made
+	assert.Less(t, peak.threads, 64, "with %d children", n)
+
+	began = time.Now()
+	require.NoError(t, s.Close())
+	stopped := time.Since(began)
+	for _, c := range children {
+		result, err := c.Stop(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, forkspawn.EndedAsked, result.By)
+		require.Equal(t, forkspawn.Exited(0), result.Status, c.StderrTail())
+	}
+
+	perChild := func(before, peak int64) string { return fmt.Sprintf("%.1f KiB", float64(peak-before)/1024/float64(n)) }
+	t.Logf("%d children: started in %v (%v each), 10 messages there and back with each in %v, stopped by one Close in %v",
+		n, started, started/time.Duration(n), exchanged, stopped)
+	t.Logf("the parent has for each: heap %s, stacks %s, resident %s, %.2f descriptors, %.2f goroutines; and %d threads for all",
+		perChild(before.heap, peak.heap), perChild(before.stacks, peak.stacks), perChild(before.resident, peak.resident),
+		float64(peak.descriptors-before.descriptors)/float64(n), float64(peak.goroutines-before.goroutines)/float64(n), peak.threads)
+}
+
+// spawns is how many processes TestSpawnsInARowLeaveNothingToGrow starts.
+var spawns = flag.Int("spawns", 0, "how many processes the test of spawns in a row starts; 0 is a number that takes a few seconds")
+
+// What the parent has does not grow with the number of children that it had. The full length is
+//
+//	go test -v -count=1 -run TestSpawnsInARowLeaveNothingToGrow ./forkspawn -spawns 10000
+func TestSpawnsInARowLeaveNothingToGrow(t *testing.T) {
+	n := *spawns
+	switch {
+	case n > 0:
+	case testing.Short():
+		t.Skip("starts many processes")
+	case raceDetector:
+		n = 200
+	default:
+		n = 1000
+	}
+	spawntest.NoLeaks(t)
+	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil), BootTimeout: bound, StopGrace: bound})
+	inARow := func(n int) time.Duration {
+		began := time.Now()
+		var next atomic.Int64
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				for next.Add(1) <= int64(n) {
+					c, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
+					if !assert.NoError(t, err) {
+						return
+					}
+					var got string
+					assert.NoError(t, c.Send(t.Context(), "hello"))
+					assert.NoError(t, c.Recv(t.Context(), &got))
+					result, err := c.Stop(t.Context())
+					assert.NoError(t, err)
+					assert.Equal(t, forkspawn.EndedAsked, result.By)
+				}
+			})
+		}
+		wg.Wait()
+		return time.Since(began)
+	}
+	first := min(1000, n/2)
+	inARow(first)
+	empty := spawntest.TakeSnapshot(t)
+	before := measure(t)
+	took := inARow(n - first)
+	assert.Empty(t, empty.Leaks(), "descriptors and goroutines among them")
+	after := measure(t)
+	t.Logf("after %d: %v", first, before)
+	t.Logf("after %d: %v; %v for each of the latter", n, after, took/time.Duration(n-first))
+	assert.Less(t, after.heap-before.heap, int64(2<<20))
+	if !raceDetector { // which has memory of its own
+		assert.Less(t, after.resident-before.resident, int64(8<<20))
+	}
+	assert.LessOrEqual(t, after.threads, before.threads+8)
+}
+
+// inParallel calls f with the numbers below n from 64 goroutines.
+func inParallel(n int, f func(int)) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 64 {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// figures are what this process has: bytes, and numbers.
+type figures struct {
+	heap, stacks, resident           int64
+	threads, goroutines, descriptors int
+}
+
+func (f figures) String() string {
+	return fmt.Sprintf("heap %d KiB, resident %d KiB, %d threads, %d goroutines, %d descriptors",
+		f.heap>>10, f.resident>>10, f.threads, f.goroutines, f.descriptors)
+}
+
+func measure(t testing.TB) figures {
+	t.Helper()
+	debug.FreeOSMemory() // which collects, too
+	runtime.GC()         // what had a finalizer
+	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	f := figures{heap: int64(m.HeapAlloc), stacks: int64(m.StackInuse), goroutines: runtime.NumGoroutine()}
+	for dir, n := range map[string]*int{"/proc/self/task": &f.threads, "/proc/self/fd": &f.descriptors} {
+		names, err := os.ReadDir(dir)
+		if err != nil {
+			t.Skip("reads /proc: ", err)
+		}
+		*n = len(names)
+	}
+	var size, pages int64
+	b, err := os.ReadFile("/proc/self/statm")
+	require.NoError(t, err)
+	_, err = fmt.Sscan(string(b), &size, &pages)
+	require.NoError(t, err)
+	f.resident = pages * int64(os.Getpagesize())
+	return f
+}
+
+// requireRoom skips a test for which the machine is too small.
+func requireRoom(t testing.TB, children int) {
+	t.Helper()
+	perChild := int64(4 << 20) // bytes: the Go runtime's, page tables, kernel stacks
+	if raceDetector {
+		perChild *= 10
+	}
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		t.Skip("reads /proc: ", err)
+	}
+	_, rest, _ := bytes.Cut(b, []byte("MemAvailable:"))
+	var kib int64
+	_, err = fmt.Sscan(string(rest), &kib)
+	require.NoError(t, err)
+	if need := int64(children) * perChild; kib<<10 < need {
+		t.Skipf("%d children need %d MiB, and %d are available", children, need>>20, kib>>10)
+	}
+	var files syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files))
+	if need := uint64(children)*5 + 100; uint64(files.Cur) < need {
+		t.Skipf("%d children need %d descriptors, and the limit is %d", children, need, files.Cur)
+	}
+}
