@@ -32,17 +32,19 @@ func itoa(n int) string { return strconv.Itoa(n) }
 
 func TestStopUsesNoMoreForceThanItTakes(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
-		s := newSpawner(t, forkspawn.Config{Listen: listen, StopGrace: 300 * time.Millisecond, TermGrace: 300 * time.Millisecond})
+		const short = 300 * time.Millisecond
 		for _, c := range []struct {
-			spec   spawnspec.Spec
-			by     forkspawn.Ending
-			status forkspawn.ExitStatus
+			spec       spawnspec.Spec
+			stop, term time.Duration // short where the child lets it pass
+			by         forkspawn.Ending
+			status     forkspawn.ExitStatus
 		}{
-			{spawnspec.Spec{Entry: "sleep"}, forkspawn.EndedAsked, forkspawn.Exited(0)},
-			{spawnspec.Spec{Entry: "busy"}, forkspawn.EndedAsked, forkspawn.Exited(0)},
-			{spawnspec.Spec{Entry: "deaf", Args: false}, forkspawn.EndedTerminated, forkspawn.Killed(syscall.SIGTERM, false)},
-			{spawnspec.Spec{Entry: "deaf", Args: true}, forkspawn.EndedKilled, forkspawn.Killed(syscall.SIGKILL, false)},
+			{spawnspec.Spec{Entry: "sleep"}, bound, bound, forkspawn.EndedAsked, forkspawn.Exited(0)},
+			{spawnspec.Spec{Entry: "busy"}, bound, bound, forkspawn.EndedAsked, forkspawn.Exited(0)},
+			{spawnspec.Spec{Entry: "deaf", Args: false}, short, bound, forkspawn.EndedTerminated, forkspawn.Killed(syscall.SIGTERM, false)},
+			{spawnspec.Spec{Entry: "deaf", Args: true}, short, short, forkspawn.EndedKilled, forkspawn.Killed(syscall.SIGKILL, false)},
 		} {
+			s := newSpawner(t, forkspawn.Config{Listen: listen, StopGrace: c.stop, TermGrace: c.term})
 			child := spawn(t, s, c.spec)
 			if c.spec.Entry != "sleep" {
 				var ready string
