@@ -193,7 +193,7 @@ func TestTreeThatIgnoresSIGTERMEndsWithinTheRootsGraces(t *testing.T) {
 }
 
 func TestDeepAndBroadTreeLeavesNobody(t *testing.T) {
-	if testing.Short() || raceEnabled {
+	if testing.Short() || raceDetector {
 		t.Skip("363 processes")
 	}
 	b := branch{Levels: 5, Breadth: 3, Flood: 64 << 10, Heed: true}
