@@ -17,6 +17,9 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
+// moreRoles are those that other files add.
+var moreRoles = map[string]func(context.Context) error{}
+
 // playRole is a child that is a program of its own, well or badly behaved. It does not return.
 func playRole(role string) {
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
@@ -112,7 +115,11 @@ func playRole(role string) {
 		}
 		check(err)
 	default:
-		check(errors.New("no such role"))
+		play, ok := moreRoles[role]
+		if !ok {
+			check(errors.New("no such role"))
+		}
+		check(play(ctx))
 	}
 	os.Exit(0)
 }
