@@ -13,6 +13,7 @@ import (
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
 const sigkill = syscall.SIGKILL
@@ -56,7 +57,8 @@ func newChild(s *Spawner, id string, spec *spawnspec.Spec, proc Process, st stre
 func (c *Child) reap() {
 	c.status = c.proc.Wait()
 	c.streams.settle() // what it wrote belongs to the news of its end
-	c.s.removeSockets(c.id)
+	uds.RemoveBeside(c.s.peers.Addr(), socketPrefix(c.id))
+	c.s.reaper.ended(c.PID(), c.id)
 	close(c.gone)
 	c.s.tell.exited(c.event(), c.status)
 	c.streams.end()

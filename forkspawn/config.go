@@ -57,6 +57,14 @@ type Config struct {
 	// HelloTimeout and MaxPending bound strangers on the socket; see handshake.ListenerConfig.
 	HelloTimeout time.Duration
 	MaxPending   int
+	// Subreaper makes this process the reaper of what its children leave behind (Linux: PR_SET_CHILD_SUBREAPER in
+	// prctl(2)). What is left in a child's process group is killed in any case; a process that has left the
+	// group, as setsid(1) or a daemon does, becomes a child of this one then, and is killed when the
+	// child that it descends from has ended. It is known by the environment variable SPAWNWIRE_TREE, which
+	// the children get and hand on; a process without it is left alone. With it this process
+	// also reaps zombies that nothing else in it has waited for within ten seconds. Elsewhere New's error matches
+	// errors.ErrUnsupported.
+	Subreaper bool
 	// WaitForDebugger lets a child be as long as a debugger holds it (Linux): neither BootTimeout nor the
 	// graces of a stop have force used on it then. A context that ends, and Hasten, still have.
 	WaitForDebugger bool

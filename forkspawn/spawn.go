@@ -142,8 +142,12 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 	if b.s.local != nil {
 		return b.launchLocal(ticket)
 	}
-	attr := ProcessAttr{Command: b.cmd, Dir: b.spec.Dir, OwnGroup: true}
-	attr.Env = b.cmd.environ(handshake.TicketEnv, ticket.Encode())
+	cmd := b.cmd
+	if cfg.Subreaper {
+		cmd.Env = b.s.reaper.mark(b.id, cmd)
+	}
+	attr := ProcessAttr{Command: cmd, Dir: b.spec.Dir, OwnGroup: true}
+	attr.Env = cmd.environ(handshake.TicketEnv, ticket.Encode())
 	if !cfg.NoParentDeathSignal {
 		attr.ParentDeathSignal = sigkill
 	}
@@ -152,7 +156,7 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 	if err != nil {
 		return nil, streams{}, err
 	}
-	proc, err := b.s.thread.do(ctx, func() (Process, error) {
+	start := func() (Process, error) {
 		if cfg.Starter != nil {
 			return cfg.Starter.Start(ctx, attr)
 		}
@@ -161,7 +165,8 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 			return nil, err // and not a nil *OSProcess in an interface
 		}
 		return p, nil
-	})
+	}
+	proc, err := b.s.thread.do(ctx, func() (Process, error) { return b.s.reaper.started(start) })
 	st.started()
 	if err != nil {
 		st.end()

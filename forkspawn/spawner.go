@@ -4,11 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +22,8 @@ type Spawner struct {
 	dir    *uds.Dir // of the socket; nil when the caller chose the address, or it is in the parent's
 	peers  *handshake.Listener
 	thread *launcher
-	local  *localNet // of MethodInProcess, else nil
+	local  *localNet  // of MethodInProcess, else nil
+	reaper *subreaper // of Config.Subreaper, else nil
 
 	ctx    context.Context // ends when Close begins; ends the boots under way
 	cancel context.CancelFunc
@@ -77,6 +74,13 @@ func New(cfg Config) (*Spawner, error) {
 		ln.Close()
 		s.removeDir()
 		return nil, fmt.Errorf("forkspawn: listen: %w", err)
+	}
+	if cfg.Subreaper {
+		if s.reaper, err = newSubreaper(s.peers.Identity().ID); err != nil {
+			s.peers.Close()
+			s.removeDir()
+			return nil, fmt.Errorf("forkspawn: %w", err)
+		}
 	}
 	s.thread = newLauncher()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -140,21 +144,6 @@ func listenBeside(p *Parent) net.Listener {
 // never too long.
 func socketPrefix(id string) string { return id[:min(len(id), 10)] + "-" }
 
-// removeSockets removes the sockets that a child which has ended left in the directory of the tree.
-func (s *Spawner) removeSockets(id string) {
-	addr, ok := uds.Beside(s.peers.Addr(), "x")
-	if !ok {
-		return
-	}
-	dir := filepath.Dir(addr.Target)
-	entries, _ := os.ReadDir(dir)
-	for _, e := range entries {
-		if e.Type() == fs.ModeSocket && strings.HasPrefix(e.Name(), socketPrefix(id)) {
-			os.Remove(filepath.Join(dir, e.Name())) // or it is gone already
-		}
-	}
-}
-
 func (s *Spawner) removeDir() error {
 	if s.dir == nil {
 		return nil
@@ -207,6 +196,7 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	s.reaps.Wait()
 	errs = append(errs, s.peers.Close(), s.removeDir())
 	s.thread.close()
+	s.reaper.close()
 	s.closeErr = errors.Join(errs...)
 	close(s.done)
 	return s.closeErr

@@ -25,11 +25,12 @@ import (
 // branch says what a node of a tree of processes has below it. When the whole tree is up its leaves
 // fail, all at once.
 type branch struct {
-	Levels  int    // below this node; 0 is a leaf
-	Breadth int    // children of each node
-	Flood   int    // bytes that a leaf writes to stderr before it fails
-	Heed    bool   // everybody does as asked; else all ignore SIGTERM, and every second leaf hangs instead of failing
-	Gate    string // a FIFO: the leaves fail when somebody has it open for writing; "" is never
+	Levels   int    // below this node; 0 is a leaf
+	Breadth  int    // children of each node
+	Flood    int    // bytes that a leaf writes to stderr before it fails
+	Heed     bool   // everybody does as asked; else all ignore SIGTERM, and every second leaf hangs instead of failing
+	NoSignal bool   // no parent-death signal: a node whose parent is killed learns of it by its connection alone
+	Gate     string // a FIFO: the leaves fail when somebody has it open for writing; "" is never
 }
 
 func init() { forkspawn.Register("branch", runBranch) }
@@ -46,7 +47,7 @@ func runBranch(ctx context.Context, p *forkspawn.Parent) error {
 	if b.Levels == 0 {
 		return leaf(ctx, p, b)
 	}
-	s, err := forkspawn.New(forkspawn.Config{})
+	s, err := forkspawn.New(forkspawn.Config{NoParentDeathSignal: b.NoSignal})
 	if err != nil {
 		return err
 	}

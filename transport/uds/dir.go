@@ -1,6 +1,7 @@
 package uds
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spawnwire/spawnwire/transport"
 )
@@ -149,6 +151,44 @@ func Beside(addr transport.Addr, name string) (transport.Addr, bool) {
 	}
 	beside := (&Dir{path: path}).Addr(name)
 	return beside, !beside.IsZero()
+}
+
+// besideLockWait bounds how long RemoveBeside waits for the lock on the directory.
+const besideLockWait = 100 * time.Millisecond
+
+// RemoveBeside removes the sockets beside addr (see [Beside]) whose names begin with prefix: those of a process that is known to
+// have ended. If it had left any, it was killed, and so may have been processes that listened beside it on its
+// behalf: then other sockets that nobody holds are removed too. It is best effort and reports no errors; it does
+// nothing when addr is in no private directory.
+func RemoveBeside(addr transport.Addr, prefix string) {
+	beside, ok := Beside(addr, "x")
+	if !ok || prefix == "" {
+		return
+	}
+	dir := filepath.Dir(beside.Target)
+	entries, _ := os.ReadDir(dir)
+	sockets, _ := sortOut(entries)
+	var others []string
+	for _, name := range sockets {
+		if strings.HasPrefix(name, prefix) {
+			removeFile(filepath.Join(dir, name))
+		} else {
+			others = append(others, name)
+		}
+	}
+	if len(others) == len(sockets) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), besideLockWait)
+	defer cancel()
+	unlock, err := lockDir(ctx, dir) // for what Listen says of its lock
+	if err != nil {
+		return
+	}
+	defer unlock()
+	for _, name := range others {
+		removeStale(ctx, filepath.Join(dir, name))
+	}
 }
 
 // isDirName tells whether [NewDir] makes such names.
