@@ -38,11 +38,27 @@
 // child has ended, in whatever way, what is left of its process group is killed. [Spawner.Close] does the same
 // for all children side by side.
 //
+// A [Group] is a set of children that live and die together, in the habit of errgroup: the first failure ends
+// all, Wait returns all failures, and a [RestartPolicy] starts children anew. Groups nest as processes do. A
+// process that was itself spawned and is asked to stop has its graces cut to what its own parent leaves it,
+// so that a tree ends from its leaves upward and within the grace of its root.
+//
+// Ctrl-C in a terminal reaches the parent alone; [Spawner.NotifyContext] makes a first one end a context and a second
+// one shorten the stops. Ctrl-Z stops the parent alone, too: its children go on, as background
+// jobs do, until one blocks on a captured stream that the parent does not read meanwhile, and after fg all is as before.
+//
 // When the parent dies, its children end: on Linux the kernel kills them (PR_SET_PDEATHSIG); elsewhere,
 // and with Config.NoParentDeathSignal, they see their connection end and have [OrphanGrace] to finish.
 //
 // Waiting for a child costs a goroutine and, on Linux, no thread. A program that itself waits for any child
 // (wait4 with pid -1) takes statuses away: they are then unknown, and never taken for success.
+//
+// Config.Subreaper also ends what has left a child's process group, such as a daemon.
+//
+// # What can be seen
+//
+// Config.Logger gets what is worth a line, and Config.Trace has functions that are called at each step of each
+// child's life, with its times.
 //
 // # Parts
 //

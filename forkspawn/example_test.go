@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/handshake"
@@ -92,4 +93,85 @@ func ExampleStartProcess() {
 	}
 	status := proc.Wait()
 	fmt.Println(status, status.Success())
+}
+
+// Children that live and die together: the first failure ends all of them.
+func ExampleGroup() {
+	spawner, err := forkspawn.New(forkspawn.Config{Stderr: forkspawn.Capture(nil)})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+
+	group, err := spawner.NewGroup(context.Background(), forkspawn.GroupConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, word := range []string{"hello", "world"} {
+		group.Go(spawnspec.Spec{Entry: "echo"}, func(ctx context.Context, child *forkspawn.Child) error {
+			var reply string
+			if err := child.Send(ctx, word); err != nil {
+				return err
+			}
+			return child.Recv(ctx, &reply)
+		})
+	}
+	fmt.Println(group.Wait())
+
+	group, _ = spawner.NewGroup(context.Background(), forkspawn.GroupConfig{})
+	group.Go(spawnspec.Spec{Entry: "sleep"}, nil) // would live for ever
+	group.Go(spawnspec.Spec{Name: "unlucky", Entry: "fail"}, nil)
+	var exit *forkspawn.ExitError
+	errors.As(group.Wait(), &exit)
+	fmt.Println(exit.Name, "|", exit.Status, "|", exit.Said)
+	// Output:
+	// <nil>
+	// unlucky | exit status 1 | no luck today
+}
+
+// A child that fails is started anew, with a pause before it that grows, and not for ever.
+func ExampleRestartPolicy() {
+	spawner, err := forkspawn.New(forkspawn.Config{
+		Stderr: forkspawn.Capture(nil),
+		Trace: &forkspawn.Trace{
+			Restarting: func(e forkspawn.ChildEvent, r forkspawn.RestartInfo) {
+				fmt.Println(e.Name, "restart", r.Restarts, "after", r.Pause)
+			},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+
+	group, err := spawner.NewGroup(context.Background(), forkspawn.GroupConfig{
+		Restart: forkspawn.RestartPolicy{When: forkspawn.RestartOnFailure, MinPause: time.Millisecond, Limit: 2},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	group.Go(spawnspec.Spec{Name: "crasher", Entry: "exit", Args: 3}, nil)
+	var often *forkspawn.RestartError
+	fmt.Println(errors.As(group.Wait(), &often))
+	// Output:
+	// crasher restart 1 after 1ms
+	// crasher restart 2 after 2ms
+	// true
+}
+
+// Ctrl-C asks the children to stop, a second one makes it shorter.
+func ExampleSpawner_NotifyContext() {
+	spawner, err := forkspawn.New(forkspawn.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ctx, stop := spawner.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	defer spawner.Close() // first
+
+	child, err := spawner.Spawn(ctx, spawnspec.Spec{Entry: "echo"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	child.Send(ctx, "until somebody presses Ctrl-C")
 }

@@ -4,6 +4,7 @@ package forkspawn_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -39,11 +40,12 @@ func TestThousandChildrenLiveAtOnce(t *testing.T) {
 	requireRoom(t, n)
 	spawntest.NoLeaks(t)
 	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil), BootTimeout: bound, StopGrace: bound})
+	g := newGroup(t, s, forkspawn.GroupConfig{})
 	before := measure(t)
 
 	began := time.Now()
 	inParallel(n, func(int) {
-		_, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
+		_, err := g.Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
 		assert.NoError(t, err)
 	})
 	started := time.Since(began)
@@ -68,8 +70,11 @@ func TestThousandChildrenLiveAtOnce(t *testing.T) {
 	assert.Less(t, peak.threads, 64, "with %d children", n)
 
 	began = time.Now()
-	require.NoError(t, s.Close())
+	enough := errors.New("enough")
+	g.Cancel(enough)
+	require.Equal(t, enough, waitFor(t, g), "nobody failed")
 	stopped := time.Since(began)
+	assert.LessOrEqual(t, measure(t).descriptors, before.descriptors)
 	for _, c := range children {
 		result, err := c.Stop(t.Context())
 		require.NoError(t, err)
@@ -78,7 +83,7 @@ func TestThousandChildrenLiveAtOnce(t *testing.T) {
 	}
 
 	perChild := func(before, peak int64) string { return fmt.Sprintf("%.1f KiB", float64(peak-before)/1024/float64(n)) }
-	t.Logf("%d children: started in %v (%v each), 10 messages there and back with each in %v, stopped by one Close in %v",
+	t.Logf("%d children: started in %v (%v each), 10 messages there and back with each in %v, stopped by one cancel in %v",
 		n, started, started/time.Duration(n), exchanged, stopped)
 	t.Logf("the parent has for each: heap %s, stacks %s, resident %s, %.2f descriptors, %.2f goroutines; and %d threads for all",
 		perChild(before.heap, peak.heap), perChild(before.stacks, peak.stacks), perChild(before.resident, peak.resident),

@@ -1,0 +1,102 @@
+package forkspawn_test
+
+import (
+	"context"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// hold attaches to a process as a debugger does, until let go. Both belong to one thread.
+func hold(pid int) (letGo func(), err error) {
+	attached, release, released := make(chan error), make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(released)
+		runtime.LockOSThread() // and never unlocked: the thread's end detaches (ptrace(2))
+		attached <- unix.PtraceSeize(pid)
+		<-release
+	}()
+	err = <-attached
+	return func() {
+		close(release)
+		<-released
+	}, err
+}
+
+// afterAll is longer than all the graces and time-outs that would have ended these children.
+const afterAll = 300 * time.Millisecond
+
+func TestChildHeldByADebuggerIsLeftAlone(t *testing.T) {
+	for _, wait := range []bool{true, false} {
+		signals := make(chan forkspawn.SignalInfo, 10)
+		s := newSpawner(t, forkspawn.Config{
+			StopGrace: time.Millisecond, TermGrace: bound, WaitForDebugger: wait,
+			Trace: &forkspawn.Trace{Signalled: func(_ forkspawn.ChildEvent, i forkspawn.SignalInfo) { signals <- i }},
+		})
+		c := spawn(t, s, spawnspec.Spec{Entry: "deaf"})
+		var ready string
+		require.NoError(t, c.Recv(testContext(t), &ready))
+		letGo, err := hold(c.PID())
+		if err != nil {
+			letGo()
+			t.Skip("cannot attach to a process here:", err)
+		}
+		stopped := make(chan forkspawn.StopResult, 1)
+		go func() {
+			r, _ := c.Stop(context.Background())
+			stopped <- r
+		}()
+		if wait {
+			select {
+			case i := <-signals:
+				assert.Fail(t, "a signal under the debugger", "%v", i)
+			case <-time.After(afterAll):
+			}
+			letGo()
+		} else {
+			<-signals
+			letGo()
+		}
+		assert.Equal(t, forkspawn.EndedTerminated, (<-stopped).By)
+	}
+}
+
+func TestBootHeldByADebuggerHasNoTimeout(t *testing.T) {
+	type debugger struct {
+		letGo func()
+		err   error
+	}
+	attached := make(chan debugger, 1)
+	s := newSpawner(t, forkspawn.Config{
+		BootTimeout: 50 * time.Millisecond, WaitForDebugger: true,
+		Trace: &forkspawn.Trace{Started: func(e forkspawn.ChildEvent) {
+			letGo, err := hold(e.PID)
+			attached <- debugger{letGo, err}
+		}},
+	})
+	failed := make(chan error, 1)
+	go func() {
+		_, err := s.SpawnCommand(context.Background(), role("mute"), spawnspec.Spec{Name: "mute"})
+		failed <- err
+	}()
+	d := <-attached
+	if d.err != nil {
+		d.letGo()
+		<-failed
+		t.Skip("cannot attach to a process here:", d.err)
+	}
+	select {
+	case err := <-failed:
+		assert.Fail(t, "a time-out under the debugger", "%v", err)
+	case <-time.After(afterAll):
+	}
+	d.letGo()
+	assert.ErrorIs(t, <-failed, forkspawn.ErrBootTimeout)
+}
