@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -163,6 +164,10 @@ func TestInterruptEndsAnOrphan(t *testing.T) {
 	_, err := c.Kill()
 	require.NoError(t, err)
 	require.True(t, running(orphan))
+	// The end of its connections keeps it from nothing, and does not keep it busy either.
+	before := cpuTicks(t, orphan)
+	time.Sleep(300 * time.Millisecond)
+	assert.Less(t, cpuTicks(t, orphan)-before, 15, "ticks of 10 ms; a loop would have 30")
 	require.NoError(t, syscall.Kill(orphan, syscall.SIGINT))
 	spawntest.AwaitGone(t, orphan)
 }
@@ -185,4 +190,43 @@ func init() {
 		<-ctx.Done()
 		return nil
 	})
+}
+
+// cpuTicks returns how long a process has computed, in ticks of 10 ms (proc_pid_stat(5)).
+func cpuTicks(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/" + itoa(pid) + "/stat")
+	require.NoError(t, err)
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	user, err := strconv.Atoi(fields[11])
+	require.NoError(t, err)
+	system, err := strconv.Atoi(fields[12])
+	require.NoError(t, err)
+	return user + system
+}
+
+// The kernel's signal comes when the thread ends that started a child: so none of the program's own threads does.
+func TestChildOutlivesTheThreadThatAskedForIt(t *testing.T) {
+	spawntest.NoLeaks(t)
+	s := newSpawner(t, forkspawn.Config{})
+	spawned := make(chan *forkspawn.Child)
+	ended := make(chan int, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		ended <- syscall.Gettid()
+		c, err := s.Spawn(context.Background(), spawnspec.Spec{Entry: "echo"})
+		assert.NoError(t, err)
+		spawned <- c
+	}()
+	c := <-spawned
+	require.NotNil(t, c)
+	tid := <-ended
+	eventually(t, "the thread has ended", func() bool {
+		_, err := os.Stat("/proc/self/task/" + itoa(tid))
+		return err != nil
+	})
+	require.NoError(t, c.Send(testContext(t), "are you there"))
+	var got string
+	require.NoError(t, c.Recv(testContext(t), &got))
 }
