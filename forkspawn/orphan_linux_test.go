@@ -212,13 +212,22 @@ func TestChildOutlivesTheThreadThatAskedForIt(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
 	spawned := make(chan *forkspawn.Child)
 	ended := make(chan int, 1)
-	go func() {
+	var onAThread func()
+	onAThread = func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		ended <- syscall.Gettid()
+		tid := syscall.Gettid()
+		if tid == os.Getpid() { // but for the first one: on another, while this is taken
+			done := make(chan struct{})
+			go func() { defer close(done); onAThread() }()
+			<-done
+			return
+		}
+		ended <- tid
 		c, err := s.Spawn(context.Background(), spawnspec.Spec{Entry: "echo"})
 		assert.NoError(t, err)
 		spawned <- c
-	}()
+	}
+	go onAThread()
 	c := <-spawned
 	require.NotNil(t, c)
 	tid := <-ended
