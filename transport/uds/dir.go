@@ -46,9 +46,11 @@ type Dir struct {
 //  1. $XDG_RUNTIME_DIR, if it is set and belongs to the caller's effective user, as the XDG base
 //     directory specification demands;
 //  2. [os.TempDir], which is $TMPDIR or /tmp on Unix;
-//  3. /tmp, on Unix.
+//  3. /tmp, on Unix;
+//  4. /dev/shm, on Linux: in a container with a read-only root often the only place that can be
+//     written to.
 //
-// If none works, the error joins the reasons: a [*PathError] for a place that is too long, else what
+// If none works, the error has all places and reasons in one line: a [*PathError] for a place that is too long, else what
 // the system said (fs.ErrNotExist, fs.ErrPermission, syscall.EROFS, syscall.ENOSPC and so on).
 //
 // On Linux and Darwin it also removes, from the place it chose, what killed owners left: directories
@@ -73,6 +75,7 @@ func places() []place {
 		{name: "$XDG_RUNTIME_DIR", dir: os.Getenv("XDG_RUNTIME_DIR"), own: true},
 		{name: "temporary directory", dir: os.TempDir()},
 		{name: "last resort", dir: lastResort},
+		{name: "shared memory", dir: sharedMemory},
 	}
 	var unique []place
 	seen := make(map[string]bool)
