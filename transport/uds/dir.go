@@ -98,7 +98,7 @@ func newDirIn(places []place) (*Dir, error) {
 		}
 		causes = append(causes, fmt.Errorf("%s %s: %w", p.name, p.dir, err))
 	}
-	return nil, fmt.Errorf("uds: no place for a private directory: %w", errors.Join(causes...))
+	return nil, fmt.Errorf("uds: no place for a private directory: %w", allOf(causes))
 }
 
 func (p place) makeDir() (*Dir, error) {
@@ -205,6 +205,8 @@ func isDirName(name string) bool {
 //
 // It removes nothing that is not a socket: if there is such a thing in the directory, the directory
 // stays and the error, which matches [ErrNotSocket], names it. The lock ends in every case.
+//
+// A process that is out of descriptors can remove a directory that is empty but for the lock.
 func (d *Dir) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -213,10 +215,12 @@ func (d *Dir) Remove() error {
 		d.release = nil
 	}
 	entries, err := os.ReadDir(d.path)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
-	}
-	if err != nil {
+	case isOutOfDescriptors(err) && removeFile(filepath.Join(d.path, lockName)) == nil && removeFile(d.path) == nil:
+		return nil // there was nothing else in it, as there is when whoever listened has closed
+	case err != nil:
 		return fmt.Errorf("uds: remove private directory: %w", err)
 	}
 	sockets, others := sortOut(entries)

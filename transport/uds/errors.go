@@ -3,6 +3,7 @@ package uds
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 )
 
@@ -34,6 +35,18 @@ type PathError struct {
 func (e *PathError) Error() string {
 	return fmt.Sprintf("uds: socket path %q has %d bytes, the limit is %d", e.Path, e.Len, e.Limit)
 }
+
+// allOf are several errors in one line.
+type allOf []error
+
+func (e allOf) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+func (e allOf) Unwrap() []error { return e }
 
 // kindError is a sentinel that is also a kind of a more general error.
 type kindError struct {

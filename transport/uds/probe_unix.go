@@ -20,3 +20,7 @@ const (
 )
 
 func isQueueFull(err error) bool { return errors.Is(err, syscall.EAGAIN) }
+
+func isOutOfDescriptors(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}

@@ -12,3 +12,6 @@ const (
 
 // isQueueFull: a full queue cannot be told from a dead listener here; both are refused.
 func isQueueFull(error) bool { return false }
+
+// isOutOfDescriptors: there is no such limit here.
+func isOutOfDescriptors(error) bool { return false }
