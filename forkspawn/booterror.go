@@ -34,7 +34,7 @@ type BootError struct {
 	Phase handshake.Phase
 	// Status is how the child ended by itself; unknown when it did not, and was killed by Spawn.
 	Status ExitStatus
-	// Stderr is the end, at most 4 KiB, of what the child wrote to a captured stderr.
+	// Stderr is the end, at most 4 KiB, of what the child wrote to a captured stderr; see Child.StderrTail.
 	Stderr string
 	// Elapsed is the time from the call of Spawn to the failure; Phases shares it among the phases.
 	Elapsed time.Duration
@@ -73,26 +73,6 @@ func (e *BootError) Error() string {
 }
 
 func (e *BootError) Unwrap() error { return e.Err }
-
-// lastLine returns the last line with something in it. Of a Go panic that is a line of the stack: the
-// line that says "panic:" tells more.
-func lastLine(s string) string {
-	last, panicked := "", ""
-	for line := range strings.Lines(s) {
-		line = strings.TrimSpace(line)
-		if line == "" {
-			continue
-		}
-		last = line
-		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
-			panicked = line
-		}
-	}
-	if panicked != "" {
-		return panicked
-	}
-	return last
-}
 
 // roundTime keeps three digits or so.
 func roundTime(d time.Duration) time.Duration {

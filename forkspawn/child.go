@@ -217,7 +217,8 @@ func (c *Child) StdoutTail() string {
 	return c.streams.stdout.lastBytes()
 }
 
-// StderrTail returns the last 4 KiB that the child wrote to a captured stderr.
+// StderrTail returns the last 4 KiB that the child wrote to a captured stderr. When a Go program has crashed
+// with a trace that is longer, the lines before the trace that say why stand in front.
 func (c *Child) StderrTail() string {
 	if c.streams.stderr == nil {
 		return ""

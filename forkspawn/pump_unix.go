@@ -109,7 +109,7 @@ func (p *pump) settle() {
 func (p *pump) lastBytes() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return string(p.tail.buf)
+	return p.tail.String()
 }
 
 // sinkTimeout bounds how long the end of a child waits for a slow writer.

@@ -12,7 +12,7 @@ const sinkSize = 1 << 20
 // sink passes bytes on to a writer that may be slow, without ever making the giver wait.
 type sink struct {
 	w    io.Writer
-	done chan struct{} // closed when everything was written, or cannot be
+	done chan struct{} // closed when everything was written or lost
 
 	mu      sync.Mutex // guards what follows; never held over a write to w
 	wake    *sync.Cond
@@ -54,6 +54,8 @@ func (s *sink) close() {
 func (s *sink) run() {
 	defer close(s.done)
 	var spare []byte
+	var lost int64 // bytes that w has not taken, since it last took any
+	var why error
 	for {
 		s.mu.Lock()
 		for len(s.buf) == 0 && s.dropped == 0 && !s.closed {
@@ -65,16 +67,23 @@ func (s *sink) run() {
 		if len(b) == 0 && dropped == 0 && closed {
 			return
 		}
+		size := int64(len(b)) + dropped
 		if dropped > 0 {
 			b = fmt.Appendf(b, "\n[spawnwire: %d bytes dropped: the writer is too slow]\n", dropped)
 		}
-		if _, err := s.w.Write(b); err != nil {
-			// Nobody reads it any more; the child must not suffer for it.
-			s.mu.Lock()
-			s.closed, s.buf = true, nil
-			s.mu.Unlock()
-			return
-		}
 		spare = b
+		var note []byte
+		if lost > 0 {
+			note = fmt.Appendf(nil, "\n[spawnwire: %d bytes lost: %v]\n", lost, why)
+			b = append(note, b...)
+		}
+		n, err := s.w.Write(b)
+		if n >= len(note) {
+			lost = 0
+		}
+		if err != nil {
+			// A full disk, say. The child must not suffer for it, and there may be room again later.
+			lost, why = lost+max(0, size-int64(max(0, n-len(note)))), err
+		}
 	}
 }

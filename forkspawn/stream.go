@@ -35,22 +35,6 @@ func File(f *os.File) Stream { return Stream{mode: streamFile, file: f} }
 // Capture reads what the child writes, all the time, so that a full pipe never blocks it. The last
 // 4 KiB are kept for errors (Child.StderrTail). Everything is also written to w, unless w is nil, from a
 // goroutine of the child's own; when w falls behind by more than 1 MiB the rest is dropped and a line
-// in its place says how much. Several children may share one w if its Write may be called concurrently.
+// in its place says how much. So it is with what w does not take because it fails, on a full disk, say: the
+// line comes when w takes something again. Several children may share one w if its Write may be called concurrently.
 func Capture(w io.Writer) Stream { return Stream{mode: streamCapture, w: w} }
-
-// tailSize is how much of a captured stream is kept, in bytes.
-const tailSize = 4 << 10
-
-// tail keeps the last tailSize bytes of what is written to it.
-type tail struct{ buf []byte }
-
-func (t *tail) write(p []byte) {
-	if len(p) >= tailSize {
-		t.buf = append(t.buf[:0], p[len(p)-tailSize:]...)
-		return
-	}
-	if over := len(t.buf) + len(p) - tailSize; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	t.buf = append(t.buf, p...)
-}
