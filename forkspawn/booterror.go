@@ -24,7 +24,8 @@ type PhaseTime struct {
 // errors.Is and errors.As find in it: [ErrDied]; [handshake.ErrUnknownEntry], [handshake.ErrBadSpec] and a
 // [*handshake.FailedError] with the child's own words; [*handshake.VersionError]; [handshake.ErrBadMAC];
 // [ErrBootTimeout]; the caller's context's error and cause; [ErrClosed]; and for a failed start the
-// system's error in a [*fs.PathError]: fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC.
+// system's error in a [*fs.PathError]: fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC; and a
+// [*ResourceError] for want of descriptors, processes, memory or a device.
 type BootError struct {
 	Name string // of the child
 	ID   string

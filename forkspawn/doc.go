@@ -60,6 +60,17 @@
 // Config.Logger gets what is worth a line, and Config.Trace has functions that are called at each step of each
 // child's life, with its times.
 //
+// # Scarcity
+//
+// When the system is out of descriptors, processes, memory or space, or lacks a directory or a device, the
+// error is a [*ResourceError] that names the limit and what helps. Nothing is left behind, running
+// children are not disturbed, and stopping them needs nothing new. A child that itself runs into a limit dies,
+// and its last words, with the Go runtime's own reason, are in the BootError. The Go runtime ends
+// a whole process that cannot have a thread (RLIMIT_NPROC, pids.max): leave room for both.
+//
+// As the first process of a container, where orphans are given to it, this package waits for its own
+// children alone. It does not reap others, whose zombies stay until the program does, unless Config.Subreaper is set.
+//
 // # Parts
 //
 // [StartProcess] is the fork helper by itself. [Race] is the wait of Spawn by itself, for a runtime that

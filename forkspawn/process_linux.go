@@ -22,7 +22,11 @@ func thisProgram() (string, error) {
 	if _, err := os.Lstat(self); err == nil {
 		return self, nil
 	}
-	return programFromArgs()
+	path, err := programFromArgs()
+	if err != nil {
+		err = &ResourceError{"/proc, where this program finds its own file", "mount it, or set Command.Path", err}
+	}
+	return path, err
 }
 
 // handle is a pidfd in the runtime's poller: waiting costs a goroutine and no thread. The zero handle

@@ -38,9 +38,10 @@ type OSProcess struct {
 // The soft limit of open files (RLIMIT_NOFILE) that the child gets is this process's, which the Go
 // runtime raises to the hard limit at start.
 //
-// The error of a failed start is an [*fs.PathError] with the program's path and the system's error:
+// The error of a failed start matches an [*fs.PathError] with the program's path and the system's error:
 // fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC for a file that is no program of this
-// machine, and so on. Nothing is left then. The caller calls Wait in the end.
+// machine, and so on; for want of processes, memory or descriptors a [*ResourceError] says more. Nothing is
+// left then. The caller calls Wait in the end.
 func StartProcess(attr ProcessAttr) (*OSProcess, error) {
 	path, args, err := attr.resolve()
 	if err != nil {
@@ -48,7 +49,7 @@ func StartProcess(attr ProcessAttr) (*OSProcess, error) {
 	}
 	files, release, err := startFiles(&attr)
 	if err != nil {
-		return nil, err
+		return nil, noNullDevice(err)
 	}
 	defer release()
 	env := attr.Env
@@ -90,7 +91,7 @@ func StartProcess(attr ProcessAttr) (*OSProcess, error) {
 		if attr.Dir != "" && (step == "chdir" || dirMissing(attr.Dir)) {
 			step, name = "chdir", attr.Dir
 		}
-		return nil, &fs.PathError{Op: step, Path: name, Err: err}
+		return nil, explainStart(&fs.PathError{Op: step, Path: name, Err: err})
 	}
 	return &OSProcess{pid: pid, ownGroup: attr.OwnGroup, handle: newHandle(pid, pidfd)}, nil
 }

@@ -40,7 +40,8 @@ type Spawner struct {
 }
 
 // New makes a Spawner: it opens the socket on which children connect and starts to accept. A field of cfg
-// that is wrong gives a [*ConfigError], a start method that cannot be had a [*MethodError].
+// that is wrong gives a [*ConfigError], a start method that cannot be had a [*MethodError], a want of
+// descriptors or of a place for the socket a [*ResourceError].
 //
 // In a process that was itself spawned and has called neither Init nor Join the error is
 // [ErrInitNotCalled]: such a program would otherwise start itself without end.
@@ -61,7 +62,7 @@ func New(cfg Config) (*Spawner, error) {
 	}
 	ln, err := s.listen(cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("forkspawn: listen: %w", err)
+		return nil, fmt.Errorf("forkspawn: listen: %w", explainScarcity(err))
 	}
 	s.peers, err = handshake.Listen(ln, handshake.ListenerConfig{
 		Identity:     handshake.Identity{Name: cfg.Name},
@@ -79,7 +80,7 @@ func New(cfg Config) (*Spawner, error) {
 		if s.reaper, err = newSubreaper(s.peers.Identity().ID); err != nil {
 			s.peers.Close()
 			s.removeDir()
-			return nil, fmt.Errorf("forkspawn: %w", err)
+			return nil, fmt.Errorf("forkspawn: %w", explainScarcity(err))
 		}
 	}
 	s.thread = newLauncher()
@@ -104,12 +105,12 @@ func (s *Spawner) listen(addr transport.Addr) (net.Listener, error) {
 	}
 	dir, err := uds.NewDir()
 	if err != nil {
-		return nil, err
+		return nil, noPlace(err)
 	}
 	ln, err := uds.Listen(context.Background(), dir.Addr("s"))
 	if err != nil {
 		dir.Remove()
-		return nil, err
+		return nil, noPlace(err)
 	}
 	s.dir = dir
 	return ln, nil

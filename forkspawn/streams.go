@@ -43,7 +43,7 @@ func openStreams(cfg *Config, attr *ProcessAttr) (streams, error) {
 		if err != nil {
 			st.started()
 			st.end()
-			return streams{}, err
+			return streams{}, explainScarcity(err)
 		}
 		*o.pump, *o.file = p, childEnd
 		st.childEnds = append(st.childEnds, childEnd)
