@@ -3,6 +3,7 @@ package forkspawn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -16,7 +17,8 @@ import (
 // Method, Depth, Grace and Parent of the spec are filled in, and Name, if empty, from Entry.
 //
 // It returns as soon as the child is ready, has died, the boot timeout has passed, ctx has ended or the
-// Spawner is closed, whichever comes first. Every error is a [*BootError], and nothing of the child is
+// Spawner is closed, whichever comes first; or when, for want of descriptors mostly, the child's connection
+// could not be accepted for two seconds. Every error is a [*BootError], and nothing of the child is
 // left then.
 //
 // Once Spawn has returned, ctx has no more to do with the child. The caller calls Child.Stop in the end, or
@@ -61,6 +63,7 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 		return nil, b.fail(handshake.PhaseStart, err)
 	}
 	defer b.x.Cancel()
+	defer b.watchAccept(cancel)()
 	peer, err := Race(timed, b.x, b.child.gone)
 	for errors.Is(err, ErrBootTimeout) && b.s.heldByDebugger(ctx, b.child) {
 		more, stop := context.WithTimeoutCause(ctx, debuggerPause, ErrBootTimeout)
@@ -196,10 +199,10 @@ func (b *boot) abandon(ctx context.Context, cause error) error {
 		if cause == ErrDied {
 			cause = refused
 		} else {
-			cause = errors.Join(cause, refused)
+			cause = fmt.Errorf("%w; %w", cause, refused)
 		}
-	} else if accept := b.s.peers.AcceptErr(); accept != nil && cause != ErrDied {
-		cause = errors.Join(cause, accept)
+	} else {
+		cause = b.withAcceptError(cause)
 	}
 	died := isClosed(c.gone)
 	if fromPeer && !died {
@@ -212,7 +215,7 @@ func (b *boot) abandon(ctx context.Context, cause error) error {
 	if !died {
 		c.signalGroup(sigkill)
 		if !c.awaitGone(killBound) {
-			cause = errors.Join(cause, errUnkillable)
+			cause = fmt.Errorf("%w; %w", cause, errUnkillable)
 		}
 	}
 	err := b.failAt(phase, cause, failure)
