@@ -318,10 +318,10 @@ func (p *Parent) watchControl() {
 	if !p.joined.Control() {
 		return
 	}
-	ch, err := p.attach(p.attaching)
+	ch, err := p.attachPatiently()
 	if err != nil {
-		// Only a socket that is not there any more tells that the parent is gone. Anything else, such as
-		// a want of descriptors, leaves the message channel to tell.
+		// Only a socket that is not there any more tells that the parent is gone. Anything else leaves the
+		// message channel to tell.
 		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, transport.ErrPeerGone) {
 			p.parentGone()
 		}
@@ -372,7 +372,8 @@ func dialer(addr transport.Addr) func(context.Context) (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		return network.Dial(ctx, addr)
+		conn, err := network.Dial(ctx, addr)
+		return conn, explainScarcity(err)
 	}
 }
 
