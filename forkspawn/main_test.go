@@ -55,6 +55,7 @@ func TestMain(m *testing.M) {
 	forkspawn.Register("orders", orders)
 	forkspawn.Register("flood", flood)
 	forkspawn.Register("tree", tree)
+	mainAlone(m)
 	spawntest.Main(m)
 }
 
