@@ -2,7 +2,6 @@ package forkspawn_test
 
 import (
 	"context"
-	"runtime"
 	"testing"
 	"time"
 
@@ -17,12 +16,11 @@ import (
 // hold attaches to a process as a debugger does, until let go. Both belong to one thread.
 func hold(pid int) (letGo func(), err error) {
 	attached, release, released := make(chan error), make(chan struct{}), make(chan struct{})
-	go func() {
+	go onAThreadOfItsOwn(func() { // whose end detaches (ptrace(2))
 		defer close(released)
-		runtime.LockOSThread() // and never unlocked: the thread's end detaches (ptrace(2))
 		attached <- unix.PtraceSeize(pid)
 		<-release
-	}()
+	})
 	err = <-attached
 	return func() {
 		close(release)
@@ -60,11 +58,14 @@ func TestChildHeldByADebuggerIsLeftAlone(t *testing.T) {
 			case <-time.After(afterAll):
 			}
 			letGo()
-		} else {
-			<-signals
-			letGo()
+			assert.Equal(t, forkspawn.EndedTerminated, (<-stopped).By)
+			continue
 		}
-		assert.Equal(t, forkspawn.EndedTerminated, (<-stopped).By)
+		<-signals // which such a debugger loses when it goes
+		letGo()
+		_, err = c.Kill()
+		require.NoError(t, err)
+		<-stopped
 	}
 }
 

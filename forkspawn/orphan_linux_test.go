@@ -212,22 +212,12 @@ func TestChildOutlivesTheThreadThatAskedForIt(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
 	spawned := make(chan *forkspawn.Child)
 	ended := make(chan int, 1)
-	var onAThread func()
-	onAThread = func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		tid := syscall.Gettid()
-		if tid == os.Getpid() { // but for the first one: on another, while this is taken
-			done := make(chan struct{})
-			go func() { defer close(done); onAThread() }()
-			<-done
-			return
-		}
-		ended <- tid
+	go onAThreadOfItsOwn(func() {
+		ended <- syscall.Gettid()
 		c, err := s.Spawn(context.Background(), spawnspec.Spec{Entry: "echo"})
 		assert.NoError(t, err)
 		spawned <- c
-	}
-	go onAThread()
+	})
 	c := <-spawned
 	require.NotNil(t, c)
 	tid := <-ended
@@ -238,4 +228,21 @@ func TestChildOutlivesTheThreadThatAskedForIt(t *testing.T) {
 	require.NoError(t, c.Send(testContext(t), "are you there"))
 	var got string
 	require.NoError(t, c.Recv(testContext(t), &got))
+}
+
+// onAThreadOfItsOwn calls f on a thread that ends when its goroutine, which is the caller's, does.
+func onAThreadOfItsOwn(f func()) {
+	runtime.LockOSThread() // and never unlocked
+	if syscall.Gettid() != os.Getpid() {
+		f()
+		return
+	}
+	// The program's first thread never ends: on another, while this one is taken.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onAThreadOfItsOwn(f)
+	}()
+	<-done
+	runtime.UnlockOSThread()
 }

@@ -30,14 +30,16 @@ type subreaper struct {
 	mu      sync.Mutex // guards what follows; held over the start of a child, so that no look comes between its start and the note of it
 	own     map[int]struct{}
 	adopted map[int]bool      // processes that were seen with the mark, and are not own; whether they were killed
+	kin     map[int]time.Time // process groups and sessions of adopted processes and of children that have ended, and when they were seen last
 	strange map[int]time.Time // zombies of which nothing is known, since when
 }
 
 // The bounds of a subreaper.
 const (
-	sweepBound    = time.Second      // for ending what one child left
-	adoptInterval = time.Second      // between looks for what came meanwhile
-	strangeAge    = 10 * time.Second // of a zombie that nobody waited for, before it is taken for an adopted one
+	sweepBound    = time.Second           // for ending what one child left
+	execBound     = 20 * time.Millisecond // for a process to have an environment again that is in the middle of an exec
+	adoptInterval = time.Second           // between looks for what came meanwhile
+	strangeAge    = 10 * time.Second      // of a zombie that nobody waited for, before it is taken for an adopted one
 )
 
 var subreapers struct {
@@ -63,7 +65,8 @@ func newSubreaper(spawner string) (*subreaper, error) {
 	subreapers.count++
 	r := &subreaper{
 		spawner: spawner, stop: make(chan struct{}), done: make(chan struct{}),
-		own: make(map[int]struct{}), adopted: make(map[int]bool), strange: make(map[int]time.Time),
+		own: make(map[int]struct{}), adopted: make(map[int]bool),
+		kin: make(map[int]time.Time), strange: make(map[int]time.Time),
 	}
 	go r.run()
 	return r, nil
@@ -121,6 +124,7 @@ func (r *subreaper) ended(pid int, child string) {
 	}
 	r.mu.Lock()
 	delete(r.own, pid)
+	r.kin[pid] = time.Now() // its group
 	r.mu.Unlock()
 	r.sweep([]byte(r.spawner + "/" + child))
 }
@@ -143,18 +147,22 @@ func (r *subreaper) close() {
 // sweep kills and reaps the adopted processes with the mark, and what comes to this process as they die,
 // until there is none.
 func (r *subreaper) sweep(mark []byte) {
-	for began := time.Now(); r.look(mark) && time.Since(began) < sweepBound; {
+	for began := time.Now(); ; {
+		more, unsure := r.look(mark)
+		if took := time.Since(began); (!more && !unsure) || (!more && took > execBound) || took > sweepBound {
+			return
+		}
 		time.Sleep(time.Millisecond) // their deaths, of which nothing tells
 	}
 }
 
 // look goes through this process's children that are not the Spawner's own. It notes those with the Spawner's
-// mark, kills those with the mark kill, unless that is nil, and reaps zombies. It reports whether there may be more to
-// do at once.
-func (r *subreaper) look(kill []byte) (more bool) {
+// mark, kills those with the mark kill, unless that is nil, and reaps zombies. It reports whether there is more to
+// do at once, and whether there may be, as a process that lives shows no environment.
+func (r *subreaper) look(kill []byte) (more, unsure bool) {
 	pids, err := ownChildren()
 	if err != nil {
-		return false
+		return false, false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -166,16 +174,17 @@ func (r *subreaper) look(kill []byte) (more bool) {
 		there[pid] = true
 		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		switch {
-		case len(environ) == 0: // it is dead, or about to be
-			if r.reap(pid) || r.adopted[pid] {
-				more = true
-			}
+		case len(environ) == 0 && isZombie(pid):
+			more = r.reap(pid) || more
+		case len(environ) == 0: // it dies, or executes a program, or has an empty one
+			more = r.adopted[pid] || more
+			unsure = true
 		case kill != nil && bytes.Contains(environ, kill):
+			r.adopt(pid, true)
 			unix.Kill(pid, unix.SIGKILL) // a child of this process: nobody else can have the number
-			r.adopted[pid] = true
 			more = true
 		case bytes.Contains(environ, []byte(r.spawner+"/")):
-			r.adopted[pid] = r.adopted[pid] // false, when it is new
+			r.adopt(pid, r.adopted[pid])
 		}
 	}
 	for pid := range r.adopted {
@@ -188,16 +197,51 @@ func (r *subreaper) look(kill []byte) (more bool) {
 			delete(r.strange, pid)
 		}
 	}
-	return more
+	for id, seen := range r.kin {
+		if time.Since(seen) > strangeAge {
+			delete(r.kin, id)
+		}
+	}
+	return more, unsure
+}
+
+// adopt notes a process, and its group and session, by which its kin is known that shows no environment any
+// more. The caller holds r.mu.
+func (r *subreaper) adopt(pid int, killed bool) {
+	r.adopted[pid] = killed
+	group, session, ok := kinship(pid)
+	ownGroup, ownSession, _ := kinship(os.Getpid())
+	if ok && group != ownGroup {
+		r.kin[group] = time.Now()
+	}
+	if ok && session != ownSession {
+		r.kin[session] = time.Now()
+	}
+}
+
+// isAdopted tells whether a zombie is one of the adopted, or their kin. The caller holds r.mu.
+func (r *subreaper) isAdopted(pid int) bool {
+	if _, ok := r.adopted[pid]; ok {
+		return true
+	}
+	group, session, ok := kinship(pid)
+	return ok && (!r.kin[group].IsZero() || !r.kin[session].IsZero())
+}
+
+// kinship returns a process's group and session, which a zombie has still (proc_pid_stat(5)).
+func kinship(pid int) (group, session int, ok bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, false
+	}
+	// The name, in parentheses, can have anything in it.
+	n, err := fmt.Sscanf(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " %c %d %d %d", new(rune), new(int), &group, &session)
+	return group, session, err == nil && n == 4
 }
 
 // reap reaps a zombie that was adopted, or for which nobody has waited for long. The caller holds r.mu.
 func (r *subreaper) reap(pid int) bool {
-	var info unix.Siginfo
-	if waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT) != nil || info.Signo == 0 {
-		return false
-	}
-	if _, ok := r.adopted[pid]; !ok {
+	if !r.isAdopted(pid) {
 		since, ok := r.strange[pid]
 		if !ok {
 			r.strange[pid] = time.Now()
@@ -206,7 +250,14 @@ func (r *subreaper) reap(pid int) bool {
 			return false
 		}
 	}
-	return waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG) == nil
+	return waitid(unix.P_PID, pid, new(unix.Siginfo), unix.WEXITED|unix.WNOHANG) == nil
+}
+
+// isZombie tells whether a child of this process can be waited for.
+func isZombie(pid int) bool {
+	var info unix.Siginfo
+	err := waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
+	return err == nil && info.Signo != 0
 }
 
 // ownChildren lists this process's children by pid (proc_tid_children(5)).
