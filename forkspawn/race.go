@@ -12,9 +12,8 @@ import (
 var ErrDied = errors.New("the child ended before it was ready")
 
 // lastWords bounds how long Race waits, after a process has ended, for what it may have said just
-// before: its socket is at its end, so that there is nothing to wait for but this program's own
-// goroutines. The bound is for a socket that somebody else, such as a grandchild, keeps open.
-const lastWords = 20 * time.Millisecond
+// before. There is nothing to wait for but this program's own goroutines; a busy machine can keep them.
+const lastWords = time.Second
 
 // Race waits until the expected peer is ready, its handshake fails, its process has ended, or ctx has,
 // and returns the peer or the first of these as the error: the handshake's own (a [*handshake.Error]),
@@ -30,14 +29,9 @@ func Race(ctx context.Context, x *handshake.Expected, gone <-chan struct{}) (*ha
 	select {
 	case <-x.Done():
 	case <-gone:
-		if p := x.Phase(); p != handshake.PhaseConnect {
-			timer := time.NewTimer(lastWords)
-			defer timer.Stop()
-			select {
-			case <-x.Done():
-			case <-timer.C:
-			}
-		}
+		words, cancel := context.WithTimeout(context.Background(), lastWords)
+		defer cancel()
+		x.Hear(words)
 	case <-ctx.Done():
 	}
 	if isClosed(x.Done()) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -38,6 +39,8 @@ type Expected struct {
 	since   map[Phase]time.Time
 	refused error // the last hello in this child's name that was refused, and by which process
 	refPID  int
+	conn    net.Conn      // on which its hello was accepted
+	early   map[int]error // what note tells of processes that connected before SetPID
 	peer    *Peer
 	err     error
 	taken   bool // WaitForPeer has handed peer out
@@ -74,7 +77,8 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 // WaitForPeer waits until the child is ready and returns it. It fails when the child's handshake fails
 // for good ([*Error]), when ctx ends, or when Cancel or the Listener's Close is called. A hello in the
 // child's name that is refused does not end the wait, as anybody could have sent it, unless the kernel
-// says that it came from the child's own process (see SetPID).
+// says that it came from the child's own process (see SetPID). A connection of that process that ends, or says something
+// else, before a hello of the child was accepted ends the wait too.
 func (x *Expected) WaitForPeer(ctx context.Context) (*Peer, error) {
 	select {
 	case <-x.done:
@@ -111,12 +115,78 @@ func (x *Expected) SetPID(pid int) {
 	if x.l.expected[x.id] == x {
 		x.l.byPID[pid] = x
 	}
+	early, came := x.early[pid]
+	x.early = nil
 	refused, mine := x.refused, x.refPID == pid
 	x.mu.Unlock()
 	x.l.mu.Unlock()
-	if refused != nil && mine {
-		x.resolve(nil, refused)
+	if came {
+		x.enter(PhaseHello)
 	}
+	switch {
+	case refused != nil && mine:
+		x.resolve(nil, refused)
+	case early != nil:
+		x.refuse(early, pid)
+	}
+}
+
+// maxEarly bounds, in processes, what is kept for SetPID. A child seldom needs less time to connect than its
+// parent needs to learn its pid.
+const maxEarly = 64
+
+// noteEarly keeps what note tells for SetPID.
+func (x *Expected) noteEarly(pid int, refused error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.pid != 0 || len(x.early) == maxEarly {
+		return
+	}
+	if x.early == nil {
+		x.early = make(map[int]error)
+	}
+	if x.early[pid] == nil {
+		x.early[pid] = refused
+	}
+}
+
+// Hear waits until it is known what comes of all that the child had said when it was called, or until ctx ends: a
+// child that has died may have said something a moment before. It waits for nothing but this process's own
+// goroutines, and not for a connection on which there is nothing to read, whoever keeps it open; of such a one it can
+// miss what is being looked at this moment.
+func (x *Expected) Hear(ctx context.Context) {
+	x.l.acceptQueued(ctx)
+	x.mu.Lock()
+	pid := x.pid
+	x.mu.Unlock()
+	for _, p := range x.l.pendingOf(pid) {
+		select {
+		case <-p.noted:
+		case <-ctx.Done():
+		}
+		if unread(p.conn) {
+			select {
+			case <-p.done:
+			case <-ctx.Done():
+			}
+		}
+	}
+	x.mu.Lock()
+	conn := x.conn
+	x.mu.Unlock()
+	if conn != nil && unread(conn) {
+		select {
+		case <-x.done:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// accepted notes on which connection the child's hello came.
+func (x *Expected) accepted(conn net.Conn) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.conn = conn
 }
 
 // forgetPID removes the child from those that are known by pid. The caller holds both locks.
@@ -184,10 +254,14 @@ func (x *Expected) enter(p Phase) {
 	}
 }
 
-// refuse notes that a hello in this child's name was refused. When it was the child itself that said
-// it, that is the end.
+// refuse notes that a hello in this child's name, or a connection of its process, was refused. When it was
+// the child itself, that is the end, unless a hello of it was accepted before: it may have more connections.
 func (x *Expected) refuse(err error, pid int) {
 	x.mu.Lock()
+	if x.secret == nil {
+		x.mu.Unlock()
+		return
+	}
 	x.refused, x.refPID = err, pid
 	mine := pid != 0 && pid == x.pid
 	x.mu.Unlock()

@@ -59,8 +59,9 @@ type Listener struct {
 	expected  map[string]*Expected // by id, until a hello has used the secret
 	byPID     map[int]*Expected    // the same, where the pid is known
 	sessions  map[string]*Peer     // by id: children that may attach a control connection
-	pending   *list.List           // of context.CancelCauseFunc: connections without an accepted hello, oldest first
+	pending   *list.List           // of *pending: connections without an accepted hello, oldest first
 	acceptErr error                // why the last accept failed; nil after one that did not
+	empty     []chan struct{}      // closed when everything that was queued has been accepted; see acceptQueued
 }
 
 // Listen starts to accept children on ln, which it takes over. Close ends it.
@@ -148,17 +149,29 @@ const (
 // again after a pause: the connections wait in the kernel's queue meanwhile.
 func (l *Listener) acceptLoop() {
 	pause := minPause
+	var empty []chan struct{}
 	for {
+		if len(empty) > 0 && !queued(l.ln) {
+			for _, c := range empty {
+				close(c)
+			}
+			empty = nil
+		}
 		conn, err := l.ln.Accept()
 		if err != nil && l.ctx.Err() != nil {
 			return // Close
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			empty = append(empty, l.resumeAccept()...)
+			continue
 		}
 		l.mu.Lock()
 		l.acceptErr = err
 		l.mu.Unlock()
 		if err == nil {
 			pause = minPause
-			l.wg.Go(func() { l.serve(conn) })
+			ctx, pending := l.addPending(conn)
+			l.wg.Go(func() { l.serve(ctx, conn, pending) })
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
@@ -174,27 +187,97 @@ func (l *Listener) acceptLoop() {
 	}
 }
 
-// addPending counts a connection among those that have not said who they are, and drops the oldest
-// when they are too many.
-func (l *Listener) addPending(drop context.CancelCauseFunc) *list.Element {
+// deadliner is what both transports' listeners have.
+type deadliner interface{ SetDeadline(time.Time) error }
+
+// acceptQueued returns when all connections have been accepted that were made before the call, or when ctx
+// ends. An accept that is waiting is interrupted for that, as nothing else tells whether it has just returned.
+func (l *Listener) acceptQueued(ctx context.Context) {
+	ln, ok := l.ln.(deadliner)
+	if !ok {
+		return
+	}
+	empty := make(chan struct{})
 	l.mu.Lock()
-	e := l.pending.PushBack(drop)
-	var dropOldest context.CancelCauseFunc
-	limit := max(l.cfg.MaxPending, 2*len(l.expected)) // a mass start is no attack
-	if l.pending.Len() > limit {
-		dropOldest = l.pending.Remove(l.pending.Front()).(context.CancelCauseFunc)
-	}
+	l.empty = append(l.empty, empty)
+	ln.SetDeadline(time.Unix(1, 0))
 	l.mu.Unlock()
-	if dropOldest != nil {
-		dropOldest(fmt.Errorf("more than %d connections without a hello, and this is the oldest", limit))
+	select {
+	case <-empty:
+	case <-ctx.Done():
+	case <-l.ctx.Done():
 	}
-	return e
 }
 
-func (l *Listener) removePending(e *list.Element) {
+// resumeAccept ends the interruption and returns who waits for it.
+func (l *Listener) resumeAccept() []chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pending.Remove(e) // does nothing when it was dropped
+	empty := l.empty
+	l.empty = nil
+	if ln, ok := l.ln.(deadliner); ok {
+		ln.SetDeadline(time.Time{})
+	}
+	return empty
+}
+
+// pending is a connection that has not said who it is.
+type pending struct {
+	conn    net.Conn
+	element *list.Element
+	drop    context.CancelCauseFunc
+	pid     int           // 0 when it is not known
+	noted   chan struct{} // closed when the child whose it is has been told of it
+	done    chan struct{} // closed when it is no longer pending
+	over    bool          // done is closed
+}
+
+// addPending counts a connection among those that have not said who they are, and drops the oldest
+// when they are too many. The context ends when this one is dropped.
+func (l *Listener) addPending(conn net.Conn) (context.Context, *pending) {
+	ctx, drop := context.WithCancelCause(l.ctx)
+	p := &pending{conn: conn, drop: drop, noted: make(chan struct{}), done: make(chan struct{})}
+	l.mu.Lock()
+	p.element = l.pending.PushBack(p)
+	var oldest *pending
+	limit := max(l.cfg.MaxPending, 2*len(l.expected)) // a mass start is no attack
+	if l.pending.Len() > limit {
+		oldest = l.pending.Remove(l.pending.Front()).(*pending)
+	}
+	l.mu.Unlock()
+	if oldest != nil {
+		oldest.drop(fmt.Errorf("more than %d connections without a hello, and this is the oldest", limit))
+	}
+	return ctx, p
+}
+
+// removePending may be called more than once.
+func (l *Listener) removePending(p *pending) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending.Remove(p.element) // does nothing when it was dropped
+	if !p.over {
+		p.over = true
+		close(p.done)
+	}
+}
+
+func (l *Listener) setPendingPID(p *pending, pid int) {
+	l.mu.Lock()
+	p.pid = pid
+	l.mu.Unlock()
+}
+
+// pendingOf returns those of a process, and those that may be; 0 is one that is not known.
+func (l *Listener) pendingOf(pid int) (list []*pending) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for e := l.pending.Front(); e != nil; e = e.Next() {
+		if p := e.Value.(*pending); pid == 0 || p.pid == 0 || p.pid == pid {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // credentials returns the pid of the process at the other end, 0 where the kernel does not tell, and

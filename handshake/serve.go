@@ -11,20 +11,22 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// serve speaks with whoever has connected, until it is a peer or is refused.
-func (l *Listener) serve(conn net.Conn) {
+// serve speaks with whoever has connected, until it is a peer or is refused. ctx ends when the connection is
+// dropped.
+func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
+	defer pending.drop(nil)
+	defer l.removePending(pending)
 	pid, err := l.credentials(conn)
+	l.note(pid, nil)
+	close(pending.noted)
 	if err != nil {
 		l.logRefusal(conn, pid, err)
+		l.note(pid, &Error{PhaseHello, err})
 		conn.Close()
 		return
 	}
-	l.noteConnected(pid)
+	l.setPendingPID(pending, pid)
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
-	ctx, drop := context.WithCancelCause(l.ctx)
-	defer drop(nil)
-	pending := l.addPending(drop)
-	defer l.removePending(pending)
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.HelloTimeout, errHelloTimeout)
 	defer cancel()
 
@@ -34,12 +36,10 @@ func (l *Listener) serve(conn net.Conn) {
 		case transport.KindHello:
 			var c *conversation
 			if c, err = l.checkHello(ch, pid, slices.Clone(f.Body)); err == nil {
+				c.x.accepted(conn)
 				l.removePending(pending)
 				c.finish()
 				return
-			}
-			if errors.Is(err, transport.ErrProtocol) {
-				l.noteMalformed(pid, err)
 			}
 		case transport.KindAttach:
 			if err = l.acceptAttach(ctx, ch, f.Body); err == nil {
@@ -51,6 +51,14 @@ func (l *Listener) serve(conn net.Conn) {
 	}
 	if l.ctx.Err() == nil {
 		l.logRefusal(conn, pid, err)
+		switch {
+		case f.Kind == transport.KindAttach: // no part of the start
+		case errors.Is(err, ErrBadMAC): // checkHello has told the child in whose name it came
+		case errors.Is(err, ErrUnknownPeer):
+			l.note(pid, &Error{PhaseAuth, err})
+		default:
+			l.note(pid, &Error{PhaseHello, err})
+		}
 	}
 	turnAway(ctx, ch)
 }
@@ -84,25 +92,27 @@ func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
 	l.log.Warn("handshake: refused a connection", "remote", conn.RemoteAddr().String(), "pid", pid, "reason", err)
 }
 
-// noteConnected notes that an expected child has connected, where the kernel tells.
-func (l *Listener) noteConnected(pid int) {
-	if x := l.expectedByPID(pid); x != nil {
-		x.enter(PhaseHello)
+// note tells the expected child whose process has connected of that, or of why the connection was refused,
+// where the kernel tells the process. A child of which SetPID has not said yet which process it is hears of all.
+func (l *Listener) note(pid int, refused error) {
+	if pid < 1 {
+		return
 	}
-}
-
-// noteMalformed notes that an expected child sent a hello from which one cannot even tell whose it is,
-// where the kernel tells.
-func (l *Listener) noteMalformed(pid int, err error) {
-	if x := l.expectedByPID(pid); x != nil {
-		x.refuse(&Error{PhaseHello, err}, pid)
-	}
-}
-
-func (l *Listener) expectedByPID(pid int) *Expected {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.byPID[pid]
+	x := l.byPID[pid]
+	if x == nil {
+		for _, other := range l.expected {
+			other.noteEarly(pid, refused)
+		}
+	}
+	l.mu.Unlock()
+	switch {
+	case x == nil:
+	case refused == nil:
+		x.enter(PhaseHello)
+	default:
+		x.refuse(refused, pid)
+	}
 }
 
 // conversation is a child whose hello was found good.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spawnwire/spawnwire/transport"
@@ -187,6 +188,9 @@ func (l *Listener) Addr() net.Addr { return l.ul.Addr() }
 // SetDeadline sets the time after which Accept fails with [os.ErrDeadlineExceeded]; the zero time
 // means never.
 func (l *Listener) SetDeadline(t time.Time) error { return l.ul.SetDeadline(t) }
+
+// SyscallConn gives access to the socket, as [net.UnixListener.SyscallConn] does.
+func (l *Listener) SyscallConn() (syscall.RawConn, error) { return l.ul.SyscallConn() }
 
 // Close stops listening and removes the socket file, if it is still the one that this listener
 // made. A file that is gone is no error, and another listener's file at the same path stays.

@@ -1,0 +1,116 @@
+//go:build linux || darwin
+
+package handshake_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// What a child's own process can do in place of a good hello, and what the parent is to make of it.
+var noHellos = map[string]struct {
+	do    func(t *testing.T, ticket handshake.Ticket)
+	phase handshake.Phase
+	is    error
+}{
+	"it closes": {func(t *testing.T, ticket handshake.Ticket) {
+		dial(t, ticket.Addr).Close()
+	}, handshake.PhaseHello, transport.ErrPeerGone},
+	"it closes in the middle of its hello": {func(t *testing.T, ticket handshake.Ticket) {
+		conn := dial(t, ticket.Addr)
+		conn.Write(frame(transport.KindHello, make([]byte, 100))[:50])
+		conn.Close()
+	}, handshake.PhaseHello, transport.ErrPeerGone},
+	"it says something else": {func(t *testing.T, ticket handshake.Ticket) {
+		requireRefused(t, say(t, ticket.Addr, frame(transport.KindMessage, []byte{0})))
+	}, handshake.PhaseHello, transport.ErrProtocol},
+	"it announces too much": {func(t *testing.T, ticket handshake.Ticket) {
+		requireRefused(t, say(t, ticket.Addr, []byte{255, 255, 255, 255, 16}))
+	}, handshake.PhaseHello, transport.ErrProtocol},
+	"it has an id that nobody knows": {func(t *testing.T, ticket handshake.Ticket) {
+		ticket.ID = handshake.NewID()
+		requireJoinRefused(t, ticket)
+	}, handshake.PhaseAuth, handshake.ErrUnknownPeer},
+}
+
+func TestTheChildsOwnProcessThatSaysNoHelloEndsTheWait(t *testing.T) {
+	for name, c := range noHellos {
+		for _, early := range []bool{false, true} {
+			t.Run(name+map[bool]string{true: ", before its pid is known"}[early], func(t *testing.T) {
+				l := overUnix(t, handshake.ListenerConfig{})
+				x, ticket := expect(t, l, nil)
+				if early {
+					c.do(t, ticket)
+					eventually(t, func() bool { return l.Held().Pending == 0 }, "it is read")
+				}
+				x.SetPID(os.Getpid())
+				if !early {
+					c.do(t, ticket)
+				}
+				_, err := x.WaitForPeer(testContext(t))
+				require.ErrorIs(t, err, c.is)
+				requirePhase(t, c.phase, err)
+			})
+		}
+	}
+}
+
+func TestOnceAHelloWasAcceptedOtherConnectionsDoNoHarm(t *testing.T) {
+	for name, c := range noHellos {
+		t.Run(name, func(t *testing.T) {
+			l := overUnix(t, handshake.ListenerConfig{})
+			x, ticket := expect(t, l, nil)
+			x.SetPID(os.Getpid())
+			j := join(t, ticket, handshake.JoinConfig{})
+			c.do(t, ticket)
+			x.Hear(testContext(t))
+			require.NoError(t, j.Ready(testContext(t), handshake.Timings{}))
+			wait(t, x)
+		})
+	}
+}
+
+func TestWhatAProcessSaidIsHeard(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n network) {
+		l := listen(t, n, handshake.ListenerConfig{})
+		for range 100 {
+			x, ticket := expect(t, l, nil)
+			conn := dial(t, ticket.Addr)
+			said := func() { conn.Close() } // as the end of its process does
+			_, err := handshake.Join(testContext(t), conn, ticket, handshake.JoinConfig{Meanwhile: said})
+			require.Error(t, err)
+			x.Hear(testContext(t))
+			select {
+			case <-x.Done():
+				_, err := x.WaitForPeer(testContext(t))
+				requirePhase(t, handshake.PhaseSpec, err)
+			default:
+				require.Fail(t, "it is not heard")
+			}
+		}
+	})
+}
+
+func TestNobodyWaitsForTheSilent(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n network) {
+		l := listen(t, n, handshake.ListenerConfig{})
+		dial(t, l.Addr())
+		x, ticket := expect(t, l, nil)
+		j := join(t, ticket, handshake.JoinConfig{})
+		ctx := testContext(t)
+		x.Hear(ctx) // whose connections say nothing, and are open
+		require.NoError(t, ctx.Err())
+		require.NoError(t, j.Channel.Abort())
+		x.Hear(ctx)
+		select {
+		case <-x.Done():
+		default:
+			require.Fail(t, "the end was not heard")
+		}
+	})
+}

@@ -1,0 +1,11 @@
+//go:build !unix
+
+package handshake
+
+import "net"
+
+// queued does not know.
+func queued(net.Listener) bool { return false }
+
+// unread does not know.
+func unread(net.Conn) bool { return true }

@@ -1,0 +1,39 @@
+//go:build unix
+
+package handshake
+
+import (
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// queued tells whether connections wait to be accepted.
+func queued(ln net.Listener) bool {
+	waiting, known := hasInput(ln)
+	return known && waiting
+}
+
+// unread tells whether there is something to read on a connection, its end among it. One that is closed here,
+// or of which it is not known, counts as such.
+func unread(conn net.Conn) bool {
+	waiting, known := hasInput(conn)
+	return !known || waiting
+}
+
+func hasInput(socket any) (yes, known bool) {
+	c, ok := socket.(syscall.Conn)
+	if !ok {
+		return false, false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false, false
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		yes, known = n > 0, err == nil
+	})
+	return yes, known && err == nil
+}
