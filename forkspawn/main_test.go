@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		playRole(role)
 	}
+	playFault()
 	forkspawn.Register("echo", echo)
 	forkspawn.Register("fail", func(context.Context, *forkspawn.Parent) error { return errors.New("no luck today") })
 	forkspawn.Register("panic", func(context.Context, *forkspawn.Parent) error { panic("at the disco") })

@@ -97,6 +97,11 @@ func playRole(role string) {
 		check(err)
 		check(j.Ready(ctx, handshake.Timings{}))
 		os.Exit(9)
+	case "die-about-ready": // about when it says ready, before or after
+		conn, t := dial()
+		j, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
+		check(err)
+		dieAbout(os.Args[1], os.Args[2], func() { j.Ready(ctx, handshake.Timings{}) })
 	case "cut-ready": // says ready, closes its channel and lives
 		conn, t := dial()
 		j, err := handshake.Join(ctx, conn, t, handshake.JoinConfig{})
