@@ -61,7 +61,9 @@ func (c *Child) reap() {
 	c.s.reaper.ended(c.PID(), c.id)
 	close(c.gone)
 	c.s.tell.exited(c.event(), c.status)
-	c.streams.end()
+	if !c.streams.end() {
+		c.s.tell.writerLate(c.event())
+	}
 }
 
 // event is what has just happened to the child.

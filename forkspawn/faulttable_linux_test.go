@@ -75,7 +75,7 @@ var faultOutcomes = map[fault]outcome{
 	panics:       {is: forkspawn.ErrDied, status: forkspawn.Exited(2), text: "panic: " + lastLine},
 	killed:       {is: forkspawn.ErrDied, status: forkspawn.Killed(syscall.SIGKILL, false)},
 	stalls:       {gaveUp: true, stop: onTerm},
-	stops:        {gaveUp: true, stop: onKill},
+	stops:        {gaveUp: true, stop: onTerm}, // SIGCONT goes with it
 	deafStalls:   {gaveUp: true, stop: onKill},
 	closes:       {is: transport.ErrPeerGone, stop: onTerm},
 	garbles:      {is: transport.ErrProtocol, stop: onTerm},

@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"syscall"
-	"time"
 )
 
 // pump reads a captured stream until its end: into a tail, and into a writer if there is one.
@@ -112,22 +111,12 @@ func (p *pump) lastBytes() string {
 	return p.tail.String()
 }
 
-// sinkTimeout bounds how long the end of a child waits for a slow writer.
-const sinkTimeout = time.Second
-
 // end closes the pipe after the child has ended, with all that it wrote read, and gives the writer a
-// moment for the rest.
-func (p *pump) end() {
+// moment for the rest. It reports whether that was enough: else the writer blocks, and its goroutine ends when
+// it returns.
+func (p *pump) end() (written bool) {
 	p.settle()
 	p.file.Close() // ends run
 	<-p.done
-	if p.sink == nil {
-		return
-	}
-	timer := time.NewTimer(sinkTimeout)
-	defer timer.Stop()
-	select {
-	case <-p.sink.done:
-	case <-timer.C: // the writer blocks; its goroutine ends when it returns
-	}
+	return p.sink == nil || awaitClosed(p.sink.done, sinkTimeout)
 }

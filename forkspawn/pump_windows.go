@@ -4,7 +4,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"time"
 )
 
 // pump reads a captured stream until its end: into a tail, and into a writer if there is one. Here it is
@@ -53,7 +52,7 @@ func (p *pump) run() {
 }
 
 // settle waits until everything is read, as nobody writes any more.
-func (p *pump) settle() { awaitClosed(p.done, time.Second) }
+func (p *pump) settle() { awaitClosed(p.done, sinkTimeout) }
 
 // lastBytes returns the tail.
 func (p *pump) lastBytes() string {
@@ -62,20 +61,9 @@ func (p *pump) lastBytes() string {
 	return string(p.tail.buf)
 }
 
-// end closes the pipe and gives the writer a moment for the rest.
-func (p *pump) end() {
+// end closes the pipe and gives the writer a moment for the rest. It reports whether that was enough.
+func (p *pump) end() (written bool) {
 	p.settle()
 	p.file.Close()
-	if p.sink != nil {
-		awaitClosed(p.sink.done, time.Second)
-	}
-}
-
-func awaitClosed(c <-chan struct{}, bound time.Duration) {
-	timer := time.NewTimer(bound)
-	defer timer.Stop()
-	select {
-	case <-c:
-	case <-timer.C:
-	}
+	return p.sink == nil || awaitClosed(p.sink.done, sinkTimeout)
 }

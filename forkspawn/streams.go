@@ -1,6 +1,9 @@
 package forkspawn
 
-import "os"
+import (
+	"os"
+	"time"
+)
 
 // streams are the captured streams of one child.
 type streams struct {
@@ -68,11 +71,28 @@ func (st *streams) settle() {
 	}
 }
 
-// end closes the captured streams.
-func (st *streams) end() {
+// sinkTimeout bounds how long the end of a child waits for a slow writer.
+const sinkTimeout = time.Second
+
+// end closes the captured streams. It reports whether all that the child wrote was passed on.
+func (st *streams) end() (written bool) {
+	written = true
 	for _, p := range []*pump{st.stdout, st.stderr} {
-		if p != nil {
-			p.end()
+		if p != nil && !p.end() {
+			written = false
 		}
+	}
+	return written
+}
+
+// awaitClosed waits until c is closed, but not longer than bound, and reports whether it is.
+func awaitClosed(c <-chan struct{}, bound time.Duration) bool {
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-c:
+		return true
+	case <-timer.C:
+		return isClosed(c)
 	}
 }

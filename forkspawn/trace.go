@@ -127,6 +127,11 @@ func (t *teller) exited(e ChildEvent, s ExitStatus) {
 	}
 }
 
+// writerLate: a bound of teardown has expired.
+func (t *teller) writerLate(e ChildEvent) {
+	t.write(slog.LevelWarn, "the writer of a captured stream takes longer than "+sinkTimeout.String()+"; not waited for any more", e)
+}
+
 func (t *teller) stopped(e ChildEvent, r StopResult, err error) {
 	if err != nil {
 		t.write(slog.LevelError, "child could not be stopped", e, "error", err)
