@@ -259,14 +259,14 @@ func (p *Parent) Close(status int, reason string) error {
 	p.mu.Lock()
 	p.status, p.reason = status, reason
 	p.mu.Unlock()
-	p.close()
 	ctx, cancel := context.WithTimeout(context.Background(), farewellBound)
 	defer cancel()
 	if status == 0 {
-		p.stopAttach() // there is nothing to say
+		p.stopAttach() // there is nothing to say there
 	} else {
 		defer context.AfterFunc(ctx, p.stopAttach)()
 	}
+	p.close()
 	err := p.joined.Channel.CloseWith(ctx, status, reason)
 	p.cancel(transport.ErrClosed)
 	p.watch.Wait()
@@ -355,8 +355,11 @@ func (p *Parent) watchControl() {
 }
 
 // farewell says the goodbye of Close on the control connection too, where the parent finds it also when it
-// does not receive.
+// does not receive: of a failure, as success has nothing to say.
 func (p *Parent) farewell(control *transport.Channel) {
+	if p.attaching.Err() != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), farewellBound)
 	defer cancel()
 	p.mu.Lock()

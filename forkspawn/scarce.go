@@ -34,6 +34,9 @@ func (e *ResourceError) Unwrap() error { return e.Err }
 
 // explainScarcity makes an error a ResourceError where a want of descriptors, memory or space is the reason.
 func explainScarcity(err error) error {
+	if err == nil {
+		return nil // a child's start comes by here
+	}
 	if resource := (*ResourceError)(nil); errors.As(err, &resource) {
 		return err
 	}
