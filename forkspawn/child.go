@@ -59,8 +59,8 @@ func (c *Child) reap() {
 	c.streams.settle() // what it wrote belongs to the news of its end
 	uds.RemoveBeside(c.s.peers.Addr(), socketPrefix(c.id))
 	c.s.reaper.ended(c.PID(), c.id)
+	c.s.tell.exited(c.event(), c.status) // before anybody else learns of it, so that no count lags behind
 	close(c.gone)
-	c.s.tell.exited(c.event(), c.status)
 	if !c.streams.end() {
 		c.s.tell.writerLate(c.event())
 	}

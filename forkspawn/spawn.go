@@ -117,10 +117,10 @@ func (b *boot) start(ctx context.Context) error {
 	}
 	b.started, b.times.started = time.Now(), monotime.Now()
 	b.x.SetPID(proc.PID())
-	b.child = newChild(s, b.id, &b.spec, proc, streams)
-	e := b.child.event()
+	e := ChildEvent{b.spec.Name, b.id, proc.PID(), b.started}
 	s.tell.started(e)
 	s.tell.phase(e, handshake.PhaseConnect)
+	b.child = newChild(s, b.id, &b.spec, proc, streams) // from now on its end can be told
 	return nil
 }
 

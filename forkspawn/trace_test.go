@@ -74,8 +74,8 @@ func TestTraceTellsALife(t *testing.T) {
 		require.NoError(t, c.Signal(0))
 		_, err := c.Stop(testContext(t))
 		require.NoError(t, err)
-		eventually(t, "the exit is told", func() bool { _, exited := d.read(); return exited })
-		lines, _ := d.read()
+		lines, exited := d.read()
+		assert.True(t, exited, "told before Stop returns")
 		want := []string{"started", "phase connect", "phase hello", "phase auth", "phase spec", "phase ready", "ready",
 			"signal 0, group false", "asked", "terminated, group true", "continued, group true", "stopped: ended on SIGTERM, error <nil>"}
 		if !listen.IsZero() { // where the kernel does not tell who has connected
