@@ -122,7 +122,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		cfg.Method = MethodExec
 	}
 	if cfg.Starter == nil {
-		if err := checkMethod(cfg.Method); err != nil {
+		if err := checkMethod(cfg.Method, canExec); err != nil {
 			return cfg, err
 		}
 	}

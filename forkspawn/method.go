@@ -45,8 +45,9 @@ func (e *MethodError) Error() string {
 }
 func (e *MethodError) Unwrap() error { return e.Err }
 
-// checkMethod refuses all that is not there. A reserved name never becomes another method.
-func checkMethod(name string) error {
+// checkMethod refuses all that is not there, on a platform that can start processes or not. A reserved name never
+// becomes another method.
+func checkMethod(name string, canExec bool) error {
 	const useExec = `use "exec"`
 	const useInProcess = `"inprocess" works, and so do packages transport and handshake`
 	switch name {
