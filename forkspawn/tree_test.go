@@ -117,8 +117,9 @@ func (b branch) grow(ctx context.Context, s *forkspawn.Spawner, name string, up 
 	return g.Wait()
 }
 
-// fell grows a tree under a root with the graces, lets it fall, and returns the root's error, all pids, and how long the fall took.
-func (b branch) fell(t *testing.T, stopGrace, termGrace time.Duration) (fallen error, pids []int, took time.Duration) {
+// fell grows a tree under a root with the graces, lets it fall, and returns all pids, how long the fall
+// took, and the root's error.
+func (b branch) fell(t *testing.T, stopGrace, termGrace time.Duration) (pids []int, took time.Duration, fallen error) {
 	t.Helper()
 	b.Gate = filepath.Join(t.TempDir(), "gate")
 	require.NoError(t, syscall.Mkfifo(b.Gate, 0o600))
@@ -149,7 +150,7 @@ func (b branch) fell(t *testing.T, stopGrace, termGrace time.Duration) (fallen e
 	for _, pid := range pids {
 		assert.False(t, running(pid), "pid %d", pid)
 	}
-	return fallen, pids, took
+	return pids, took, fallen
 }
 
 // leaves names the leaves of the tree.
@@ -167,7 +168,7 @@ func (b branch) leaves(name string) []string {
 
 func TestTreeWhoseLeavesAllFailTellsEveryErrorAtTheRoot(t *testing.T) {
 	b := branch{Levels: 3, Breadth: 2, Flood: 10 << 20, Heed: true}
-	err, pids, took := b.fell(t, bound, bound) // nobody is to be cut off in the middle of its words
+	pids, took, err := b.fell(t, bound, bound) // nobody is to be cut off in the middle of its words
 	assert.Len(t, pids, 2+4+8)
 	require.Error(t, err)
 	for _, leaf := range b.leaves("r") {
@@ -179,7 +180,7 @@ func TestTreeWhoseLeavesAllFailTellsEveryErrorAtTheRoot(t *testing.T) {
 func TestTreeThatIgnoresSIGTERMEndsWithinTheRootsGraces(t *testing.T) {
 	const stop, term = 6 * time.Second, 6 * time.Second
 	b := branch{Levels: 3, Breadth: 2, Flood: 1 << 20}
-	err, pids, took := b.fell(t, stop, term)
+	pids, took, err := b.fell(t, stop, term)
 	assert.Len(t, pids, 2+4+8)
 	require.Error(t, err)
 	for _, leaf := range b.leaves("r") {
@@ -199,7 +200,7 @@ func TestDeepAndBroadTreeLeavesNobody(t *testing.T) {
 	}
 	b := branch{Levels: 5, Breadth: 3, Flood: 64 << 10, Heed: true}
 	began := time.Now()
-	err, pids, took := b.fell(t, 0, 0)
+	pids, took, err := b.fell(t, 0, 0)
 	assert.Len(t, pids, 3+9+27+81+243)
 	require.Error(t, err)
 	t.Logf("%d processes: up in %v, down in %v", len(pids), time.Since(began)-took, took)
