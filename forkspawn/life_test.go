@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -420,4 +421,36 @@ func (l *lockedBuffer) dropped(t *testing.T) (n int64) {
 		}
 	}
 	return n
+}
+
+func TestCancelledChildsLastMessagesCanBeReceived(t *testing.T) {
+	networks(t, func(t *testing.T, listen transport.Addr) {
+		s := newSpawner(t, forkspawn.Config{Listen: listen})
+		c := spawn(t, s, spawnspec.Spec{Entry: "counter"})
+		var got string
+		require.NoError(t, c.Recv(testContext(t), &got))
+		require.NoError(t, c.Cancel(testContext(t), "that is enough"))
+		var count int
+		require.NoError(t, c.Recv(testContext(t), &count))
+		status, err := c.Wait(testContext(t))
+		require.NoError(t, err)
+		assert.Equal(t, forkspawn.Exited(0), status)
+		assert.NoError(t, c.Cancel(testContext(t), "again"), "it has ended")
+		result, err := c.Stop(testContext(t))
+		require.NoError(t, err)
+		assert.Equal(t, forkspawn.EndedBefore, result.By)
+	})
+}
+
+func init() {
+	// counter counts the signals of a Ctrl-C that reach it, and tells when it is asked to stop.
+	forkspawn.Register("counter", func(ctx context.Context, p *forkspawn.Parent) error {
+		interrupts := make(chan os.Signal, 100)
+		signal.Notify(interrupts, os.Interrupt)
+		if err := p.Send(ctx, "counting"); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return p.Send(context.Background(), len(interrupts))
+	})
 }

@@ -60,6 +60,21 @@ func (c *Child) Stop(ctx context.Context) (StopResult, error) {
 	return c.result, c.stopErr
 }
 
+// Cancel asks the child to stop, as Stop does first, and does not wait: its context ends, also while it is busy. So
+// its last messages can still be received; a call of Stop must follow. reason is for people. It returns when the
+// kernel has the request, or ctx ends. For a child that has ended it does nothing.
+func (c *Child) Cancel(ctx context.Context, reason string) error {
+	if isClosed(c.gone) {
+		return nil
+	}
+	c.s.tell.asked(c.event(), 0)
+	err := c.peer.Cancel(ctx, transport.Cancel{Reason: reason})
+	if err != nil && errors.Is(err, transport.ErrPeerGone) {
+		return nil // it ends
+	}
+	return err
+}
+
 // Kill ends the child with SIGKILL, at once, and returns when it has ended. What it returns is what Stop
 // does. A Stop under way is cut short.
 func (c *Child) Kill() (StopResult, error) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,16 +24,6 @@ import (
 func init() {
 	moreRoles["shell"] = playShell
 	moreRoles["terminal"] = playTerminal
-	// counter counts the signals of a Ctrl-C that reach it, and tells when it is asked to stop.
-	forkspawn.Register("counter", func(ctx context.Context, p *forkspawn.Parent) error {
-		interrupts := make(chan os.Signal, 100)
-		signal.Notify(interrupts, os.Interrupt)
-		if err := p.Send(ctx, "counting"); err != nil {
-			return err
-		}
-		<-ctx.Done()
-		return p.Send(context.Background(), len(interrupts))
-	})
 }
 
 // playShell is what a shell is to a program in a terminal: the session's leader, which runs it as the foreground
@@ -108,13 +97,15 @@ func playTerminal(context.Context) error {
 		return nil
 	}
 	for _, c := range children {
-		go c.Stop(context.Background())
 		var interrupts int
+		if err := c.Cancel(context.Background(), "Ctrl-C"); err != nil {
+			return err
+		}
 		if err := c.Recv(context.Background(), &interrupts); err != nil {
 			return err
 		}
 		result, err := c.Stop(context.Background())
-		fmt.Println(interrupts, "interrupts,", result, err)
+		fmt.Println(interrupts, "interrupts,", result.Status, err)
 	}
 	return s.Close()
 }
@@ -196,7 +187,7 @@ func TestCtrlCTellsEachChildOnce(t *testing.T) {
 	term.press(ctrlC)
 	term.see("ended: forkspawn: signal: interrupt")
 	for range 3 {
-		term.see("0 interrupts, ended as asked: exit status 0 <nil>") // asked by its parent, and by nobody else
+		term.see("0 interrupts, exit status 0 <nil>") // asked by its parent, and by nobody else
 	}
 	term.see("job exited 0")
 }
@@ -244,7 +235,7 @@ func TestCtrlZStopsTheParentAlone(t *testing.T) {
 	}
 	term.press(ctrlC)
 	for range 3 {
-		term.see("0 interrupts, ended as asked")
+		term.see("0 interrupts, exit status 0")
 	}
 	term.see("job exited 0")
 }

@@ -21,13 +21,16 @@ import (
 type Trace struct {
 	// Started: the process runs.
 	Started func(ChildEvent)
-	// Phase: the start entered a phase. "start" is not told, as Spawn's caller knows, and "ready" means that the child's word of it was read.
+	// Phase: the start entered a phase. "start" is not told, as Spawn's caller knows; "hello" only where the
+	// kernel tells who has connected, and where the child was not too fast; "ready" means that the child's
+	// word of it was read.
 	Phase func(ChildEvent, handshake.Phase)
 	// Ready: Spawn returns the child.
 	Ready func(ChildEvent, BootTimes)
 	// BootFailed: Spawn returns this error, and nothing of the child is left.
 	BootFailed func(ChildEvent, *BootError)
-	// Asked: Stop, or what calls it, asks the child to stop and waits for so long before it uses force.
+	// Asked: the child is asked to stop. Stop, or what calls it, waits for so long before it uses force; 0 is Cancel, which
+	// uses none.
 	Asked func(e ChildEvent, grace time.Duration)
 	// Signalled: a signal was sent to the child, or to its process group, or could not be.
 	Signalled func(ChildEvent, SignalInfo)
