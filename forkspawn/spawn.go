@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
@@ -76,8 +77,8 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 	b.times.ready = monotime.Now()
 	b.times.child = peer.Timings
 	b.child.peer, b.child.boot = peer, b.times.durations(time.Since(b.began))
+	b.s.tell.ready(b.child.event(), b.child.boot) // before anybody can stop it
 	b.s.add(b.child)
-	b.s.tell.ready(b.child.event(), b.child.boot)
 	return b.child, nil
 }
 
@@ -116,11 +117,12 @@ func (b *boot) start(ctx context.Context) error {
 		return err
 	}
 	b.started, b.times.started = time.Now(), monotime.Now()
-	b.x.SetPID(proc.PID())
 	e := ChildEvent{b.spec.Name, b.id, proc.PID(), b.started}
 	s.tell.started(e)
 	s.tell.phase(e, handshake.PhaseConnect)
 	b.child = newChild(s, b.id, &b.spec, proc, streams) // from now on its end can be told
+	started()                                           // before SetPID, which tells of a child that has connected already
+	b.x.SetPID(proc.PID())
 	return nil
 }
 
@@ -136,7 +138,7 @@ func (b *boot) onPhase() (tell func(handshake.Phase, time.Time), started func())
 		if b.child != nil {
 			b.s.tell.phase(ChildEvent{b.spec.Name, b.id, b.child.PID(), at}, p)
 		}
-	}, func() { close(told) }
+	}, sync.OnceFunc(func() { close(told) })
 }
 
 // launch starts the process with its streams.

@@ -15,8 +15,9 @@ import (
 // They are called from the goroutine in which the thing happens, so they must return soon and must not
 // wait for a child; several children's calls come at the same time. Of one child, Started comes
 // first, then Phase for each phase, in order, then Ready or BootFailed, then Asked, Signalled and
-// Stopped; Exited comes once, when the process has ended, at any time after Started, and before BootFailed, Stopped and
-// whatever else tells of that end. A start that failed before there was a process has BootFailed
+// Stopped; Signalled comes before BootFailed when a start that failed had to be ended. Exited comes once, when the
+// process has ended, at any time after Started, and before BootFailed, Stopped and whatever else tells of that
+// end. A start that failed before there was a process has BootFailed
 // alone.
 type Trace struct {
 	// Started: the process runs.

@@ -4,6 +4,7 @@ package forkspawn_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -111,6 +112,52 @@ func TestTraceTellsFailures(t *testing.T) {
 	lines, exited := d.read()
 	assert.Equal(t, []string{"started", "phase connect", "boot failed in connect"}, lines)
 	assert.True(t, exited)
+}
+
+func TestTraceOfAChildThatIsFasterThanItsStarter(t *testing.T) {
+	// The child connects, is refused and ends before the Starter has said which process it is.
+	var d diary
+	s, err := forkspawn.New(forkspawn.Config{Starter: patientStarter{}, Stderr: forkspawn.Null(), Trace: d.trace()})
+	require.NoError(t, err)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := s.SpawnCommand(context.Background(), role("garbled"), spawnspec.Spec{Name: "garbled"})
+		failed <- err
+	}()
+	select {
+	case err := <-failed:
+		require.ErrorIs(t, err, transport.ErrProtocol)
+	case <-time.After(bound):
+		require.Fail(t, "Spawn hangs")
+	}
+	require.NoError(t, s.Close())
+	lines, exited := d.read()
+	assert.Equal(t, []string{"started", "phase connect", "phase hello", "boot failed in hello"}, lines)
+	assert.True(t, exited)
+}
+
+// patientStarter returns when the process that it has started has ended.
+type patientStarter struct{}
+
+func (patientStarter) Start(_ context.Context, attr forkspawn.ProcessAttr) (forkspawn.Process, error) {
+	p, err := forkspawn.StartProcess(attr)
+	if err != nil {
+		return nil, err
+	}
+	p.Wait()
+	return p, nil
+}
+
+func TestReadyIsToldBeforeAnybodyCanStopTheChild(t *testing.T) {
+	var s *forkspawn.Spawner
+	told := 0
+	s = newSpawner(t, forkspawn.Config{Trace: &forkspawn.Trace{Ready: func(forkspawn.ChildEvent, forkspawn.BootTimes) {
+		told++
+		assert.Empty(t, s.Children(), "Close stops those that are there")
+	}}})
+	spawn(t, s, spawnspec.Spec{Entry: "echo"})
+	assert.Equal(t, 1, told)
+	assert.Len(t, s.Children(), 1)
 }
 
 func TestLogHasLevelsThatMakeSense(t *testing.T) {
