@@ -34,7 +34,8 @@ type Child struct {
 	status ExitStatus
 
 	stop     sync.Once
-	stopping atomic.Bool   // Stop was called
+	stopping atomic.Bool   // Stop, or Kill, was called
+	killed   atomic.Bool   // kill has sent SIGKILL
 	stopped  chan struct{} // closed when Stop is done, after result is set
 	result   StopResult
 	stopErr  error

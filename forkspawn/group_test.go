@@ -249,6 +249,48 @@ func TestGroupUsesForceSideBySide(t *testing.T) {
 	assert.Less(t, time.Since(began), 6*2*grace, "not one after the other")
 }
 
+func TestKillCutsTheStopOfAGroupShort(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	s := newSpawner(t, forkspawn.Config{StopGrace: time.Hour, Trace: &forkspawn.Trace{
+		Asked: func(forkspawn.ChildEvent, time.Duration) { asked <- struct{}{} },
+	}})
+	g := newGroup(t, s, forkspawn.GroupConfig{})
+	c, err := g.Spawn(testContext(t), spawnspec.Spec{Entry: "deaf"})
+	require.NoError(t, err)
+	why := errors.New("enough")
+	g.Cancel(why)
+	<-asked
+	result, err := c.Kill()
+	require.NoError(t, err)
+	assert.Equal(t, forkspawn.EndedKilled, result.By)
+	assert.Equal(t, why, waitFor(t, g), "the force of this side is no failure of the child's")
+}
+
+func TestShutdownCutsTheStopOfAGroupShort(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	s, err := forkspawn.New(forkspawn.Config{StopGrace: time.Hour, Stderr: forkspawn.Null(), Trace: &forkspawn.Trace{
+		Asked: func(forkspawn.ChildEvent, time.Duration) { asked <- struct{}{} },
+	}})
+	require.NoError(t, err)
+	g := newGroup(t, s, forkspawn.GroupConfig{})
+	_, err = g.Spawn(testContext(t), spawnspec.Spec{Entry: "deaf"})
+	require.NoError(t, err)
+	why := errors.New("enough")
+	g.Cancel(why)
+	<-asked // the group's Stop runs, whose context does not end
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	closed := make(chan error, 1)
+	go func() { closed <- s.Shutdown(ctx) }()
+	select {
+	case err := <-closed:
+		require.NoError(t, err)
+	case <-time.After(bound):
+		require.Fail(t, "Shutdown waits for the grace")
+	}
+	assert.Equal(t, why, waitFor(t, g))
+}
+
 // recorder collects the events of restarts.
 type recorder struct {
 	mu       sync.Mutex

@@ -209,7 +209,7 @@ func (s *Spawner) awaitClose(ctx context.Context) error {
 	case <-s.done:
 	case <-ctx.Done():
 		for _, c := range s.Children() {
-			c.signalGroup(sigkill)
+			c.kill()
 		}
 		<-s.done
 	}
@@ -223,6 +223,7 @@ func (s *Spawner) stopAll(ctx context.Context) <-chan []error {
 	var errs []error
 	for _, c := range s.Children() {
 		wg.Go(func() {
+			defer context.AfterFunc(ctx, c.kill)() // somebody else's Stop, which may be under way, does not heed ctx
 			if _, err := c.Stop(ctx); err != nil {
 				mu.Lock()
 				errs = append(errs, err)

@@ -78,15 +78,31 @@ func (c *Child) Cancel(ctx context.Context, reason string) error {
 // Kill ends the child with SIGKILL, at once, and returns when it has ended. What it returns is what Stop
 // does. A Stop under way is cut short.
 func (c *Child) Kill() (StopResult, error) {
-	c.proc.Signal(sigkill, true)
+	c.kill()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return c.Stop(ctx)
 }
 
+// kill sends SIGKILL, once, whatever a Stop that is under way waits for. It does not wait.
+func (c *Child) kill() {
+	if !isClosed(c.gone) && c.killed.CompareAndSwap(false, true) {
+		c.stopping.Store(true) // the end that comes is none of the child's own
+		c.signalGroup(sigkill)
+	}
+}
+
+// isKilled tells whether a child that has ended has done so on kill.
+func (c *Child) isKilled() bool {
+	return c.killed.Load() && c.status.Signal() == sigkill
+}
+
 func (c *Child) runLadder(ctx context.Context) (StopResult, error) {
 	began := time.Now()
 	result := func(by Ending) (StopResult, error) {
+		if c.isKilled() { // by somebody who did not wait for this ladder
+			by = EndedKilled
+		}
 		return StopResult{Status: c.status, By: by, Elapsed: time.Since(began)}, nil
 	}
 	if isClosed(c.gone) {
@@ -103,7 +119,7 @@ func (c *Child) runLadder(ctx context.Context) (StopResult, error) {
 			return result(EndedTerminated)
 		}
 	}
-	c.signalGroup(sigkill)
+	c.kill()
 	if c.awaitGone(killBound) {
 		return result(EndedKilled)
 	}
