@@ -157,6 +157,9 @@ const wordsBound = 20 * time.Millisecond
 
 // lastWords returns what a child that has ended said of it as it closed its control connection.
 func (c *Child) lastWords() string {
+	if !isClosed(c.gone) {
+		return "" // one that could not be ended
+	}
 	c.words.Do(func() {
 		if c.status.Code() <= 0 {
 			return // it had no time to, or nothing to say

@@ -78,6 +78,21 @@ func TestStopKillsWhenItsContextEnds(t *testing.T) {
 
 // The child computes and does not receive, megabytes are queued in front of the cancel, and a Send of
 // the parent is blocked: it learns all the same, with no force used. The log shows how fast.
+func TestKillThatIsNotWaitedFor(t *testing.T) {
+	// It says so, and touches nothing that belongs to the end, which comes at the same time.
+	defer forkspawn.SetKillBound(1)()
+	s, err := forkspawn.New(forkspawn.Config{Stderr: forkspawn.Null()})
+	require.NoError(t, err)
+	for range 10 {
+		c := spawn(t, s, spawnspec.Spec{Entry: "sleep"})
+		if _, err := c.Kill(); err != nil {
+			assert.ErrorContains(t, err, "after SIGKILL")
+		}
+		<-c.Exited()
+	}
+	require.NoError(t, s.Close())
+}
+
 func TestBusyChildLearnsThatItShouldStop(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
 		s := newSpawner(t, forkspawn.Config{Listen: listen, StopGrace: bound})
