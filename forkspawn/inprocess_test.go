@@ -141,6 +141,25 @@ func TestWhatCannotBeEndedIsSaid(t *testing.T) {
 	require.NoError(t, s.Close())
 }
 
+func TestWhatCannotBeEndedDoesNotHoldUpClose(t *testing.T) {
+	defer forkspawn.SetKillBound(50 * time.Millisecond)()
+	s, err := forkspawn.New(forkspawn.Config{
+		Method: forkspawn.MethodInProcess, StopGrace: time.Millisecond, TermGrace: time.Millisecond, Stderr: forkspawn.Null(),
+	})
+	require.NoError(t, err)
+	c := spawn(t, s, spawnspec.Spec{Name: "rock", Entry: "unkillable"})
+	closed := make(chan error, 1)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		assert.ErrorContains(t, err, `"rock"`)
+	case <-time.After(bound):
+		assert.Fail(t, "Close hangs")
+	}
+	release <- struct{}{}
+	<-c.Exited()
+}
+
 // release ends the entry "unkillable".
 var release = make(chan struct{})
 

@@ -174,7 +174,8 @@ func (s *Spawner) Identity() handshake.Identity { return s.peers.Identity() }
 
 // Close ends all children, side by side, with the stop ladder of Child.Stop, and gives back all that
 // the Spawner holds. Calls of Spawn under way fail with ErrClosed, and so do later ones. It takes at most
-// Config.StopGrace and TermGrace together, and a moment. A second call waits for the first and
+// Config.StopGrace and TermGrace together, and a moment; a child that no signal ends is an error after half a minute more,
+// and is reaped when it ends. A second call waits for the first and
 // returns its error.
 func (s *Spawner) Close() error { return s.Shutdown(context.Background()) }
 
@@ -194,13 +195,26 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	s.boots.Wait()
 	late := s.stopAll(ctx) // those that became ready while we began
 	errs := append(<-early, <-late...)
-	s.reaps.Wait()
+	if !s.awaitReaps() {
+		errs = append(errs, fmt.Errorf("forkspawn: close: a child is %w", errUnkillable))
+	}
 	errs = append(errs, s.peers.Close(), s.removeDir())
 	s.thread.close()
 	s.reaper.close()
 	s.closeErr = errors.Join(errs...)
 	close(s.done)
 	return s.closeErr
+}
+
+// awaitReaps waits until all children are reaped, and reports whether they are. All have been killed by now if they had to be,
+// and only what no signal ends can take long.
+func (s *Spawner) awaitReaps() bool {
+	reaped := make(chan struct{})
+	go func() {
+		s.reaps.Wait()
+		close(reaped)
+	}()
+	return awaitClosed(reaped, killBound+3*sinkTimeout)
 }
 
 // awaitClose waits for the Shutdown that came first, which the ladder bounds.
