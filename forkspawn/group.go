@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,13 +42,12 @@ type Group struct {
 	policy RestartPolicy
 	ctx    context.Context // ends when the group is cancelled, and with Wait
 	cancel context.CancelCauseFunc
-	detach func() bool // from the Spawner's end
 
-	mu      sync.Mutex    // guards what follows; never held over input, output or a wait
-	running int           // children that were let in, and are not over
-	idle    chan struct{} // closed, and replaced by the next start, when running is 0
-	done    bool          // Wait has returned
-	left    []*Child      // ended by themselves, and still the caller's to receive from
+	mu      sync.Mutex          // guards what follows; never held over input, output or a wait
+	running int                 // children that were let in, and are not over
+	idle    chan struct{}       // closed, and replaced by the next start, when running is 0
+	done    bool                // Wait has returned
+	left    map[*Child]struct{} // ended by themselves, and still the caller's to receive from
 	errs    []error
 }
 
@@ -59,10 +60,11 @@ func (s *Spawner) NewGroup(ctx context.Context, cfg GroupConfig) (*Group, error)
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{s: s, policy: policy, idle: make(chan struct{})}
+	g := &Group{s: s, policy: policy, idle: make(chan struct{}), left: make(map[*Child]struct{})}
 	close(g.idle)
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	g.detach = context.AfterFunc(s.ctx, func() { g.cancel(ErrClosed) })
+	detach := context.AfterFunc(s.ctx, func() { g.cancel(ErrClosed) })
+	context.AfterFunc(g.ctx, func() { detach() }) // also of a group for which nobody waits
 	return g, nil
 }
 
@@ -107,6 +109,12 @@ func (g *Group) SpawnCommand(ctx context.Context, cmd Command, spec spawnspec.Sp
 				g.fail(err)
 			}
 			g.leave(c) // what it sent before it ended can still be received
+			select {
+			case <-c.stopped: // by the caller
+			case <-g.ctx.Done(): // perhaps without a Wait
+				c.Stop(g.stopContext())
+			}
+			g.forget(c)
 		case <-g.ctx.Done():
 			g.stop(c)
 			g.leave(nil)
@@ -153,11 +161,9 @@ func (g *Group) Wait() error {
 		g.mu.Unlock()
 		<-idle
 	}
-	left, errs := g.left, g.errs
-	g.left = nil
+	left, errs := slices.Collect(maps.Keys(g.left)), g.errs
 	g.mu.Unlock()
 	cause := context.Cause(g.ctx)
-	g.detach()
 	g.cancel(ErrGroupDone)
 	for _, c := range left {
 		c.Stop(g.stopContext()) // takes no time: they have ended
@@ -188,16 +194,23 @@ func (g *Group) enter() error {
 	return nil
 }
 
-// leave says that a child is over; one that is not nil is kept until Wait.
+// leave says that a child is over; one that is not nil is kept until forget, for Wait.
 func (g *Group) leave(kept *Child) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if kept != nil {
-		g.left = append(g.left, kept)
+		g.left[kept] = struct{}{}
 	}
 	if g.running--; g.running == 0 {
 		close(g.idle)
 	}
+}
+
+// forget lets go of a child that is stopped.
+func (g *Group) forget(c *Child) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.left, c)
 }
 
 // fail notes a failure and cancels the group.

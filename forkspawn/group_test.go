@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -201,6 +202,44 @@ func TestGroupEndsWithItsContextAndItsSpawner(t *testing.T) {
 	assert.Equal(t, context.Canceled, waitFor(t, byContext))
 	require.NoError(t, s.Close())
 	assert.ErrorIs(t, waitFor(t, bySpawner), forkspawn.ErrClosed)
+}
+
+func TestGroupThatNobodyWaitsForGivesEverythingBack(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	ctx, cancel := context.WithCancel(testContext(t))
+	g, err := s.NewGroup(ctx, forkspawn.GroupConfig{})
+	require.NoError(t, err)
+	c, err := g.Spawn(ctx, spawnspec.Spec{Entry: "orders"})
+	require.NoError(t, err)
+	<-c.Exited()
+	var got map[string]any
+	require.NoError(t, c.Recv(ctx, &got), "what it sent before it ended is still there")
+	require.Len(t, s.Children(), 1)
+	cancel()
+	eventually(t, "its connections are closed", func() bool { return len(s.Children()) == 0 })
+}
+
+func TestGroupForgetsChildrenThatWereStopped(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	g := newGroup(t, s, forkspawn.GroupConfig{})
+	collected := make(chan struct{})
+	func() {
+		c, err := g.Spawn(testContext(t), spawnspec.Spec{Entry: "sleep"})
+		require.NoError(t, err)
+		_, err = c.Stop(testContext(t))
+		require.NoError(t, err)
+		runtime.AddCleanup(c, func(done chan struct{}) { close(done) }, collected)
+	}()
+	eventually(t, "nothing holds the child, in a group that lives on", func() bool {
+		runtime.GC()
+		select {
+		case <-collected:
+			return true
+		default:
+			return false
+		}
+	})
+	require.NoError(t, waitFor(t, g))
 }
 
 func TestGroupStopsAChildWhoseRunReturns(t *testing.T) {
