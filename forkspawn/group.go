@@ -320,6 +320,7 @@ func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Conte
 	} else {
 		err = run(ctx, c)
 	}
+	ended := isClosed(c.gone) // by itself, or because somebody has stopped it
 	close(returned)
 	watch.Wait()
 	result, stopErr := c.Stop(g.stopContext())
@@ -328,12 +329,12 @@ func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Conte
 		return c, errors.Join(err, stopErr)
 	case failed(result):
 		var exit *ExitError
-		if err == nil || errors.As(err, &exit) || isConsequence(err) {
+		if err == nil || errors.As(err, &exit) || g.isConsequence(err) {
 			return c, c.Err()
 		}
 		return c, errors.Join(err, c.Err())
-	case err != nil && (g.ctx.Err() != nil || result.By == EndedBefore) && isConsequence(err):
-		return c, nil // of the group's end, or of the child's own good one
+	case err != nil && (g.ctx.Err() != nil || ended) && g.isConsequence(err):
+		return c, nil // of the group's end, or of the child's own good one, or of a stop that somebody wanted
 	}
 	return c, err
 }
@@ -348,12 +349,18 @@ func (c *Child) endCause() error {
 
 // refused tells whether a start failed because the group, or the Spawner, is done.
 func (g *Group) refused(err error) bool {
+	if errors.Is(err, ErrClosed) {
+		g.cancel(ErrClosed) // which is also on its way from the Spawner's end
+	}
 	return g.ctx.Err() != nil && (errors.Is(err, ErrGroupDone) || errors.Is(err, ErrClosed))
 }
 
 // isConsequence tells whether an error only says that a child has ended, or that its group has.
-func isConsequence(err error) bool {
+func (g *Group) isConsequence(err error) bool {
 	var exit *ExitError
+	if end := g.ctx.Err(); end != nil && errors.Is(err, end) {
+		return true // which may be a deadline
+	}
 	return errors.As(err, &exit) || errors.Is(err, context.Canceled) || errors.Is(err, ErrGroupDone) ||
 		errors.Is(err, transport.ErrPeerGone) || errors.Is(err, transport.ErrClosed) || errors.Is(err, io.EOF)
 }

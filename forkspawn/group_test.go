@@ -258,6 +258,60 @@ func TestGroupStopsAChildWhoseRunReturns(t *testing.T) {
 	assert.False(t, alive(pid))
 }
 
+func TestWhatEndsARunFunctionWithItsGroupIsNoFailure(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	why := errors.New("time is up")
+	ctx, cancel := context.WithTimeoutCause(testContext(t), 50*time.Millisecond, why)
+	defer cancel()
+	g, err := s.NewGroup(ctx, forkspawn.GroupConfig{})
+	require.NoError(t, err)
+	require.NoError(t, g.Go(spawnspec.Spec{Entry: "sleep"}, func(ctx context.Context, _ *forkspawn.Child) error {
+		<-ctx.Done()
+		return ctx.Err() // context.DeadlineExceeded
+	}))
+	assert.Equal(t, why, waitFor(t, g))
+}
+
+func TestChildThatIsStoppedOnPurposeHasNotFailed(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	for _, kill := range []bool{false, true} {
+		g := newGroup(t, s, forkspawn.GroupConfig{})
+		require.NoError(t, g.Go(spawnspec.Spec{Entry: "sleep"}, func(ctx context.Context, c *forkspawn.Child) error {
+			go func() {
+				if kill {
+					c.Kill()
+				} else {
+					c.Stop(context.Background())
+				}
+			}()
+			var v any
+			return c.Recv(ctx, &v)
+		}))
+		assert.NoError(t, waitFor(t, g), "kill %t", kill)
+	}
+}
+
+func TestSpawnAfterTheSpawnersEndIsNoFailureOfTheGroup(t *testing.T) {
+	for range 50 {
+		s, err := forkspawn.New(forkspawn.Config{Stderr: forkspawn.Null()})
+		require.NoError(t, err)
+		g := newGroup(t, s, forkspawn.GroupConfig{})
+		closed := make(chan error, 1)
+		go func() { closed <- s.Close() }()
+		for {
+			if _, err = g.Spawn(testContext(t), spawnspec.Spec{Name: "late"}); errors.Is(err, forkspawn.ErrClosed) {
+				break
+			}
+			runtime.Gosched()
+			if err != nil { // an empty entry, which is one
+				g = newGroup(t, s, forkspawn.GroupConfig{})
+			}
+		}
+		assert.Equal(t, forkspawn.ErrClosed, waitFor(t, g))
+		require.NoError(t, <-closed)
+	}
+}
+
 func TestRunLearnsOfItsChildsEnd(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
 	g := newGroup(t, s, forkspawn.GroupConfig{})
