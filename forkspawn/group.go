@@ -315,13 +315,17 @@ func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Conte
 		case <-returned:
 		}
 	})
-	if run == nil {
-		<-ctx.Done()
-	} else {
+	go func() {
+		defer close(returned)
+		if run == nil {
+			<-ctx.Done()
+			return
+		}
+		err = errGoexit
 		err = run(ctx, c)
-	}
+	}()
+	<-returned
 	ended := isClosed(c.gone) // by itself, or because somebody has stopped it
-	close(returned)
 	watch.Wait()
 	result, stopErr := c.Stop(g.stopContext())
 	switch {
@@ -338,6 +342,9 @@ func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Conte
 	}
 	return c, err
 }
+
+// errGoexit is the failure of a run function that did not return.
+var errGoexit = errors.New("forkspawn: the run function called runtime.Goexit")
 
 // endCause is the cause of the context of a run function whose child has ended.
 func (c *Child) endCause() error {

@@ -312,6 +312,19 @@ func TestSpawnAfterTheSpawnersEndIsNoFailureOfTheGroup(t *testing.T) {
 	}
 }
 
+func TestRunFunctionThatDoesNotReturnHasFailed(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	g := newGroup(t, s, forkspawn.GroupConfig{})
+	var pid int
+	require.NoError(t, g.Go(spawnspec.Spec{Entry: "sleep"}, func(_ context.Context, c *forkspawn.Child) error {
+		pid = c.PID()
+		runtime.Goexit() // as testing.T.FailNow does
+		return nil
+	}))
+	assert.ErrorContains(t, waitFor(t, g), "Goexit")
+	assert.False(t, alive(pid), "Wait waits for its child all the same")
+}
+
 func TestRunLearnsOfItsChildsEnd(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
 	g := newGroup(t, s, forkspawn.GroupConfig{})
