@@ -26,7 +26,7 @@ const (
 type RestartPolicy struct {
 	When RestartWhen
 	// MinPause is the pause before a restart; it doubles with each restart within Window, up to
-	// MaxPause. 0 means the defaults.
+	// MaxPause. 0 means the defaults, or the other one where that is beyond the default.
 	MinPause, MaxPause time.Duration
 	// Limit is how many restarts one child may have within Window; the next end is a
 	// failure, with a [*RestartError]. 0 means the default, and a negative Limit none.
@@ -64,12 +64,16 @@ func (p RestartPolicy) withDefaults() (RestartPolicy, error) {
 	if p.When > RestartAlways {
 		return p, &ConfigError{"Restart.When", fmt.Sprintf("%d is none of RestartNever, RestartOnFailure and RestartAlways", p.When)}
 	}
+	minPause := DefaultMinPause
+	if p.MaxPause > 0 {
+		minPause = min(minPause, p.MaxPause)
+	}
 	for _, d := range []struct {
 		name  string
 		value *time.Duration
 		def   time.Duration
 	}{
-		{"MinPause", &p.MinPause, DefaultMinPause},
+		{"MinPause", &p.MinPause, minPause},
 		{"MaxPause", &p.MaxPause, max(DefaultMaxPause, p.MinPause)},
 		{"Window", &p.Window, DefaultRestartWindow},
 	} {

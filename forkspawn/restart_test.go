@@ -51,3 +51,12 @@ func TestNoLimitMeansNone(t *testing.T) {
 		require.LessOrEqual(t, info.Pause, DefaultMaxPause)
 	}
 }
+
+func TestOnePauseAloneCanBeSet(t *testing.T) {
+	for _, set := range []RestartPolicy{{MaxPause: time.Millisecond}, {MinPause: time.Hour}} {
+		policy, err := set.withDefaults()
+		require.NoError(t, err)
+		assert.Equal(t, set.MinPause+set.MaxPause, policy.MinPause)
+		assert.Equal(t, set.MinPause+set.MaxPause, policy.MaxPause)
+	}
+}
