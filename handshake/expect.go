@@ -32,6 +32,8 @@ type Expected struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when peer or err is set
 
+	telling sync.Mutex // held from the start of a phase until tell has returned, so that they are told in order
+
 	mu      sync.Mutex // guards what follows; never held over input or output
 	secret  *Secret    // wiped, and nil, when it has been used; a pointer, so that no %v prints it
 	pid     int
@@ -242,6 +244,8 @@ func (x *Expected) Cancel() {
 // enter notes that the child has come to a phase. There is no way back: its process may have other
 // connections.
 func (x *Expected) enter(p Phase) {
+	x.telling.Lock()
+	defer x.telling.Unlock()
 	now := time.Now()
 	x.mu.Lock()
 	forward := slices.Index(phases, p) > slices.Index(phases, x.phase)

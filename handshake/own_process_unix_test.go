@@ -4,7 +4,9 @@ package handshake_test
 
 import (
 	"os"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -73,6 +75,39 @@ func TestOnceAHelloWasAcceptedOtherConnectionsDoNoHarm(t *testing.T) {
 			wait(t, x)
 		})
 	}
+}
+
+func TestPhasesAreToldInOrderAlsoWhenSetPIDTellsTheFirst(t *testing.T) {
+	l := overUnix(t, handshake.ListenerConfig{})
+	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
+	helloEntered, joined := make(chan struct{}), make(chan struct{})
+	var mu sync.Mutex // guards told
+	var told []handshake.Phase
+	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, OnPhase: func(p handshake.Phase, _ time.Time) {
+		if p == handshake.PhaseHello {
+			close(helloEntered)
+			select { // slow to write it down
+			case <-joined:
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, p)
+	}})
+	require.NoError(t, err)
+	conn := dial(t, ticket.Addr)
+	x.Hear(testContext(t)) // it has connected, and has not said hello
+	go x.SetPID(os.Getpid())
+	<-helloEntered
+	j, err := handshake.Join(testContext(t), conn, ticket, handshake.JoinConfig{})
+	require.NoError(t, err)
+	close(joined)
+	require.NoError(t, j.Ready(testContext(t), handshake.Timings{}))
+	wait(t, x)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []handshake.Phase{handshake.PhaseHello, handshake.PhaseAuth, handshake.PhaseSpec, handshake.PhaseReady}, told)
 }
 
 func TestWhatAProcessSaidIsHeard(t *testing.T) {
