@@ -48,7 +48,7 @@ type JoinConfig struct {
 	Prepare func(*spawnspec.Spec) error
 	// Limit is the largest frame of the channel, in bytes; 0 is transport.DefaultLimit.
 	Limit int
-	// OnParentGone is called, once, when the parent has died, instead of ending the process after
+	// OnParentGone is called, once and in a goroutine of its own, when the parent has died, instead of ending the process after
 	// OrphanGrace. The context has ended then.
 	OnParentGone func()
 }
@@ -305,7 +305,7 @@ func (p *Parent) parentGone() {
 	p.gone.Do(func() {
 		p.cancel(ErrParentGone)
 		if p.cfg.OnParentGone != nil {
-			p.cfg.OnParentGone()
+			go p.cfg.OnParentGone() // which may call Close
 			return
 		}
 		time.AfterFunc(OrphanGrace, func() { os.Exit(ExitOrphan) })
