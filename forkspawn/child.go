@@ -30,6 +30,8 @@ type Child struct {
 	peer    *handshake.Peer // set once, before Spawn returns
 	boot    BootTimes
 
+	onBehalfOf *Parent // who asked this process, or the entry in it, for the work that the child does; nil at the root
+
 	gone   chan struct{} // closed when the process has ended, after status is set
 	status ExitStatus
 

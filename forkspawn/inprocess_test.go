@@ -160,6 +160,16 @@ func TestWhatCannotBeEndedDoesNotHoldUpClose(t *testing.T) {
 	<-c.Exited()
 }
 
+func TestChildrenOfAnEntryInThisProcessEndWithinItsGrace(t *testing.T) {
+	s := local(t, forkspawn.Config{StopGrace: 2 * time.Second, TermGrace: bound})
+	c := spawn(t, s, spawnspec.Spec{Entry: "patient"})
+	var up string
+	require.NoError(t, c.Recv(testContext(t), &up))
+	result, err := c.Stop(testContext(t))
+	require.NoError(t, err)
+	assert.Equal(t, forkspawn.EndedAsked, result.By, "it has closed its own Spawner before force was used on it")
+}
+
 // release ends the entry "unkillable".
 var release = make(chan struct{})
 
@@ -172,6 +182,27 @@ func init() {
 	forkspawn.Register("stubborn", func(_ context.Context, p *forkspawn.Parent) error {
 		var v any
 		return p.Recv(context.Background(), &v)
+	})
+	// patient has a deaf child, for which it would wait very long.
+	forkspawn.Register("patient", func(ctx context.Context, p *forkspawn.Parent) error {
+		s, err := forkspawn.New(forkspawn.Config{StopGrace: time.Hour, TermGrace: time.Hour, Stderr: forkspawn.Null()})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "deaf", Args: true})
+		if err != nil {
+			return err
+		}
+		var up string
+		if err := c.Recv(ctx, &up); err != nil {
+			return err
+		}
+		if err := p.Send(ctx, up); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
 	})
 	forkspawn.Register("unkillable", func(context.Context, *forkspawn.Parent) error {
 		<-release

@@ -121,7 +121,8 @@ func (b *boot) start(ctx context.Context) error {
 	s.tell.started(e)
 	s.tell.phase(e, handshake.PhaseConnect)
 	b.child = newChild(s, b.id, &b.spec, proc, streams) // from now on its end can be told
-	started()                                           // before SetPID, which tells of a child that has connected already
+	b.child.onBehalfOf = parentOf(ctx)
+	started() // before SetPID, which tells of a child that has connected already
 	b.x.SetPID(proc.PID())
 	return nil
 }

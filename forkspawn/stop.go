@@ -134,7 +134,7 @@ func (c *Child) ask(ctx context.Context, grace time.Duration) bool {
 		return false
 	}
 	now := time.Now()
-	until, _ := c.s.ladderLimit(ctx, stepAsk, now.Add(grace))
+	until, _ := c.ladderLimit(ctx, stepAsk, now.Add(grace))
 	grace = max(0, until.Sub(now))
 	c.s.tell.asked(c.event(), grace)
 	asking, cancel := context.WithTimeout(ctx, grace+time.Millisecond) // and not 0, which would not ask at all
@@ -163,7 +163,7 @@ const (
 func (c *Child) awaitStep(ctx context.Context, step ladderStep, grace time.Duration) bool {
 	end := time.Now().Add(grace)
 	for {
-		limit, news := c.s.ladderLimit(ctx, step, end)
+		limit, news := c.ladderLimit(ctx, step, end)
 		timer := time.NewTimer(time.Until(limit))
 		select {
 		case <-c.gone:
@@ -212,14 +212,17 @@ func (s *Spawner) heldByDebugger(ctx context.Context, c *Child) bool {
 type ladderNews struct{ hastened, asked <-chan struct{} }
 
 // ladderLimit is until when a step of a ladder may wait that would wait until end.
-func (s *Spawner) ladderLimit(ctx context.Context, step ladderStep, end time.Time) (time.Time, ladderNews) {
-	s.mu.Lock()
-	hastened, news := s.hastened > int(step), ladderNews{hastened: s.hasten}
-	s.mu.Unlock()
+func (c *Child) ladderLimit(ctx context.Context, step ladderStep, end time.Time) (time.Time, ladderNews) {
+	c.s.mu.Lock()
+	hastened, news := c.s.hastened > int(step), ladderNews{hastened: c.s.hasten}
+	c.s.mu.Unlock()
 	if hastened {
 		return time.Now(), news
 	}
-	parent := parentOf(ctx)
+	parent, ok := ctx.Value(parentKey{}).(*Parent)
+	if !ok {
+		parent = c.onBehalfOf // as Close has no context
+	}
 	if parent == nil {
 		return end, news
 	}
