@@ -3,6 +3,7 @@ package forkspawn
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -68,12 +69,25 @@ func (e *BootError) Error() string {
 		b.WriteString(")")
 	}
 	if line := lastLine(e.Stderr); line != "" {
-		fmt.Fprintf(&b, "; stderr: %q", line)
+		fmt.Fprintf(&b, "; stderr: %s", quoted(line))
 	}
 	return b.String()
 }
 
 func (e *BootError) Unwrap() error { return e.Err }
+
+// maxQuoted bounds what an error's text has of a line of stderr, in bytes before quoting. The error's fields have
+// all of it.
+const maxQuoted = 512
+
+// quoted is a line in quotes, without its middle if it is too long.
+func quoted(line string) string {
+	if over := len(line) - maxQuoted; over > 0 {
+		half := maxQuoted / 2
+		return fmt.Sprintf("%q (%d bytes) %q", line[:half], over, line[len(line)-half:])
+	}
+	return strconv.Quote(line)
+}
 
 // roundTime keeps three digits or so.
 func roundTime(d time.Duration) time.Duration {
@@ -103,7 +117,7 @@ func (e *ExitError) Error() string {
 		return s + ": " + strings.ReplaceAll(strings.TrimSpace(e.Said), "\n", "\n\t")
 	}
 	if line := lastLine(e.Stderr); line != "" && !e.Status.Success() {
-		s += fmt.Sprintf("; stderr: %q", line)
+		s += "; stderr: " + quoted(line)
 	}
 	return s
 }

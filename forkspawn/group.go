@@ -253,6 +253,9 @@ func (g *Group) supervise(cmd Command, spec spawnspec.Spec, run func(context.Con
 	history := restarts{policy: g.policy}
 	for {
 		c, err := g.runOnce(cmd, spec, run)
+		if g.s.ctx.Err() != nil {
+			g.cancel(ErrClosed) // which is also on its way from there
+		}
 		if g.ctx.Err() != nil {
 			if err != nil {
 				g.fail(err)

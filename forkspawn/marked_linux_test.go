@@ -78,6 +78,14 @@ func TestTailKeepsTheLastBytes(t *testing.T) {
 	}
 }
 
+func TestErrorsQuoteNoMoreOfALineThanIsOfUse(t *testing.T) {
+	assert.Equal(t, `"short"`, quoted("short"))
+	text := quoted(strings.Repeat("\x00", 4096) + "the end")
+	assert.Less(t, len(text), 3000, "four bytes for each, quoted")
+	assert.Contains(t, text, `the end"`)
+	assert.Contains(t, text, "(3591 bytes)")
+}
+
 func TestLastLinePrefersThePanic(t *testing.T) {
 	assert.Equal(t, "", lastLine(" \n\n"))
 	assert.Equal(t, "two", lastLine("one\n two \n\n"))
