@@ -3,6 +3,7 @@ package forkspawn
 import (
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -73,7 +74,7 @@ func (h handle) awaitEnd(pid int) bool {
 		h.conn.Read(func(fd uintptr) bool {
 			var info unix.Siginfo
 			err := waitid(unix.P_PIDFD, int(fd), &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
-			zombie = err == nil && info.Signo != 0
+			zombie = err == nil && tellsEnd(&info)
 			done = zombie || err == unix.ECHILD
 			return done || err != nil
 		})
@@ -82,7 +83,25 @@ func (h handle) awaitEnd(pid int) bool {
 		}
 	}
 	// No pidfd, no poller, or a kernel without P_PIDFD (before 5.4): wait in a thread.
-	return waitid(unix.P_PID, pid, new(unix.Siginfo), unix.WEXITED|unix.WNOWAIT) == nil
+	for {
+		var info unix.Siginfo
+		if waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT) != nil {
+			return false
+		}
+		if tellsEnd(&info) {
+			return true
+		}
+		time.Sleep(tracedPause)
+	}
+}
+
+// tracedPause is the time between looks at a child that this very process holds as its debugger.
+const tracedPause = 10 * time.Millisecond
+
+// tellsEnd tells whether waitid found a process that has ended. For a process that this very one traces, waitid tells
+// of its stops too, asked or not (ptrace(2)).
+func tellsEnd(info *unix.Siginfo) bool {
+	return info.Signo != 0 && (info.Code == cldExited || info.Code == cldKilled || info.Code == cldDumped)
 }
 
 // reap takes the status of a process that awaitEnd has waited for.

@@ -257,7 +257,7 @@ func (r *subreaper) reap(pid int) bool {
 func isZombie(pid int) bool {
 	var info unix.Siginfo
 	err := waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT)
-	return err == nil && info.Signo != 0
+	return err == nil && tellsEnd(&info)
 }
 
 // ownChildren lists this process's children by pid (proc_tid_children(5)).
