@@ -75,13 +75,12 @@ type Parent struct {
 	stopAttach context.CancelFunc
 	watch      sync.WaitGroup // the goroutine on the control connection
 
-	askedToStop chan struct{} // closed when the parent has asked
-
-	mu      sync.Mutex    // guards what follows; never held over input, output or a wait
-	askedAt time.Time     // when the parent asked this process to stop
-	grace   time.Duration // how long it will wait from then on; 0 is unknown
-	status  int           // what Close was called with
-	reason  string
+	mu          sync.Mutex    // guards what follows; never held over input, output or a wait
+	askedToStop chan struct{} // closed, and replaced, when what follows changes
+	askedAt     time.Time     // when the parent asked this process to stop
+	grace       time.Duration // how long it will wait from then on; 0 is unknown
+	status      int           // what Close was called with
+	reason      string
 }
 
 // parentKey is the key under which a Parent's Context has the Parent.
@@ -277,23 +276,26 @@ func (p *Parent) Close(status int, reason string) error {
 // farewellBound bounds Close, which has to reach a parent that may not listen.
 const farewellBound = time.Second
 
-// asked ends the context as the parent wants it. The first request counts.
+// asked ends the context as the parent wants it. Of several requests the one counts that leaves the least time.
 func (p *Parent) asked(c transport.Cancel) {
+	now := time.Now()
 	p.mu.Lock()
-	if p.askedAt.IsZero() {
-		p.askedAt, p.grace = time.Now(), c.Grace
+	sooner := c.Grace > 0 && (p.grace == 0 || now.Add(c.Grace).Before(p.askedAt.Add(p.grace)))
+	if p.askedAt.IsZero() || sooner {
+		p.askedAt, p.grace = now, c.Grace
 		close(p.askedToStop)
+		p.askedToStop = make(chan struct{})
 	}
 	p.mu.Unlock()
 	p.cancel(&CancelError{Reason: c.Reason, Grace: c.Grace})
 }
 
 // demand returns when the parent asked this process to stop, and how long it will wait from then on; the zero
-// time when it has not asked, 0 when it did not say how long.
-func (p *Parent) demand() (at time.Time, grace time.Duration) {
+// time when it has not asked, 0 when it did not say how long. news is closed when that changes.
+func (p *Parent) demand() (at time.Time, grace time.Duration, news <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.askedAt, p.grace
+	return p.askedAt, p.grace, p.askedToStop
 }
 
 // parentGone ends the context and, a little later, the process: an orphan has nobody to work for and

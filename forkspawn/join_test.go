@@ -43,7 +43,7 @@ func TestOnParentGoneMayCloseTheConnection(t *testing.T) {
 	require.NoError(t, err)
 	// By the control connection, which must be there first.
 	require.NoError(t, peer.Cancel(ctx, transport.Cancel{}))
-	<-p.askedToStop
+	<-p.Context().Done()
 	peer.Abort()
 	select {
 	case <-closed:

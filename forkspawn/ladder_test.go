@@ -55,8 +55,16 @@ func spawnWarden(t *testing.T, s *forkspawn.Spawner) (c *forkspawn.Child, socket
 
 // Its own parent's patience bounds a process's patience with its children.
 func TestGracesFitIntoTheParents(t *testing.T) {
+	t.Run("at once", func(t *testing.T) { testGracesFit(t, false) })
+	t.Run("asked before, without a grace", func(t *testing.T) { testGracesFit(t, true) })
+}
+
+func testGracesFit(t *testing.T, askedBefore bool) {
 	s := newSpawner(t, forkspawn.Config{StopGrace: 4 * time.Second})
 	c, _, prisoner := spawnWarden(t, s)
+	if askedBefore {
+		require.NoError(t, c.Cancel(testContext(t), "when it suits you"))
+	}
 	said := make(chan string, 1)
 	go func() {
 		var word string

@@ -228,12 +228,9 @@ func (c *Child) ladderLimit(ctx context.Context, step ladderStep, end time.Time)
 	}
 	// What is left of the grace of this process itself is shared: the children have ended before their parent
 	// is ended by its own.
-	askedAt, grace := parent.demand()
-	switch {
-	case askedAt.IsZero():
-		news.asked = parent.askedToStop
-		return end, news
-	case grace == 0:
+	askedAt, grace, changed := parent.demand()
+	news.asked = changed
+	if grace == 0 { // it has not asked, or did not say
 		return end, news
 	}
 	own := askedAt.Add(grace / 2)
