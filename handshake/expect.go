@@ -31,6 +31,7 @@ type Expected struct {
 	ctx  context.Context // ends with Cancel; ends the conversation
 	stop context.CancelFunc
 	done chan struct{} // closed when peer or err is set
+	past chan struct{} // closed when the phase is beyond PhaseAuth, in which there is nothing to wait for but ourselves
 
 	telling sync.Mutex // held from the start of a phase until tell has returned, so that they are told in order
 
@@ -68,6 +69,7 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 	x := &Expected{
 		l: l, id: e.ID, spec: e.Spec, tell: e.OnPhase, secret: &e.Secret,
 		done:  make(chan struct{}),
+		past:  make(chan struct{}),
 		phase: PhaseConnect,
 		since: map[Phase]time.Time{PhaseConnect: time.Now()},
 	}
@@ -174,8 +176,15 @@ func (x *Expected) Hear(ctx context.Context) {
 		}
 	}
 	x.mu.Lock()
-	conn := x.conn
+	conn, phase := x.conn, x.phase
 	x.mu.Unlock()
+	if phase == PhaseAuth { // the welcome is being made
+		select {
+		case <-x.past:
+		case <-x.done:
+		case <-ctx.Done():
+		}
+	}
 	if conn != nil && unread(conn) {
 		select {
 		case <-x.done:
@@ -250,6 +259,9 @@ func (x *Expected) enter(p Phase) {
 	x.mu.Lock()
 	forward := slices.Index(phases, p) > slices.Index(phases, x.phase)
 	if forward {
+		if slices.Index(phases, x.phase) <= slices.Index(phases, PhaseAuth) && slices.Index(phases, p) > slices.Index(phases, PhaseAuth) {
+			close(x.past)
+		}
 		x.phase, x.since[p] = p, now
 	}
 	x.mu.Unlock()
