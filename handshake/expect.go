@@ -154,25 +154,32 @@ func (x *Expected) noteEarly(pid int, refused error) {
 	}
 }
 
+// lookBound is how long Hear waits for what was read a moment before it, and takes microseconds to look at.
+const lookBound = 20 * time.Millisecond
+
 // Hear waits until it is known what comes of all that the child had said when it was called, or until ctx ends: a
 // child that has died may have said something a moment before. It waits for nothing but this process's own
-// goroutines, and not for a connection on which there is nothing to read, whoever keeps it open; of such a one it can
-// miss what is being looked at this moment.
+// goroutines. For connections on which there is nothing to read, whoever keeps them open, it waits 20 ms in all, as what was
+// read of them may be being looked at.
 func (x *Expected) Hear(ctx context.Context) {
 	x.l.acceptQueued(ctx)
 	x.mu.Lock()
 	pid := x.pid
 	x.mu.Unlock()
+	looking, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
 	for _, p := range x.l.pendingOf(pid) {
 		select {
 		case <-p.noted:
 		case <-ctx.Done():
 		}
+		wait := looking
 		if unread(p.conn) {
-			select {
-			case <-p.done:
-			case <-ctx.Done():
-			}
+			wait = ctx
+		}
+		select {
+		case <-p.done:
+		case <-wait.Done():
 		}
 	}
 	x.mu.Lock()
