@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"time"
 )
@@ -264,9 +263,9 @@ func (x *Expected) enter(p Phase) {
 	defer x.telling.Unlock()
 	now := time.Now()
 	x.mu.Lock()
-	forward := slices.Index(phases, p) > slices.Index(phases, x.phase)
+	forward := p.beyond(x.phase)
 	if forward {
-		if slices.Index(phases, x.phase) <= slices.Index(phases, PhaseAuth) && slices.Index(phases, p) > slices.Index(phases, PhaseAuth) {
+		if p.beyond(PhaseAuth) && !x.phase.beyond(PhaseAuth) {
 			close(x.past)
 		}
 		x.phase, x.since[p] = p, now

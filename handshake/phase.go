@@ -1,5 +1,7 @@
 package handshake
 
+import "slices"
+
 // Phase is a step in the start of a child. The phase of an error is the step that did not complete.
 type Phase string
 
@@ -14,3 +16,6 @@ const (
 )
 
 var phases = []Phase{PhaseStart, PhaseConnect, PhaseHello, PhaseAuth, PhaseSpec, PhaseReady}
+
+// beyond tells whether p comes after q.
+func (p Phase) beyond(q Phase) bool { return slices.Index(phases, p) > slices.Index(phases, q) }
