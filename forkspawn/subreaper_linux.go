@@ -210,7 +210,7 @@ func (r *subreaper) look(kill []byte) (more, unsure bool) {
 func (r *subreaper) adopt(pid int, killed bool) {
 	r.adopted[pid] = killed
 	group, session, ok := kinship(pid)
-	ownGroup, ownSession, _ := kinship(os.Getpid())
+	ownGroup, ownSession, _ := kinship(0)
 	if ok && group != ownGroup {
 		r.kin[group] = time.Now()
 	}
@@ -228,15 +228,14 @@ func (r *subreaper) isAdopted(pid int) bool {
 	return ok && (!r.kin[group].IsZero() || !r.kin[session].IsZero())
 }
 
-// kinship returns a process's group and session, which a zombie has still (proc_pid_stat(5)).
+// kinship returns a process's group and session, which a zombie has still; 0 is this process.
 func kinship(pid int) (group, session int, ok bool) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	group, err := unix.Getpgid(pid)
 	if err != nil {
 		return 0, 0, false
 	}
-	// The name, in parentheses, can have anything in it.
-	n, err := fmt.Sscanf(string(stat[bytes.LastIndexByte(stat, ')')+1:]), " %c %d %d %d", new(rune), new(int), &group, &session)
-	return group, session, err == nil && n == 4
+	session, err = unix.Getsid(pid)
+	return group, session, err == nil
 }
 
 // reap reaps a zombie that was adopted, or for which nobody has waited for long. The caller holds r.mu.
