@@ -30,11 +30,7 @@ func (b *boot) watchAccept(end context.CancelCauseFunc) (stop func()) {
 				end(err)
 				return
 			}
-			again := time.NewTimer(acceptPatience)
-			select {
-			case <-again.C:
-			case <-ended:
-				again.Stop()
+			if awaitClosed(context.Background(), ended, acceptPatience) {
 				return
 			}
 		}

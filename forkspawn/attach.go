@@ -1,6 +1,7 @@
 package forkspawn
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -22,11 +23,7 @@ func (p *Parent) attachPatiently() (*transport.Channel, error) {
 		if !errors.As(err, &scarce) {
 			return ch, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-p.open.Done():
-			timer.Stop()
+		if awaitClosed(context.Background(), p.open.Done(), pause) {
 			return nil, err
 		}
 	}

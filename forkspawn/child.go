@@ -130,7 +130,7 @@ func (c *Child) explain(ctx context.Context, err error) error {
 	default:
 		return err
 	}
-	if !c.awaitGoneOr(ctx, statusBound) {
+	if !c.awaitGone(ctx, statusBound) {
 		return err // it closed its channel and lives
 	}
 	var bye *transport.GoodbyeError
@@ -175,22 +175,10 @@ func (c *Child) lastWords() string {
 	return c.said
 }
 
-// awaitGone waits for the process's end, but not longer than d, and reports whether it has ended.
-func (c *Child) awaitGone(d time.Duration) bool { return c.awaitGoneOr(context.Background(), d) }
-
-// awaitGoneOr is awaitGone that ctx can end.
-func (c *Child) awaitGoneOr(ctx context.Context, d time.Duration) bool {
-	if isClosed(c.gone) {
-		return true
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-c.gone:
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	return isClosed(c.gone)
+// awaitGone waits for the process's end, but not longer than d nor than ctx lasts, and reports whether it has
+// ended.
+func (c *Child) awaitGone(ctx context.Context, d time.Duration) bool {
+	return awaitClosed(ctx, c.gone, d)
 }
 
 // Exited is closed when the process has ended.

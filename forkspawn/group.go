@@ -278,11 +278,7 @@ func (g *Group) supervise(cmd Command, spec spawnspec.Spec, run func(context.Con
 			e.ID, e.PID = boot.ID, boot.PID
 		}
 		g.s.tell.restarting(e, info)
-		timer := time.NewTimer(info.Pause)
-		select {
-		case <-timer.C:
-		case <-g.ctx.Done():
-			timer.Stop()
+		if awaitClosed(context.Background(), g.ctx.Done(), info.Pause) {
 			return
 		}
 	}

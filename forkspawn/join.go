@@ -91,11 +91,14 @@ var ownParent atomic.Pointer[Parent]
 
 // parentOf returns the parent on whose behalf work under ctx is done, or nil: it differs from the process's own for
 // entries that run in this process.
-func parentOf(ctx context.Context) *Parent {
+func parentOf(ctx context.Context) *Parent { return parentIn(ctx, ownParent.Load()) }
+
+// parentIn returns the parent whose Context ctx derives from, or otherwise another.
+func parentIn(ctx context.Context, otherwise *Parent) *Parent {
 	if p, ok := ctx.Value(parentKey{}).(*Parent); ok {
 		return p
 	}
-	return ownParent.Load()
+	return otherwise
 }
 
 // depth returns how deep in the tree p's process is; nil is the root.

@@ -3,6 +3,7 @@
 package forkspawn
 
 import (
+	"context"
 	"io"
 	"os"
 	"sync"
@@ -118,5 +119,5 @@ func (p *pump) end() (written bool) {
 	p.settle()
 	p.file.Close() // ends run
 	<-p.done
-	return p.sink == nil || awaitClosed(p.sink.done, sinkTimeout)
+	return p.sink == nil || awaitClosed(context.Background(), p.sink.done, sinkTimeout)
 }

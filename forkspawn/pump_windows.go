@@ -1,6 +1,7 @@
 package forkspawn
 
 import (
+	"context"
 	"io"
 	"os"
 	"sync"
@@ -52,7 +53,7 @@ func (p *pump) run() {
 }
 
 // settle waits until everything is read, as nobody writes any more.
-func (p *pump) settle() { awaitClosed(p.done, sinkTimeout) }
+func (p *pump) settle() { awaitClosed(context.Background(), p.done, sinkTimeout) }
 
 // lastBytes returns the tail.
 func (p *pump) lastBytes() string {
@@ -65,5 +66,5 @@ func (p *pump) lastBytes() string {
 func (p *pump) end() (written bool) {
 	p.settle()
 	p.file.Close()
-	return p.sink == nil || awaitClosed(p.sink.done, sinkTimeout)
+	return p.sink == nil || awaitClosed(context.Background(), p.sink.done, sinkTimeout)
 }

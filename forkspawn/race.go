@@ -43,6 +43,21 @@ func Race(ctx context.Context, x *handshake.Expected, gone <-chan struct{}) (*ha
 	return nil, contextError(ctx)
 }
 
+// awaitClosed waits until c is closed, but not longer than bound nor than ctx lasts, and reports whether it is.
+func awaitClosed(ctx context.Context, c <-chan struct{}, bound time.Duration) bool {
+	if isClosed(c) {
+		return true
+	}
+	timer := time.NewTimer(bound)
+	defer timer.Stop()
+	select {
+	case <-c:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	return isClosed(c)
+}
+
 func isClosed(c <-chan struct{}) bool {
 	select {
 	case <-c:

@@ -209,7 +209,7 @@ func (b *boot) abandon(ctx context.Context, cause error) error {
 	}
 	died := isClosed(c.gone)
 	if fromPeer && !died {
-		died = c.awaitGoneOr(ctx, dyingBound)
+		died = c.awaitGone(ctx, dyingBound)
 	}
 	if died && errors.Is(cause, transport.ErrPeerGone) {
 		cause = ErrDied // the same news, told better by its status
@@ -217,7 +217,7 @@ func (b *boot) abandon(ctx context.Context, cause error) error {
 	failure := time.Now()
 	if !died {
 		c.signalGroup(sigkill)
-		if !c.awaitGone(killBound) {
+		if !c.awaitGone(context.Background(), killBound) {
 			cause = fmt.Errorf("%w; %w", cause, errUnkillable)
 		}
 	}

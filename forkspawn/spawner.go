@@ -214,7 +214,7 @@ func (s *Spawner) awaitReaps() bool {
 		s.reaps.Wait()
 		close(reaped)
 	}()
-	return awaitClosed(reaped, killBound+3*sinkTimeout)
+	return awaitClosed(context.Background(), reaped, killBound+3*sinkTimeout)
 }
 
 // awaitClose waits for the Shutdown that came first, which the ladder bounds.

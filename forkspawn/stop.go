@@ -120,7 +120,7 @@ func (c *Child) runLadder(ctx context.Context) (StopResult, error) {
 		}
 	}
 	c.kill()
-	if c.awaitGone(killBound) {
+	if c.awaitGone(context.Background(), killBound) {
 		return result(EndedKilled)
 	}
 	return StopResult{By: EndedKilled, Elapsed: time.Since(began)},
@@ -219,10 +219,7 @@ func (c *Child) ladderLimit(ctx context.Context, step ladderStep, end time.Time)
 	if hastened {
 		return time.Now(), news
 	}
-	parent, ok := ctx.Value(parentKey{}).(*Parent)
-	if !ok {
-		parent = c.onBehalfOf // as Close has no context
-	}
+	parent := parentIn(ctx, c.onBehalfOf) // as Close has no context
 	if parent == nil {
 		return end, news
 	}

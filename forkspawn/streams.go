@@ -84,15 +84,3 @@ func (st *streams) end() (written bool) {
 	}
 	return written
 }
-
-// awaitClosed waits until c is closed, but not longer than bound, and reports whether it is.
-func awaitClosed(c <-chan struct{}, bound time.Duration) bool {
-	timer := time.NewTimer(bound)
-	defer timer.Stop()
-	select {
-	case <-c:
-		return true
-	case <-timer.C:
-		return isClosed(c)
-	}
-}
