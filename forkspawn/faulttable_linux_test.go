@@ -559,13 +559,24 @@ func report(t *testing.T, verdicts []*verdict, leaks int, took time.Duration) {
 			-strings.Compare(a.net, b.net),
 		)
 	})
+	times := map[string][]time.Duration{}
+	var names []string // in the table's order
 	for _, v := range verdicts {
 		name := string(v.fault)
 		if v.timeUp {
 			name += ", boot timeout"
 		}
+		if times[name] == nil {
+			names = append(names, name)
+		}
+		times[name] = append(times[name], max(v.time, 0))
 		text := strings.ReplaceAll(bootDetails.ReplaceAllString(v.text, ""), "\n", "; ")
 		fmt.Fprintf(&table, "%-13s  %-33s  %-3s  %9.2f  %.140s\n", v.point, name, v.net, float64(max(v.time, 0))/1e6, text)
+	}
+	fmt.Fprintf(&table, "\n%-33s  %5s  %9s  %9s\n", "fault, at all points", "cases", "median ms", "most ms")
+	for _, name := range names {
+		all := slices.Sorted(slices.Values(times[name]))
+		fmt.Fprintf(&table, "%-33s  %5d  %9.2f  %9.2f\n", name, len(all), float64(all[len(all)/2])/1e6, float64(all[len(all)-1])/1e6)
 	}
 	fmt.Fprintf(&table, "%d cases, %d hangs, %d leaks, longest time %v (%v), all in %v\n",
 		len(verdicts), hangs, leaks, longest.time.Round(10*time.Microsecond), longest.faultCase, took.Round(10*time.Millisecond))
