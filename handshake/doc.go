@@ -2,7 +2,7 @@
 // are. It has two handshakes: one for a parent and the children that it starts, and one for programs of
 // which neither started the other. It starts no processes: package forkspawn does, and is what most programs
 // want; this package is for runtimes that start their children in their own way, and for peers.
-// docs/PROTOCOL.md has the bytes, testdata/vectors.json examples of them.
+// docs/PROTOCOL.md has the bytes, testdata/ examples of them.
 //
 // # Parent
 //

@@ -30,6 +30,6 @@ func TestProtocolDocumentsExampleIsWhatWeSend(t *testing.T) {
 	frame[0], frame[4] = byte(1+len(body)), byte(transport.KindHello)
 	frame = append(frame, body...)
 	assert.Contains(t, doc, "payload"+hex.EncodeToString(payload)+"input")
-	assert.Contains(t, doc, "frame"+hex.EncodeToString(frame)+"`handshake")
+	assert.Contains(t, doc, "frame"+hex.EncodeToString(frame)+"`testdata/`")
 	assert.Contains(t, doc, "mac"+hex.EncodeToString(mac(parsed.Secret[:], labelHello, payload))+"frame")
 }

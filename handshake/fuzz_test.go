@@ -23,13 +23,16 @@ func FuzzHello(f *testing.F) {
 	v := makeVectors(f)
 	f.Add([]byte(v.Child.Hello.Body), false)
 	f.Add([]byte(v.Child.Hello.Payload), true)
-	for _, n := range v.Negative {
-		f.Add([]byte(n.Body), false)
-		if s, err := open(transport.KindHello, n.Body); err == nil {
+	for _, n := range v.Refused.Refused {
+		if n.Kind != "hello" {
+			continue
+		}
+		f.Add(n.body(), false)
+		if s, err := open(transport.KindHello, n.body()); err == nil {
 			f.Add(bytes.Clone(s.Payload), true)
 		}
 	}
-	l := listenForVectors(f)
+	l, _ := listenForVectors(f, ListenerConfig{})
 	f.Fuzz(func(t *testing.T, b []byte, sealIt bool) {
 		if sealIt {
 			b = seal(vectorSecret[:], labelHello, b)
@@ -74,10 +77,10 @@ func FuzzConversation(f *testing.F) {
 	}
 	f.Add(append(frameBytes(transport.KindExtension, make([]byte, 100)), hello...))
 	f.Add(append(append(bytes.Clone(hello), v.Child.Ready.Frame...), frameBytes(transport.KindMessage, []byte{0x01})...))
-	for _, n := range v.Negative {
-		f.Add(frameBytes(transport.KindHello, n.Body))
+	for _, n := range v.Refused.Refused {
+		f.Add([]byte(n.Bytes))
 	}
-	for _, s := range v.Streams {
+	for _, s := range v.Frames.Streams {
 		f.Add([]byte(s.Bytes))
 	}
 

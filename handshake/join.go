@@ -39,7 +39,7 @@ func (i Identity) orThisProcess() Identity {
 
 // check finds what the other side would refuse.
 func (i Identity) check() error {
-	if i.PID < 0 {
+	if i.PID < 0 || i.PID > maxPID {
 		return fmt.Errorf("pid %d", i.PID)
 	}
 	return checkID(i.ID)
@@ -122,12 +122,9 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	if err != nil {
 		return nil, PhaseAuth, err
 	}
-	w, err := openWelcome(key, helloBody, welcomeBody)
+	w, err := openWelcome(key, helloBody, welcomeBody, versions)
 	if err != nil {
 		return nil, PhaseAuth, err
-	}
-	if w.Version < versions.Min || w.Version > versions.Max {
-		return nil, PhaseAuth, &VersionError{Ours: versions, Theirs: Range{Min: w.Version, Max: w.Version}}
 	}
 
 	ch.SetLimit(cfg.Limit)
@@ -158,7 +155,7 @@ func warmUp() {
 }
 
 // openWelcome checks the parent's proof, and then what it says.
-func openWelcome(key, helloBody, body []byte) (w welcome, err error) {
+func openWelcome(key, helloBody, body []byte, ours Range) (w welcome, err error) {
 	s, err := open(transport.KindWelcome, body)
 	if err != nil {
 		return w, err
@@ -169,7 +166,13 @@ func openWelcome(key, helloBody, body []byte) (w welcome, err error) {
 	if err := decode(transport.KindWelcome, s.Payload, &w); err != nil {
 		return w, err
 	}
-	return w, checkPeer(transport.KindWelcome, w.ID, w.Name, w.PID, w.Nonce, w.Features)
+	if err := checkPeer(transport.KindWelcome, w.ID, w.Name, w.PID, w.Nonce, w.Features); err != nil {
+		return w, err
+	}
+	if w.Version < ours.Min || w.Version > ours.Max {
+		return w, &VersionError{Ours: ours, Theirs: Range{Min: w.Version, Max: w.Version}}
+	}
+	return w, nil
 }
 
 // openSpec checks the proof of the orders. What they say is not this package's matter.

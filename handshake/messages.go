@@ -9,11 +9,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"unicode/utf8"
 
-	"github.com/fxamacker/cbor/v2"
-
+	"github.com/spawnwire/spawnwire/internal/strictcbor"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -93,43 +91,9 @@ const (
 	macSize   = sha256.Size
 )
 
-// How both sides read what comes before, and during, authentication: no duplicate keys, no indefinite
-// lengths, no tags, nothing deep or long. The one mode refuses keys that it does not know, the other
-// ignores them.
-var (
-	strict   = sync.OnceValue(func() cbor.DecMode { return decMode(cbor.ExtraDecErrorUnknownField) })
-	tolerant = sync.OnceValue(func() cbor.DecMode { return decMode(cbor.ExtraDecErrorNone) })
-)
-
-func decMode(extra cbor.ExtraDecErrorCond) cbor.DecMode {
-	mode, err := cbor.DecOptions{
-		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
-		IndefLength:      cbor.IndefLengthForbidden,
-		TagsMd:           cbor.TagsForbidden,
-		MaxNestedLevels:  8,
-		MaxArrayElements: 64,
-		MaxMapPairs:      64,
-		// Otherwise "ID" would do for "id" here and nowhere else.
-		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
-		ExtraReturnErrors: extra,
-	}.DecMode()
-	if err != nil {
-		panic(err) // the options are constants
-	}
-	return mode
-}
-
+// decode decodes the body, or the payload, of a message.
 func decode(kind transport.Kind, body []byte, v any) error {
-	err := strict().Unmarshal(body, v)
-	var unknown *cbor.UnknownFieldError
-	if errors.As(err, &unknown) {
-		// Unknown fields are ignored: that is how the protocol grows. But what is in them obeys the same rules,
-		// and the library skips it without a look for duplicate keys.
-		if err = tolerant().Unmarshal(body, new(any)); err == nil {
-			err = tolerant().Unmarshal(body, v)
-		}
-	}
-	if err != nil {
+	if err := strictcbor.Decode(body, v); err != nil {
 		// Some of the library's errors quote what a stranger sent.
 		return fmt.Errorf("%w: %s: %s", transport.ErrProtocol, kind, cut(err.Error(), maxReason))
 	}
@@ -230,7 +194,7 @@ func checkPeer(kind transport.Kind, id, name string, pid int, nonce []byte, feat
 	if len(name) > maxName {
 		return bad("a name of %d bytes, the limit is %d", len(name), maxName)
 	}
-	if pid < 0 {
+	if pid < 0 || pid > maxPID {
 		return bad("pid %d", pid)
 	}
 	if len(nonce) != nonceSize {
@@ -242,6 +206,25 @@ func checkPeer(kind transport.Kind, id, name string, pid int, nonce []byte, feat
 		}
 	}
 	return nil
+}
+
+// decodeReady decodes a child's answer and checks it.
+func decodeReady(body []byte) (r ready, err error) {
+	if err := decode(transport.KindReady, body, &r); err != nil {
+		return r, err
+	}
+	if t := r.Timings; min(t.Init, t.Main, t.Connected, t.Accepted) < 0 {
+		return r, fmt.Errorf("%w: %s: a negative time", transport.ErrProtocol, transport.KindReady)
+	}
+	return r, nil
+}
+
+// decodeAttach decodes the payload of an attach and checks it.
+func decodeAttach(payload []byte) (a attach, err error) {
+	if err := decode(transport.KindAttach, payload, &a); err != nil {
+		return a, err
+	}
+	return a, checkPeer(transport.KindAttach, a.ID, "", 0, a.Nonce, nil)
 }
 
 // failedError turns the body of a failed frame, which came in the given phase, into the error that it

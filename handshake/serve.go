@@ -243,8 +243,8 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 	}
 	switch f.Kind {
 	case transport.KindReady:
-		var r ready
-		if err := decode(f.Kind, f.Body, &r); err != nil {
+		r, err := decodeReady(f.Body)
+		if err != nil {
 			return PhaseSpec, err
 		}
 		peer.Timings = r.Timings
@@ -281,15 +281,15 @@ func (l *Listener) acceptAttach(ctx context.Context, ch *transport.Channel, body
 	if err != nil {
 		return err
 	}
-	var a attach
-	if err := decode(transport.KindAttach, s.Payload, &a); err != nil {
+	a, err := decodeAttach(s.Payload)
+	if err != nil {
 		return err
 	}
 	l.mu.Lock()
 	p := l.sessions[a.ID]
 	l.mu.Unlock()
 	if p == nil {
-		return fmt.Errorf("%w: control connection for id %.*q", ErrUnknownPeer, maxID, a.ID)
+		return fmt.Errorf("%w: control connection for id %s", ErrUnknownPeer, a.ID)
 	}
 	if err := s.verify(p.session[:], labelAttach); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 
@@ -106,10 +107,11 @@ func TakeTicket() (Ticket, bool, error) {
 	return t, true, err
 }
 
-// maxID and maxName bound what a peer says of itself, in bytes.
+// maxID and maxName bound what a peer says of itself, in bytes; maxPID is the highest process id.
 const (
 	maxID   = 64
 	maxName = 256
+	maxPID  = math.MaxInt32
 )
 
 func checkID(id string) error {

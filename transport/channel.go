@@ -120,7 +120,7 @@ func (c *Channel) CloseWith(ctx context.Context, status int, reason string) erro
 	if !c.closing.CompareAndSwap(false, true) {
 		return &Error{"close", ErrClosed}
 	}
-	body, err := encodeControl(goodbye{status, wireText(reason)})
+	body, err := encodeControl(goodbye{&status, wireText(reason)})
 	if err == nil {
 		err = c.writeFrame(ctx, Frame{KindGoodbye, body}, true)
 	}

@@ -1,10 +1,13 @@
 package transport
 
 import (
+	"errors"
 	"strings"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/spawnwire/spawnwire/internal/strictcbor"
 )
 
 // Cancel is the body of a KindCancel frame: a request to stop.
@@ -29,23 +32,33 @@ func (c Cancel) Frame() Frame {
 // ParseCancel reads the body of a KindCancel frame. Fields that it does not know are ignored.
 func ParseCancel(body []byte) (Cancel, error) {
 	var c Cancel
-	err := decodeMessage(body, &c)
-	return c, err
+	err := strictcbor.Decode(body, &c)
+	if err == nil && c.Grace < 0 {
+		err = errors.New("grace is negative")
+	}
+	if err != nil {
+		return Cancel{}, &DecodeError{Type: "a cancel", Size: len(body), Err: err}
+	}
+	return c, nil
 }
 
 // goodbye is the body of a KindGoodbye frame.
 type goodbye struct {
-	Status int    `cbor:"status"`
+	Status *int   `cbor:"status"`
 	Reason string `cbor:"reason,omitempty"`
 }
 
 // ParseGoodbye reads the body of a KindGoodbye frame. Fields that it does not know are ignored.
 func ParseGoodbye(body []byte) (*GoodbyeError, error) {
 	var bye goodbye
-	if err := decodeMessage(body, &bye); err != nil {
-		return nil, err
+	err := strictcbor.Decode(body, &bye)
+	if err == nil && bye.Status == nil {
+		err = errors.New("no status")
 	}
-	return &GoodbyeError{Status: bye.Status, Reason: bye.Reason}, nil
+	if err != nil {
+		return nil, &DecodeError{Type: "a goodbye", Size: len(body), Err: err}
+	}
+	return &GoodbyeError{Status: *bye.Status, Reason: bye.Reason}, nil
 }
 
 // maxReason is how much of a reason is sent, in bytes: the frame matters more than its words.

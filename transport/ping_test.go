@@ -74,7 +74,7 @@ func TestAPingEndsWhenNothingCanBeReceivedAnyMore(t *testing.T) {
 		want error
 	}{
 		"the peer crashed":                 {nil, transport.ErrPeerGone},
-		"the peer said goodbye":            {frame(transport.KindGoodbye, 0xa0), io.EOF},
+		"the peer said goodbye":            {frame(transport.KindGoodbye, []byte("\xa1\x66status\x00")...), io.EOF},
 		"the peer broke the protocol":      {frame(0x7f), transport.ErrProtocol},
 		"the peer sent a frame of no size": {make([]byte, 5), transport.ErrProtocol},
 		"the peer sent too large a frame":  {[]byte{0, 0, 0, 0xff, 1}, transport.ErrProtocol},

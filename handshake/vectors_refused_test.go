@@ -1,0 +1,545 @@
+package handshake
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+type refusedFile struct {
+	About   []string          `json:"about"`
+	Errors  map[string]string `json:"errors"`
+	Refused []vectorRefused   `json:"refused"`
+}
+
+// vectorRefused is bytes that a receiver in a state must refuse, with which error, and what it answers.
+type vectorRefused struct {
+	Name     string `json:"name"`
+	Receiver string `json:"receiver"`
+	State    string `json:"state"`
+	Limit    int    `json:"limit,omitempty"`
+	Kind     string `json:"kind,omitempty"` // of the one frame that the bytes are
+	Bytes    hexa   `json:"bytes"`
+	Ends     bool   `json:"ends,omitempty"` // the stream ends behind them
+	Error    string `json:"error"`
+	Answer   string `json:"answer,omitempty"` // the code of a failed frame
+}
+
+// body is that of the one frame that the bytes are.
+func (v vectorRefused) body() []byte { return v.Bytes[5:] }
+
+// wireErrors are the names of errors that all languages share: what each means, and how Go tells it.
+var wireErrors = map[string]struct {
+	meaning string
+	is      func(error) bool
+}{
+	"zero-length":      {"a frame with n = 0", protocolError("a frame of length 0")},
+	"too-large":        {"a frame with n above the receiver's limit", func(err error) bool { return errors.As(err, new(*transport.SizeError)) }},
+	"unknown-kind":     {"a frame of a kind below 0x80 that is not in the table", protocolError("unknown kind")},
+	"out-of-place":     {"a frame of a known kind that has no place in the state", protocolError("frame where", "frame on an open channel")},
+	"skipped-too-much": {"more bytes of extensions without another frame between them than one frame may have", protocolError("of extension frames")},
+	"malformed":        {"a body that is not the CBOR, or has not the fields and values, that its kind asks for", protocolError(": ")},
+	"bad-mac":          {"a MAC or a proof that is wrong", func(err error) bool { return errors.Is(err, ErrBadMAC) }},
+	"unknown-peer":     {"an id that nobody is expected with", func(err error) bool { return errors.Is(err, ErrUnknownPeer) }},
+	"version":          {"no version of the protocol in common", func(err error) bool { return errors.As(err, new(*VersionError)) }},
+	"bad-spec":         {"a spec with a good MAC that cannot be read, has another version, or has a bad value", isSpecError},
+	"own-id":           {"a greet with the receiver's own id", protocolError("this side's own id")},
+	"auth-mismatch":    {"a greet with another auth than the receiver's", func(err error) bool { return strings.Contains(err.Error(), "the peer wants authentication by") }},
+	"peer-gone":        {"the end of the stream without a goodbye, in a frame or between two", func(err error) bool { return errors.Is(err, transport.ErrPeerGone) }},
+	"bad-ticket":       {"a ticket that cannot be used", func(err error) bool { return errors.As(err, new(*TicketError)) }},
+	"bad-address":      {"a text that is no address", func(err error) bool { return errors.As(err, new(*transport.AddrError)) }},
+}
+
+func protocolError(says ...string) func(error) bool {
+	return func(err error) bool {
+		has := func(s string) bool { return strings.Contains(err.Error(), s) }
+		return errors.Is(err, transport.ErrProtocol) && slices.ContainsFunc(says, has)
+	}
+}
+
+func isSpecError(err error) bool { return strings.HasPrefix(err.Error(), "spawnspec: ") }
+
+// Who receives, and in which state of docs/PROTOCOL.md.
+var (
+	anybody       = [2]string{"any", "any"}
+	inOpen        = [2]string{"any", "open"}
+	parentWaits   = [2]string{"parent", "waiting"}
+	parentOrdered = [2]string{"parent", "ordered"}
+	childGreeted  = [2]string{"child", "greeted"}
+	childWelcomed = [2]string{"child", "welcomed"}
+	peerGreeting  = [2]string{"peer", "greeting"}
+	acceptorProof = [2]string{"acceptor", "proving"}
+)
+
+func refusedVectors(t testing.TB, child childFile, peers peersFile) refusedFile {
+	file := refusedFile{
+		About: []string{
+			"What must be refused: by whom, in which state of docs/PROTOCOL.md, and with which error.",
+			"Who receives is in the middle of the handshake of child.json or peers.json: MACs are of its bodies.",
+			"answer: the code of the failed frame that the receiver sends before it closes; without it, it sends none.",
+		},
+		Errors: make(map[string]string),
+	}
+	for name, e := range wireErrors {
+		file.Errors[name] = e.meaning
+	}
+	answers := map[[2]string]string{parentWaits: CodeRefused, peerGreeting: CodeRefused, acceptorProof: CodeRefused}
+	var who [2]string
+	add := func(name, wireError string, kind transport.Kind, body []byte) {
+		v := vectorRefused{Name: name, Receiver: who[0], State: who[1], Kind: kind.String(), Bytes: frameBytes(kind, body), Error: wireError, Answer: answers[who]}
+		switch wireError {
+		case "version":
+			if who != childGreeted {
+				v.Answer = CodeVersion
+			}
+		case "bad-spec":
+			v.Answer = CodeBadSpec
+		}
+		file.Refused = append(file.Refused, v)
+	}
+	stream := func(name, wireError string, limit int, data []byte, ends bool) {
+		file.Refused = append(file.Refused, vectorRefused{Name: name, Receiver: who[0], State: who[1], Limit: limit, Bytes: data, Ends: ends, Error: wireError})
+	}
+	misplaced := func(kinds ...transport.Kind) {
+		for _, k := range kinds {
+			body := []byte{0xa0}
+			switch k {
+			case transport.KindHello:
+				body = child.Hello.Body
+			case transport.KindWelcome:
+				body = child.Welcome.Body
+			case transport.KindSpec:
+				body = child.Spec.Body
+			case transport.KindReady:
+				body = child.Ready.Body
+			case transport.KindFailed:
+				body = child.Failed.Body
+			case transport.KindGoodbye:
+				body = []byte("\xa1\x66status\x00")
+			case transport.KindGreet:
+				body = peers.DialerGreet.Body
+			case transport.KindProof:
+				body = peers.DialerProof.Body
+			case transport.KindAttach:
+				body = child.Attach.Body
+			}
+			add("a "+k.String()+" frame", "out-of-place", k, body)
+		}
+	}
+	flipped := func(b []byte, i int) []byte {
+		b = slices.Clone(b)
+		b[i] ^= 1
+		return b
+	}
+	last := func(b []byte) []byte { return flipped(b, len(b)-1) }
+	swap := func(m []byte, old, new string) []byte {
+		require.Equal(t, 1, bytes.Count(m, []byte(old)), "%q", old)
+		return bytes.Replace(m, []byte(old), []byte(new), 1)
+	}
+	key, wrong := []byte(child.Secret), flipped(child.Secret, 31)
+
+	// The rules of CBOR are the same for each map that the protocol defines.
+	cborRules := func(kind transport.Kind, payload []byte, wrap func([]byte) []byte) {
+		bad := func(name string, payload []byte) { add(name, "malformed", kind, wrap(payload)) }
+		bad("truncated", payload[:len(payload)-1])
+		bad("a byte too many", append(slices.Clone(payload), 0xf6))
+		bad("nothing", nil)
+		bad("text in place of a map", []byte("\x61x"))
+		bad("a map of indefinite length", append(append([]byte{0xbf}, payload[1:]...), 0xff))
+		bad("a map in a tag", append([]byte("\xd9\xd9\xf7"), payload...))
+		bad("a key twice that is not known", more(payload, 2, "\x61x\x00\x61x\x00"))
+		bad("a key twice in a value that is not known", more(payload, 1, "\x61x\x81\xa2\x61y\x00\x61y\x00"))
+		bad("an indefinite length in a value that is not known", more(payload, 1, "\x61x\x9f\xff"))
+		bad("a tag in a value that is not known", more(payload, 1, "\x61x\xc1\x00"))
+		bad("nine levels of nesting", more(payload, 1, "\x61x"+strings.Repeat("\x81", 8)+"\x00"))
+		bad("a text that is not UTF-8", more(payload, 1, "\x61x\x61\xe9"))
+		bad("a count of pairs that lies", append([]byte("\xbb\x7f\xff\xff\xff\xff\xff\xff\xff"), payload[1:]...))
+	}
+
+	who = anybody
+	stream("a length of 0", "zero-length", PreAuthLimit, []byte{0, 0, 0, 0, 0x10}, false)
+	stream("a length one above the limit", "too-large", PreAuthLimit, []byte{0x01, 0x00, 0x01, 0x00, 0x10}, false)
+	stream("the largest length", "too-large", PreAuthLimit, []byte{0xff, 0xff, 0xff, 0xff, 0x10}, false)
+	stream("a big-endian length", "too-large", PreAuthLimit, []byte{0x00, 0x00, 0x00, 0x10, 0x10}, false)
+	stream("too large an extension", "too-large", PreAuthLimit, []byte{0x01, 0x00, 0x01, 0x00, 0x80}, false)
+	stream("kind 0", "unknown-kind", PreAuthLimit, []byte{1, 0, 0, 0, 0x00}, false)
+	stream("an unknown kind below 0x80", "unknown-kind", PreAuthLimit, []byte{1, 0, 0, 0, 0x7f}, false)
+	stream("an HTTP request", "too-large", PreAuthLimit, []byte("GET / HTTP/1.1\r\n\r\n"), false)
+	stream("the end in a header", "peer-gone", PreAuthLimit, []byte{5, 0, 0}, true)
+	stream("the end in a body", "peer-gone", PreAuthLimit, []byte{3, 0, 0, 0, 0x02, 0xff}, true)
+	stream("the end between two frames", "peer-gone", PreAuthLimit, []byte{1, 0, 0, 0, 0x80}, true)
+	stream("17 bytes of extensions where one frame may have 16", "skipped-too-much", 16,
+		append(frameBytes(0x80, make([]byte, 15)), frameBytes(0x80, nil)...), false)
+
+	who = parentWaits
+	const hel = transport.KindHello
+	hello := []byte(child.Hello.Payload)
+	sealHello := func(payload []byte) []byte { return seal(key, labelHello, payload) }
+	field := func(name, old, new string) { add(name, "malformed", hel, sealHello(swap(hello, old, new))) }
+	body := []byte(child.Hello.Body)
+	add("the last byte of the MAC is changed", "bad-mac", hel, last(body))
+	add("a byte of the payload is changed", "bad-mac", hel, flipped(body, bytes.Index(body, []byte("worker"))))
+	add("another secret", "bad-mac", hel, seal(wrong, labelHello, hello))
+	add("the label of a welcome", "bad-mac", hel, seal(key, labelWelcome, hello))
+	add("a MAC without the parts' lengths", "bad-mac", hel, sealed{hello, hmacOf(key, append([]byte(labelHello+"\x00"), hello...))}.encode())
+	add("another id", "unknown-peer", hel, sealHello(swap(hello, vectorHello.ID, "ffeeddccbbaa99887766554433221100")))
+	add("no version in common", "version", hel, sealHello(swap(hello, "\x82\x01\x01", "\x82\x02\x03")))
+	add("a sealed message that is truncated", "malformed", hel, body[:len(body)-1])
+	add("a sealed message with a byte too many", "malformed", hel, append(slices.Clone(body), 0))
+	add("a sealed message of indefinite length", "malformed", hel, append(append([]byte{0x9f}, body[1:]...), 0xff))
+	add("a sealed message in a tag", "malformed", hel, append([]byte{0xd8, 0x20}, body...))
+	add("a sealed message of three", "malformed", hel, append(append([]byte{0x83}, body[1:]...), 0))
+	add("an empty body", "malformed", hel, nil)
+	add("the payload alone", "malformed", hel, hello)
+	add("a MAC of 31 bytes", "malformed", hel, sealed{hello, child.Hello.MAC[:31]}.encode())
+	add("a MAC of 0 bytes", "malformed", hel, sealed{hello, nil}.encode())
+	cborRules(hel, hello, sealHello)
+	add("a key twice", "malformed", hel, sealHello(more(hello, 1, "\x62id\x61x")))
+	field("a text of indefinite length", "\x68worker-1", "\x7f\x68worker-1\xff")
+	field("a key in capitals", "\x62id", "\x62ID")
+	field("an id of bytes", "\x62id\x78\x20", "\x62id\x58\x20")
+	field("an empty id", "\x62id\x78\x20"+vectorHello.ID, "\x62id\x60")
+	field("an id of 65 bytes", "\x62id\x78\x20"+vectorHello.ID, "\x62id\x78\x41"+strings.Repeat("x", 65))
+	field("an id with a space", "\x62id\x78\x20"+vectorHello.ID, "\x62id\x63a b")
+	field("a name of 257 bytes", "\x68worker-1", "\x79\x01\x01"+strings.Repeat("x", 257))
+	field("a name that is not UTF-8", "\x68worker-1", "\x64caf\xe9")
+	field("a name that is a number", "\x68worker-1", "\x05")
+	field("a negative pid", "\x19\x10\xe1", "\x20")
+	field("a pid of 2 to the 31st", "\x19\x10\xe1", "\x1a\x80\x00\x00\x00")
+	field("a pid that is a float", "\x19\x10\xe1", "\xf9\x3c\x00")
+	nonce := "\x58\x20" + string(vectorHello.Nonce)
+	field("a nonce of 31 bytes", nonce, "\x58\x1f"+string(vectorHello.Nonce[:31]))
+	field("a nonce that is text", nonce, "\x78\x20"+string(vectorHello.Nonce))
+	field("a nonce that is an array of bytes", nonce, "\x98\x20"+strings.Repeat("\x01", 32))
+	field("no nonce", "\x65nonce", "\x65nonse")
+	field("versions that are one number", "\x82\x01\x01", "\x01")
+	field("versions that are three numbers", "\x82\x01\x01", "\x83\x01\x01\x01")
+	field("a feature of no name", "\x81\x67control", "\x81\x60")
+	field("a feature with a name of 65 bytes", "\x81\x67control", "\x81\x78\x41"+strings.Repeat("x", 65))
+	field("65 features", "\x81\x67control", "\x98\x41"+strings.Repeat("\x61x", 65))
+	misplaced(transport.KindMessage, transport.KindRaw, transport.KindWelcome, transport.KindSpec, transport.KindReady, transport.KindFailed,
+		transport.KindGreet, transport.KindProof, transport.KindCancel, transport.KindGoodbye, transport.KindPing, transport.KindPong)
+
+	const att = transport.KindAttach
+	session := []byte(child.Session.MAC)
+	add("the last byte of the MAC is changed", "bad-mac", att, last(child.Attach.Body))
+	add("the secret for a key", "bad-mac", att, seal(key, labelAttach, child.Attach.Payload))
+	add("the label of a hello", "bad-mac", att, seal(session, labelHello, child.Attach.Payload))
+	add("an unknown id", "unknown-peer", att, seal(session, labelAttach, attach{ID: "nobody", Nonce: vectorAttach.Nonce}.encode()))
+	add("a sealed message that is truncated", "malformed", att, child.Attach.Body[:50])
+	add("a nonce of 31 bytes", "malformed", att, seal(session, labelAttach, attach{vectorAttach.ID, vectorAttach.Nonce[:31]}.encode()))
+	cborRules(att, child.Attach.Payload, func(p []byte) []byte { return seal(session, labelAttach, p) })
+
+	who = parentOrdered
+	misplaced(transport.KindMessage, transport.KindRaw, transport.KindHello, transport.KindWelcome, transport.KindSpec,
+		transport.KindGreet, transport.KindProof, transport.KindAttach, transport.KindCancel, transport.KindGoodbye, transport.KindPing, transport.KindPong)
+	plain := func(p []byte) []byte { return p }
+	cborRules(transport.KindReady, child.Ready.Body, plain)
+	add("timings that are a number", "malformed", transport.KindReady, []byte("\xa1\x67timings\x01"))
+	add("a time that is negative", "malformed", transport.KindReady, []byte("\xa1\x67timings\xa1\x64main\x20"))
+	cborRules(transport.KindFailed, child.Failed.Body, plain)
+
+	who = childGreeted
+	const wel = transport.KindWelcome
+	welcome := []byte(child.Welcome.Payload)
+	sealWelcome := func(payload []byte) []byte { return seal(key, labelWelcome, payload, child.Hello.Body) }
+	add("the last byte of the MAC is changed", "bad-mac", wel, last(child.Welcome.Body))
+	add("another secret", "bad-mac", wel, seal(wrong, labelWelcome, welcome, child.Hello.Body))
+	add("for another hello", "bad-mac", wel, seal(key, labelWelcome, welcome, flipped(child.Hello.Body, 40)))
+	add("without the hello", "bad-mac", wel, seal(key, labelWelcome, welcome))
+	add("the hello's payload in place of its body", "bad-mac", wel, seal(key, labelWelcome, welcome, child.Hello.Payload))
+	add("the hello sent back", "bad-mac", wel, child.Hello.Body)
+	add("a payload that is not CBOR, with a wrong MAC: the MAC comes first", "bad-mac", wel, seal(wrong, labelWelcome, []byte{0xff}, child.Hello.Body))
+	add("a version that the child does not speak", "version", wel, sealWelcome(swap(welcome, "\x67version\x01", "\x67version\x02")))
+	add("version 0", "version", wel, sealWelcome(swap(welcome, "\x67version\x01", "\x67version\x00")))
+	add("a sealed message that is truncated", "malformed", wel, child.Welcome.Body[:60])
+	cborRules(wel, welcome, sealWelcome)
+	add("a key twice", "malformed", wel, sealWelcome(more(welcome, 1, "\x62id\x61x")))
+	add("a nonce of 31 bytes", "malformed", wel, sealWelcome(swap(welcome, "\x58\x20"+string(vectorWelcome.Nonce), "\x58\x1f"+string(vectorWelcome.Nonce[:31]))))
+	add("an empty id", "malformed", wel, sealWelcome(swap(welcome, "\x68parent-1", "\x60")))
+	misplaced(transport.KindMessage, transport.KindRaw, transport.KindHello, transport.KindSpec, transport.KindReady,
+		transport.KindGreet, transport.KindProof, transport.KindAttach, transport.KindCancel, transport.KindGoodbye, transport.KindPing, transport.KindPong)
+	cborRules(transport.KindFailed, child.Refused.Body, plain)
+
+	who = childWelcomed
+	const sp = transport.KindSpec
+	spec := []byte(child.Spec.Payload)
+	sealSpec := func(payload []byte) []byte {
+		return seal(key, labelSpec, payload, child.Hello.Body, child.Welcome.Body)
+	}
+	add("the last byte of the MAC is changed", "bad-mac", sp, last(child.Spec.Body))
+	add("for another welcome", "bad-mac", sp, seal(key, labelSpec, spec, child.Hello.Body, flipped(child.Welcome.Body, 40)))
+	add("for no welcome", "bad-mac", sp, seal(key, labelSpec, spec, child.Hello.Body))
+	add("for no hello", "bad-mac", sp, seal(key, labelSpec, spec, child.Welcome.Body))
+	add("a sealed message that is truncated", "malformed", sp, child.Spec.Body[:len(child.Spec.Body)-33])
+	for _, c := range []struct {
+		name    string
+		payload []byte
+	}{
+		{"another version", swap(spec, "\x61v\x01", "\x61v\x02")},
+		{"no version", swap(spec, "\x61v\x01", "\x61w\x01")},
+		{"no name", swap(spec, "\x64name\x68worker-1", "\x64nome\x68worker-1")},
+		{"no parent", swap(spec, "\x66parent", "\x66porent")},
+		{"depth 0", swap(spec, "\x65depth\x01", "\x65depth\x00")},
+		{"an entry that is empty and not left out", swap(spec, "\x65upper", "\x60")},
+		{"a name that is null", swap(spec, "\x64name\x68worker-1", "\x64name\xf6")},
+		{"a key twice", more(spec, 1, "\x61v\x01")},
+		{"a relative dir", more(spec, 1, "\x63dir\x63tmp")},
+		{"an address that is none", more(spec, 1, "\x64bind\x81\x61x")},
+		{"a negative grace", more(spec, 1, "\x65grace\x20")},
+		{"a map of indefinite length", append(append([]byte{0xbf}, spec[1:]...), 0xff)},
+		{"a byte too many", append(slices.Clone(spec), 0)},
+		{"nothing", nil},
+		{"65 levels of nesting in args", swap(spec, "\x64args\xa1\x65width\x19\x02\x80", "\x64args"+strings.Repeat("\x81", 64)+"\x00")},
+	} {
+		add(c.name, "bad-spec", sp, sealSpec(c.payload))
+	}
+	misplaced(transport.KindMessage, transport.KindRaw, transport.KindHello, transport.KindWelcome, transport.KindReady,
+		transport.KindGreet, transport.KindProof, transport.KindAttach, transport.KindCancel, transport.KindGoodbye, transport.KindPing, transport.KindPong)
+
+	who = inOpen
+	misplaced(transport.KindHello, transport.KindWelcome, transport.KindSpec, transport.KindReady, transport.KindFailed,
+		transport.KindGreet, transport.KindProof, transport.KindAttach)
+	add("65 bytes", "malformed", transport.KindPing, make([]byte, 65))
+	cborRules(transport.KindCancel, []byte("\xa1\x65grace\x01"), plain)
+	add("a key twice", "malformed", transport.KindCancel, []byte("\xa2\x65grace\x01\x65grace\x01"))
+	add("a reason that is a number", "malformed", transport.KindCancel, []byte("\xa1\x66reason\x01"))
+	add("a negative grace", "malformed", transport.KindCancel, []byte("\xa1\x65grace\x20"))
+	cborRules(transport.KindGoodbye, []byte("\xa1\x66status\x00"), plain)
+	add("a key twice", "malformed", transport.KindGoodbye, []byte("\xa2\x66status\x00\x66status\x00"))
+	add("no status", "malformed", transport.KindGoodbye, []byte("\xa0"))
+	add("a status that is text", "malformed", transport.KindGoodbye, []byte("\xa1\x66status\x610"))
+
+	who = peerGreeting
+	const gr = transport.KindGreet
+	greet := []byte(peers.DialerGreet.Body)
+	add("another auth", "auth-mismatch", gr, swap(greet, "\x63key", "\x64none"))
+	add("an auth that there is not", "auth-mismatch", gr, swap(greet, "\x63key", "\x65magic"))
+	add("no version in common", "version", gr, swap(greet, "\x82\x01\x01", "\x82\x02\x03"))
+	add("the receiver's own id", "own-id", gr, swap(greet, "\x64left", "\x65right"))
+	add("a nonce of 31 bytes", "malformed", gr, swap(greet, "\x58\x20"+string(vectorGreets[0].Nonce), "\x58\x1f"+string(vectorGreets[0].Nonce[:31])))
+	add("a key twice", "malformed", gr, more(greet, 1, "\x62id\x61x"))
+	cborRules(gr, greet, plain)
+	misplaced(transport.KindMessage, transport.KindRaw, transport.KindHello, transport.KindWelcome, transport.KindSpec, transport.KindReady,
+		transport.KindProof, transport.KindAttach, transport.KindCancel, transport.KindGoodbye, transport.KindPing, transport.KindPong)
+
+	who = acceptorProof
+	const pr = transport.KindProof
+	left, right := peers.DialerGreet.Body, peers.AcceptorGreet.Body
+	add("the last byte is changed", "bad-mac", pr, last(peers.DialerProof.Body))
+	add("the acceptor's own proof sent back", "bad-mac", pr, peers.AcceptorProof.Body)
+	add("another key", "bad-mac", pr, encodeProof(mac([]byte("a key that one program has"), labelDialer, left, right)))
+	add("the greets in the other order", "bad-mac", pr, encodeProof(mac(vectorKey, labelDialer, right, left)))
+	add("an empty proof", "bad-mac", pr, peers.EmptyProof.Body)
+	add("the first 31 bytes", "bad-mac", pr, encodeProof(peers.DialerProof.MAC[:31]))
+	add("text in place of bytes", "malformed", pr, append([]byte("\x78\x20"), strings.Repeat("x", 32)...))
+	add("an indefinite length", "malformed", pr, append(append([]byte("\x5f"), peers.DialerProof.Body...), 0xff))
+	add("a byte too many", "malformed", pr, append(slices.Clone(peers.DialerProof.Body), 0))
+	add("truncated", "malformed", pr, peers.DialerProof.Body[:33])
+	misplaced(transport.KindMessage, transport.KindHello, transport.KindReady, transport.KindGreet, transport.KindGoodbye, transport.KindPing)
+	return file
+}
+
+// refuse lets a receiver in some state have a vector and returns its error, and what it says before it closes.
+var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (err error, answer []byte){
+	anybody: func(t *testing.T, _ vectors, v vectorRefused) (error, []byte) {
+		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
+			ch := transport.New(conn, transport.Config{Limit: v.Limit})
+			defer ch.Abort()
+			_, err := ch.ReadFrame(ctx)
+			return err
+		})
+	},
+	inOpen: func(t *testing.T, _ vectors, v vectorRefused) (error, []byte) {
+		v.Bytes = append(slices.Clone(v.Bytes), frameBytes(transport.KindGoodbye, []byte("\xa1\x66status\x18\x63"))...) // else a receiver that takes it waits
+		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
+			ch := transport.New(conn, transport.Config{OnCancel: func(transport.Cancel) {}})
+			defer ch.Abort()
+			return ch.Recv(ctx, new(any))
+		})
+	},
+	parentWaits:   parentRefuses,
+	parentOrdered: parentRefuses,
+	childGreeted: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+		if v.Kind == "welcome" { // its MAC is for the vectors' hello alone
+			_, err := openWelcome(all.Child.Secret, all.Child.Hello.Body, v.body(), Range{Min: 1, Max: 1})
+			return err, nil
+		}
+		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
+			_, err := Join(ctx, conn, Ticket{Addr: vectorAddr, ID: vectorHello.ID, Secret: vectorSecret}, JoinConfig{})
+			return err
+		})
+	},
+	childWelcomed: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+		if v.Kind == "spec" {
+			spec, err := openSpec(all.Child.Secret, all.Child.Hello.Body, all.Child.Welcome.Body, v.body())
+			if err != nil {
+				return err, nil
+			}
+			_, err = spawnspec.Unmarshal(spec)
+			said := FailedError{PhaseSpec, CodeBadSpec, ""}.frame(nil) // as package forkspawn answers
+			return err, frameBytes(said.Kind, said.Body)
+		}
+		a, b := net.Pipe()
+		defer b.Close()
+		go func() {
+			hello, err := readBody(b)
+			if err == nil {
+				b.Write(frameBytes(transport.KindWelcome, seal(vectorSecret[:], labelWelcome, vectorWelcome.encode(), hello)))
+				b.Write(v.Bytes)
+			}
+			io.Copy(io.Discard, b)
+		}()
+		_, err := Join(patientContext(t), a, Ticket{Addr: vectorAddr, ID: vectorHello.ID, Secret: vectorSecret}, JoinConfig{})
+		return err, nil
+	},
+	peerGreeting: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
+			me := vectorGreets[1]
+			_, err := AcceptPeer(ctx, conn, PeerConfig{Identity: Identity{me.ID, me.Name, me.PID}, Key: vectorKey})
+			return err
+		})
+	},
+	acceptorProof: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
+			m := &meeting{ch: transport.New(conn, transport.Config{Limit: PreAuthLimit}), cfg: PeerConfig{Key: vectorKey}, auth: authKey}
+			err := m.prove(ctx, all.Peers.AcceptorGreet.Body, all.Peers.DialerGreet.Body)
+			m.giveUp(ctx, PhaseAuth, err)
+			return err
+		})
+	},
+}
+
+func patientContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// hearOn runs a receiver on one end of a pipe and says the vector on the other.
+func hearOn(t *testing.T, v vectorRefused, receive func(context.Context, net.Conn) error) (err error, answer []byte) {
+	t.Helper()
+	a, b := net.Pipe()
+	defer b.Close()
+	heard := make(chan []byte, 1)
+	go func() {
+		var all bytes.Buffer
+		io.Copy(&all, b)
+		heard <- all.Bytes()
+	}()
+	go func() {
+		b.Write(v.Bytes)
+		if v.Ends {
+			b.Close()
+		}
+	}()
+	err = receive(patientContext(t), a)
+	a.Close()
+	return err, <-heard
+}
+
+// readBody reads a frame and returns its body.
+func readBody(r io.Reader) ([]byte, error) {
+	var header [5]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, err
+	}
+	body := make([]byte, int(header[0])|int(header[1])<<8|int(header[2])<<16-1)
+	_, err := io.ReadFull(r, body)
+	return body, err
+}
+
+// parentRefuses says a vector to a Listener.
+func parentRefuses(t *testing.T, all vectors, v vectorRefused) (err error, answer []byte) {
+	reasons := make(reasonLog, 4)
+	l, x := listenForVectors(t, ListenerConfig{Logger: slog.New(reasons)})
+	vectorPeer(l, all.Child)
+	conn, err := net.Dial("tcp", l.ln.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	ordered := v.State == parentOrdered[1]
+	if ordered {
+		conn.Write(all.Child.Hello.Frame)
+		for range 2 { // welcome and spec
+			_, err := readBody(conn)
+			require.NoError(t, err)
+		}
+	}
+	_, err = conn.Write(v.Bytes)
+	require.NoError(t, err)
+	answer, err = io.ReadAll(conn)
+	require.NoError(t, err)
+	if ordered || v.Error == "version" {
+		_, err = x.WaitForPeer(patientContext(t))
+		return err, answer
+	}
+	select {
+	case err = <-reasons:
+	case <-time.After(time.Minute):
+		t.Fatal("the log has no reason")
+	}
+	held := l.Held()
+	assert.Equal(t, [2]int{1, 1}, [2]int{held.Expected, held.Sessions}, "the child is still expected")
+	return err, answer
+}
+
+// reasonLog is a log of which only the reasons of refusals are kept.
+type reasonLog chan error
+
+func (r reasonLog) Enabled(context.Context, slog.Level) bool { return true }
+func (r reasonLog) WithAttrs([]slog.Attr) slog.Handler       { return r }
+func (r reasonLog) WithGroup(string) slog.Handler            { return r }
+func (r reasonLog) Handle(_ context.Context, rec slog.Record) error {
+	rec.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok && a.Key == "reason" {
+			r <- err
+		}
+		return true
+	})
+	return nil
+}
+
+func TestWhatTheVectorsRefuseIsRefused(t *testing.T) {
+	all := makeVectors(t)
+	for _, v := range all.Refused.Refused {
+		t.Run(strings.Join([]string{v.Receiver, v.State, v.Kind, v.Name}, " "), func(t *testing.T) {
+			err, said := refuse[[2]string{v.Receiver, v.State}](t, all, v)
+			require.Error(t, err)
+			assert.True(t, wireErrors[v.Error].is(err), "want %s, got: %v", v.Error, err)
+			assert.Equal(t, v.Answer, failedCode(said))
+		})
+	}
+}
+
+// failedCode returns the code of the failed frame in what a receiver said, or "".
+func failedCode(said []byte) string {
+	r := bytes.NewReader(said)
+	for r.Len() > 0 {
+		kind := said[len(said)-r.Len()+4]
+		body, err := readBody(r)
+		if err != nil {
+			return err.Error()
+		}
+		var f failed
+		if transport.Kind(kind) == transport.KindFailed && cbor.Unmarshal(body, &f) == nil {
+			return f.Code
+		}
+	}
+	return ""
+}
