@@ -298,6 +298,8 @@ func refusedVectors(t testing.TB, child childFile, peers peersFile) refusedFile 
 		{"an entry that is empty and not left out", swap(spec, "\x65upper", "\x60")},
 		{"a name that is null", swap(spec, "\x64name\x68worker-1", "\x64name\xf6")},
 		{"a key twice", more(spec, 1, "\x61v\x01")},
+		{"a tag in a value that is not known", more(spec, 1, "\x61x\xc1\x00")},
+		{"a key twice in a value that is not known", more(spec, 1, "\x61x\xa2\x61y\x00\x61y\x00")},
 		{"a relative dir", more(spec, 1, "\x63dir\x63tmp")},
 		{"an address that is none", more(spec, 1, "\x64bind\x81\x61x")},
 		{"a negative grace", more(spec, 1, "\x65grace\x20")},

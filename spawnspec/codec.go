@@ -123,8 +123,11 @@ func Unmarshal(data []byte) (*Spec, error) {
 		Name: p.text("name", optional),
 		PID:  p.int("pid", optional, maxPID),
 	}
-	if p.err != nil {
-		return nil, p.err
+	p.checkUnknown()
+	r.err = p.err
+	r.checkUnknown()
+	if r.err != nil {
+		return nil, r.err
 	}
 	if err := s.checkOrders(); err != nil {
 		return nil, err
@@ -242,7 +245,7 @@ func checkVar(v any) error {
 	return nil
 }
 
-// reader takes the fields of a map one by one. After the first error, which it keeps, its methods
+// reader takes the fields out of a map one by one. After the first error, which it keeps, its methods
 // return zero values.
 type reader struct {
 	fields map[string]cbor.RawMessage
@@ -273,11 +276,24 @@ func (r *reader) take(field, want string, need bool, kinds ...byte) cbor.RawMess
 		}
 		return nil
 	}
+	delete(r.fields, field)
 	if len(kinds) > 0 && !slices.Contains(kinds, major(raw)) {
 		r.fail(field, "is "+kindOf(raw)+"; want "+want, nil)
 		return nil
 	}
 	return raw
+}
+
+// checkUnknown looks at the fields that nobody took. They are ignored, but obey the same rules.
+func (r *reader) checkUnknown() {
+	for _, field := range slices.Sorted(maps.Keys(r.fields)) {
+		if r.err != nil {
+			return
+		}
+		if err := modes().unknown.Unmarshal(r.fields[field], new(any)); err != nil {
+			r.fail(field, "", err)
+		}
+	}
 }
 
 func (r *reader) text(field string, need bool) string {

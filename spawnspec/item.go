@@ -39,6 +39,7 @@ const (
 type cborModes struct {
 	enc      cbor.EncMode
 	plain    cbor.DecMode // for the fields of the spec
+	unknown  cbor.DecMode // for those that this version does not know
 	args     cbor.DecMode // for args, and vars as a whole
 	variable cbor.DecMode // for one of the vars
 }
@@ -53,10 +54,11 @@ var modes = sync.OnceValue(func() cborModes {
 	if err != nil {
 		panic(err) // the options are constants
 	}
-	decoding := func(nesting int) cbor.DecMode {
+	decoding := func(nesting int, tags cbor.TagsMode) cbor.DecMode {
 		mode, err := cbor.DecOptions{
 			DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 			IndefLength:      cbor.IndefLengthForbidden,
+			TagsMd:           tags,
 			MaxNestedLevels:  nesting,
 			MaxArrayElements: math.MaxInt32,
 			MaxMapPairs:      math.MaxInt32,
@@ -68,9 +70,10 @@ var modes = sync.OnceValue(func() cborModes {
 	}
 	return cborModes{
 		enc:      enc,
-		plain:    decoding(maxNesting - 1), // without the spec's own map
-		args:     decoding(maxOpaqueNesting - 1),
-		variable: decoding(maxOpaqueNesting - 2), // and without the map of vars
+		plain:    decoding(maxNesting-1, cbor.TagsAllowed), // without the spec's own map
+		unknown:  decoding(maxNesting-1, cbor.TagsForbidden),
+		args:     decoding(maxOpaqueNesting-1, cbor.TagsAllowed),
+		variable: decoding(maxOpaqueNesting-2, cbor.TagsAllowed), // and without the map of vars
 	}
 })
 

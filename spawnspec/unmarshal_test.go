@@ -165,6 +165,9 @@ func TestAFieldThatIsWrongIsRefusedByName(t *testing.T) {
 		{"a process id beyond all", "parent.pid", uint64(1) << 31, "", "out of range"},
 
 		{"an unknown field that is malformed", "new", raw(t, "9fff"), "", "indefinite"},
+		{"an unknown field with a tag", "new", raw(t, "81c100"), "", "tag"},
+		{"an unknown field with a key twice", "new", raw(t, "a2617801617802"), "", "duplicate"},
+		{"an unknown field of the parent with a tag", "parent.new", raw(t, "c100"), "", "tag"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s, err := spawnspec.Unmarshal(withField(t, c.sent, c.value))
