@@ -355,6 +355,9 @@ func (p *Parent) watchControl() {
 			return
 		case transport.KindFailed: // it did not accept the connection
 			return
+		default:
+			p.cancel(fmt.Errorf("forkspawn: control connection: %w: a %s frame", transport.ErrProtocol, f.Kind))
+			return
 		}
 	}
 }

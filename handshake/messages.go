@@ -183,7 +183,7 @@ func (s sealed) verify(key []byte, label string, said ...[]byte) error {
 	return nil
 }
 
-// checkPeer checks what a peer says of itself.
+// checkPeer checks what each process says of itself.
 func checkPeer(kind transport.Kind, id, name string, pid int, nonce []byte, features []string) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s: %s", transport.ErrProtocol, kind, fmt.Sprintf(format, args...))
@@ -206,6 +206,22 @@ func checkPeer(kind transport.Kind, id, name string, pid int, nonce []byte, feat
 		}
 	}
 	return nil
+}
+
+// check checks what a child says of itself.
+func (h hello) check() error {
+	if !h.Versions.valid() {
+		return fmt.Errorf("%w: %s: versions %s", transport.ErrProtocol, transport.KindHello, h.Versions)
+	}
+	return checkPeer(transport.KindHello, h.ID, h.Name, h.PID, h.Nonce, h.Features)
+}
+
+// check checks what a peer says of itself.
+func (g greet) check() error {
+	if !g.Versions.valid() {
+		return fmt.Errorf("%w: %s: versions %s", transport.ErrProtocol, transport.KindGreet, g.Versions)
+	}
+	return checkPeer(transport.KindGreet, g.ID, g.Name, g.PID, g.Nonce, g.Features)
 }
 
 // decodeReady decodes a child's answer and checks it.

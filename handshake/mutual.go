@@ -141,7 +141,7 @@ func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
 	if err := decode(transport.KindGreet, theirs, &g); err != nil {
 		return nil, PhaseHello, err
 	}
-	if err := checkPeer(transport.KindGreet, g.ID, g.Name, g.PID, g.Nonce, g.Features); err != nil {
+	if err := g.check(); err != nil {
 		return nil, PhaseHello, err
 	}
 	if g.ID == me.ID {

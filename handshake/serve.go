@@ -136,7 +136,7 @@ func (l *Listener) checkHello(ch *transport.Channel, pid int, body []byte) (*con
 	if err := decode(transport.KindHello, s.Payload, &h); err != nil {
 		return nil, err
 	}
-	if err := checkPeer(transport.KindHello, h.ID, h.Name, h.PID, h.Nonce, h.Features); err != nil {
+	if err := h.check(); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
