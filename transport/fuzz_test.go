@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime/metrics"
 	"testing"
 	"time"
 
@@ -29,7 +30,8 @@ func (r *recorded) SetReadDeadline(time.Time) error  { return nil }
 func (r *recorded) SetWriteDeadline(time.Time) error { return nil }
 
 // FuzzReadFrame gives a channel arbitrary bytes. The frames that come out must be those that a much
-// simpler reader finds, encode to the same bytes again, and be followed by the error that fits.
+// simpler reader finds, encode to the same bytes again, and be followed by the error that fits. A length is
+// never believed before its bytes have come.
 func FuzzReadFrame(f *testing.F) {
 	const limit = 20_000 // more than the read buffer
 	f.Add([]byte{}, 1)
@@ -42,6 +44,12 @@ func FuzzReadFrame(f *testing.F) {
 	f.Add(frame(transport.KindCancel, 0xa0), 2)
 	f.Add(frame(0x7f), 100)
 	f.Add(frame(transport.KindRaw, make([]byte, limit)...), 1000)
+	for i, s := range readVectors[framesFile](f, "frames.json").Streams {
+		f.Add([]byte(s.Bytes), i)
+	}
+	for i, r := range readVectors[refusedFile](f, "refused.json").Refused {
+		f.Add([]byte(r.Bytes), i)
+	}
 	f.Fuzz(func(t *testing.T, data []byte, chunk int) {
 		ctx := context.Background()
 		want, end := parse(data, limit)
@@ -61,6 +69,17 @@ func FuzzReadFrame(f *testing.F) {
 		require.True(t, bytes.Equal(want, got), "want %x\n got %x", want, got)
 		c.Abort()
 
+		// The same bytes for a channel with a limit that they do not reach: what it allocates is bounded by what has come.
+		before := roughlyAllocated()
+		c = transport.New(&recorded{in: &chunked{data, chunk}}, transport.Config{})
+		for {
+			if _, err := c.ReadFrame(ctx); err != nil {
+				break
+			}
+		}
+		c.Abort()
+		require.Less(t, roughlyAllocated()-before, uint64(4*len(data)+1<<20))
+
 		// The same bytes as messages: no panic, no hang, and an end.
 		c = transport.New(&recorded{in: &chunked{data, chunk}}, transport.Config{Limit: limit})
 		defer c.Abort()
@@ -79,6 +98,13 @@ func FuzzReadFrame(f *testing.F) {
 		}
 		t.Fatal("it does not end")
 	})
+}
+
+// roughlyAllocated is allocated without a stop of the world; it may lag by less than a megabyte.
+func roughlyAllocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
 
 // chunked returns so many bytes at a time.
