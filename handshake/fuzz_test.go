@@ -206,7 +206,7 @@ func FuzzAttach(f *testing.F) {
 			b = seal(session, labelAttach, b)
 		}
 		ch := new(transport.Channel) // nobody says anything on it
-		if err := l.acceptAttach(t.Context(), ch, b); err != nil {
+		if err := attachTo(l, ch, b); err != nil {
 			requireRefusal(t, err)
 			require.Equal(t, Held{Sessions: 1}, l.Held())
 			return

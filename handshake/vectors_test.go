@@ -557,7 +557,7 @@ func TestTheVectorsAreUnderstood(t *testing.T) {
 	assert.Equal(t, &VersionError{ours, Range{Min: 2, Max: 3}}, failedError(v.Version.Body, ours, PhaseAuth))
 
 	attached := vectorPeer(l, v)
-	require.NoError(t, l.acceptAttach(context.Background(), nil, v.Attach.Body))
+	require.NoError(t, attachTo(l, nil, v.Attach.Body))
 	assert.Equal(t, Held{Expected: 0}, l.Held())
 	attached.control = nil
 }
@@ -634,6 +634,10 @@ func TestTheVectorsTicketsAndAddressesAreUnderstood(t *testing.T) {
 		_, err := transport.ParseAddr(r.Text)
 		require.ErrorAs(t, err, new(*transport.AddrError), r.Name)
 	}
+}
+
+func attachTo(l *Listener, ch *transport.Channel, body []byte) error {
+	return l.acceptAttach(context.Background(), ch, body)
 }
 
 // vectorPeer is the vectors' child, which may attach its control connection.
