@@ -3,9 +3,12 @@ package spawnspec_test
 import (
 	"bytes"
 	"encoding/hex"
+	"encoding/json"
 	"io"
 	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -301,7 +304,39 @@ func FuzzUnmarshal(f *testing.F) {
 		f.Add(withField(f, "args", raw(f, args)))
 		f.Add(withField(f, "vars", map[string]any{"x": raw(f, args)}))
 	}
+	for _, payload := range vectorSpecs(f) {
+		f.Add(payload)
+	}
 	f.Fuzz(readAgain)
+}
+
+// vectorSpecs returns the specs in testdata/, which package handshake makes.
+func vectorSpecs(t testing.TB) (payloads [][]byte) {
+	t.Helper()
+	type frame struct{ Kind, Payload string }
+	var file struct {
+		Spec      frame
+		Tolerated []frame
+	}
+	text, err := os.ReadFile(filepath.Join("..", "testdata", "child.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &file))
+	for _, f := range append(file.Tolerated, file.Spec) {
+		if f.Kind == "spec" {
+			payloads = append(payloads, raw(t, f.Payload))
+		}
+	}
+	return payloads
+}
+
+func TestTheSpecsOfTheVectorsAreRead(t *testing.T) {
+	payloads := vectorSpecs(t)
+	assert.NotEmpty(t, payloads)
+	for _, payload := range payloads {
+		s, err := spawnspec.Unmarshal(payload)
+		require.NoError(t, err)
+		assert.NotEmpty(t, s.Parent.ID)
+	}
 }
 
 // FuzzArgsAndVars makes only what is opaque to the spec, so that it gets deeper.
