@@ -361,8 +361,8 @@ func refusedVectors(t testing.TB, child childFile, peers peersFile) refusedFile 
 }
 
 // refuse lets a receiver in some state have a vector and returns its error, and what it says before it closes.
-var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (err error, answer []byte){
-	anybody: func(t *testing.T, _ vectors, v vectorRefused) (error, []byte) {
+var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (answer []byte, err error){
+	anybody: func(t *testing.T, _ vectors, v vectorRefused) ([]byte, error) {
 		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
 			ch := transport.New(conn, transport.Config{Limit: v.Limit})
 			defer ch.Abort()
@@ -370,7 +370,7 @@ var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (err error, 
 			return err
 		})
 	},
-	inOpen: func(t *testing.T, _ vectors, v vectorRefused) (error, []byte) {
+	inOpen: func(t *testing.T, _ vectors, v vectorRefused) ([]byte, error) {
 		v.Bytes = append(slices.Clone(v.Bytes), frameBytes(transport.KindGoodbye, []byte("\xa1\x66status\x18\x63"))...) // else a receiver that takes it waits
 		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
 			ch := transport.New(conn, transport.Config{OnCancel: func(transport.Cancel) {}})
@@ -380,25 +380,25 @@ var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (err error, 
 	},
 	parentWaits:   parentRefuses,
 	parentOrdered: parentRefuses,
-	childGreeted: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+	childGreeted: func(t *testing.T, all vectors, v vectorRefused) ([]byte, error) {
 		if v.Kind == "welcome" { // its MAC is for the vectors' hello alone
 			_, err := openWelcome(all.Child.Secret, all.Child.Hello.Body, v.body(), Range{Min: 1, Max: 1})
-			return err, nil
+			return nil, err
 		}
 		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
 			_, err := Join(ctx, conn, Ticket{Addr: vectorAddr, ID: vectorHello.ID, Secret: vectorSecret}, JoinConfig{})
 			return err
 		})
 	},
-	childWelcomed: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+	childWelcomed: func(t *testing.T, all vectors, v vectorRefused) ([]byte, error) {
 		if v.Kind == "spec" {
 			spec, err := openSpec(all.Child.Secret, all.Child.Hello.Body, all.Child.Welcome.Body, v.body())
 			if err != nil {
-				return err, nil
+				return nil, err
 			}
 			_, err = spawnspec.Unmarshal(spec)
 			said := FailedError{PhaseSpec, CodeBadSpec, ""}.frame(nil) // as package forkspawn answers
-			return err, frameBytes(said.Kind, said.Body)
+			return frameBytes(said.Kind, said.Body), err
 		}
 		a, b := net.Pipe()
 		defer b.Close()
@@ -411,16 +411,16 @@ var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (err error, 
 			io.Copy(io.Discard, b)
 		}()
 		_, err := Join(patientContext(t), a, Ticket{Addr: vectorAddr, ID: vectorHello.ID, Secret: vectorSecret}, JoinConfig{})
-		return err, nil
+		return nil, err
 	},
-	peerGreeting: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+	peerGreeting: func(t *testing.T, all vectors, v vectorRefused) ([]byte, error) {
 		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
 			me := vectorGreets[1]
 			_, err := AcceptPeer(ctx, conn, PeerConfig{Identity: Identity{me.ID, me.Name, me.PID}, Key: vectorKey})
 			return err
 		})
 	},
-	acceptorProof: func(t *testing.T, all vectors, v vectorRefused) (error, []byte) {
+	acceptorProof: func(t *testing.T, all vectors, v vectorRefused) ([]byte, error) {
 		return hearOn(t, v, func(ctx context.Context, conn net.Conn) error {
 			m := &meeting{ch: transport.New(conn, transport.Config{Limit: PreAuthLimit}), cfg: PeerConfig{Key: vectorKey}, auth: authKey}
 			err := m.prove(ctx, all.Peers.AcceptorGreet.Body, all.Peers.DialerGreet.Body)
@@ -438,7 +438,7 @@ func patientContext(t testing.TB) context.Context {
 }
 
 // hearOn runs a receiver on one end of a pipe and says the vector on the other.
-func hearOn(t *testing.T, v vectorRefused, receive func(context.Context, net.Conn) error) (err error, answer []byte) {
+func hearOn(t *testing.T, v vectorRefused, receive func(context.Context, net.Conn) error) (answer []byte, err error) {
 	t.Helper()
 	a, b := net.Pipe()
 	defer b.Close()
@@ -456,7 +456,7 @@ func hearOn(t *testing.T, v vectorRefused, receive func(context.Context, net.Con
 	}()
 	err = receive(patientContext(t), a)
 	a.Close()
-	return err, <-heard
+	return <-heard, err
 }
 
 // readBody reads a frame and returns its body.
@@ -471,7 +471,7 @@ func readBody(r io.Reader) ([]byte, error) {
 }
 
 // parentRefuses says a vector to a Listener.
-func parentRefuses(t *testing.T, all vectors, v vectorRefused) (err error, answer []byte) {
+func parentRefuses(t *testing.T, all vectors, v vectorRefused) (answer []byte, err error) {
 	reasons := make(reasonLog, 4)
 	l, x := listenForVectors(t, ListenerConfig{Logger: slog.New(reasons)})
 	vectorPeer(l, all.Child)
@@ -493,7 +493,7 @@ func parentRefuses(t *testing.T, all vectors, v vectorRefused) (err error, answe
 	require.NoError(t, err)
 	if ordered || v.Error == "version" {
 		_, err = x.WaitForPeer(patientContext(t))
-		return err, answer
+		return answer, err
 	}
 	select {
 	case err = <-reasons:
@@ -502,7 +502,7 @@ func parentRefuses(t *testing.T, all vectors, v vectorRefused) (err error, answe
 	}
 	held := l.Held()
 	assert.Equal(t, [2]int{1, 1}, [2]int{held.Expected, held.Sessions}, "the child is still expected")
-	return err, answer
+	return answer, err
 }
 
 // reasonLog is a log of which only the reasons of refusals are kept.
@@ -525,7 +525,7 @@ func TestWhatTheVectorsRefuseIsRefused(t *testing.T) {
 	all := makeVectors(t)
 	for _, v := range all.Refused.Refused {
 		t.Run(strings.Join([]string{v.Receiver, v.State, v.Kind, v.Name}, " "), func(t *testing.T) {
-			err, said := refuse[[2]string{v.Receiver, v.State}](t, all, v)
+			said, err := refuse[[2]string{v.Receiver, v.State}](t, all, v)
 			require.Error(t, err)
 			assert.True(t, wireErrors[v.Error].is(err), "want %s, got: %v", v.Error, err)
 			assert.Equal(t, v.Answer, failedCode(said))
