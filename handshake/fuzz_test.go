@@ -3,6 +3,7 @@ package handshake
 import (
 	"bytes"
 	"errors"
+	"runtime/metrics"
 	"strings"
 	"testing"
 
@@ -121,8 +122,16 @@ func goodbyeBody(status int, reason string) []byte {
 	return w
 }
 
+// roughlyAllocated returns how many bytes this process has ever allocated; it may lag by less than a megabyte.
+func roughlyAllocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
 // FuzzMessage decodes arbitrary bytes as the message of each kind, without the seal of those that have one. What is
 // taken says the same when it is encoded and decoded again; anything else is a protocol error of a bounded length.
+// Neither takes more memory than what has come explains.
 func FuzzMessage(f *testing.F) {
 	v := makeVectors(f)
 	add := func(kind string, body, payload []byte) {
@@ -152,7 +161,9 @@ func FuzzMessage(f *testing.F) {
 		if roundTrip == nil || len(b) > PreAuthLimit {
 			return
 		}
+		before := roughlyAllocated()
 		first, err := roundTrip(b)
+		require.Less(t, roughlyAllocated()-before, uint64(100*len(b)+1<<20))
 		if err != nil {
 			require.True(t, errors.Is(err, transport.ErrProtocol) || errors.As(err, new(*VersionError)), "%v", err)
 			require.LessOrEqual(t, len(err.Error()), 500)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/metrics"
 	"slices"
 	"strconv"
 	"strings"
@@ -354,9 +355,18 @@ func FuzzArgsAndVars(f *testing.F) {
 	})
 }
 
+// roughlyAllocated returns how many bytes this process has ever allocated; it may lag by less than a megabyte.
+func roughlyAllocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
 // readAgain checks that data is refused in words, or else can be written again and read as the same.
 func readAgain(t *testing.T, data []byte) {
+	before := roughlyAllocated()
 	s, err := spawnspec.Unmarshal(data)
+	require.Less(t, roughlyAllocated()-before, uint64(300*len(data)+1<<20), "memory that the bytes do not explain")
 	if err != nil {
 		assert.Nil(t, s)
 		assert.True(t, strings.HasPrefix(err.Error(), "spawnspec: "), err.Error())
