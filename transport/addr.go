@@ -1,7 +1,7 @@
 package transport
 
 import (
-	"context"
+	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,6 +15,7 @@ import (
 const (
 	SchemeUDS = "uds" // a Unix domain socket, with a path or an abstract name
 	SchemeTCP = "tcp" // TCP over IPv4 or IPv6
+	SchemeTLS = "tls" // TLS 1.3 over TCP; package transport/tls
 )
 
 // Addr is where a peer listens. It is a comparable value; its zero value is no address.
@@ -26,13 +27,17 @@ const (
 //	tcp://127.0.0.1:7000          an IPv4 address and a port
 //	tcp://[::1]:0                 an IPv6 address; port 0 lets the kernel choose
 //	tcp://localhost:7000          a host name
+//	tls://192.0.2.7:7000          the same with TLS
+//	tls://192.0.2.7:7000#01ab…    and the listener's certificate, by 64 hexadecimal digits
 //
 // Addr implements [net.Addr], [encoding.TextMarshaler] and [encoding.TextUnmarshaler].
 type Addr struct {
-	// Scheme is SchemeUDS or SchemeTCP.
+	// Scheme is SchemeUDS, SchemeTCP or SchemeTLS.
 	Scheme string
-	// Target is the absolute path or "@name" of a Unix socket, or the "host:port" of a TCP one.
+	// Target is the absolute path or "@name" of a Unix socket, or the "host:port" of the others.
 	Target string
+	// Pin is, with SchemeTLS, the SHA-256 of the listener's certificate in DER; zero does not say which it is.
+	Pin [32]byte
 }
 
 // AddrError says what is wrong with the text of an address.
@@ -52,11 +57,11 @@ func ParseAddr(s string) (Addr, error) {
 		return Addr{}, &AddrError{Input: s, Reason: fmt.Sprintf(format, args...)}
 	}
 	if s == "" {
-		return bad("empty; want uds:///path, uds://@name or tcp://host:port")
+		return bad("empty; want uds:///path, uds://@name, tcp://host:port or tls://host:port")
 	}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
-		return bad(`no "://"; want uds:///path, uds://@name or tcp://host:port`)
+		return bad(`no "://"; want uds:///path, uds://@name, tcp://host:port or tls://host:port`)
 	}
 	switch scheme {
 	case SchemeUDS:
@@ -70,30 +75,55 @@ func ParseAddr(s string) (Addr, error) {
 		case rest[0] != '@' && !filepath.IsAbs(rest):
 			return bad("the path %q is not absolute; write uds:///dir/name", rest)
 		}
-		return Addr{SchemeUDS, rest}, nil
+		return Addr{Scheme: SchemeUDS, Target: rest}, nil
 	case SchemeTCP:
-		host, port, err := net.SplitHostPort(rest)
-		if err != nil {
-			return bad("%q is not host:port; write tcp://127.0.0.1:7000 or tcp://[::1]:7000", rest)
+		if reason := checkHostPort(scheme, rest); reason != "" {
+			return bad("%s", reason)
 		}
-		if host == "" {
-			return bad("no host before the port; write tcp://127.0.0.1:%s for this machine only", port)
+		return Addr{Scheme: SchemeTCP, Target: rest}, nil
+	case SchemeTLS:
+		target, text, pinned := strings.Cut(rest, "#")
+		if reason := checkHostPort(scheme, target); reason != "" {
+			return bad("%s", reason)
 		}
-		if strings.Contains(host, ":") {
-			if _, err := netip.ParseAddr(host); err != nil {
-				return bad("host %q is not an IPv6 address", host)
-			}
-		} else if i := strings.IndexFunc(host, notInHostName); i >= 0 {
-			r, _ := utf8.DecodeRuneInString(host[i:])
-			return bad("host %q has the character %q", host, r)
+		addr := Addr{Scheme: SchemeTLS, Target: target}
+		if !pinned {
+			return addr, nil
 		}
-		if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
-			return bad("port %q is not a number from 0 to 65535", port)
+		pin, err := hex.DecodeString(text)
+		if err != nil || len(pin) != len(addr.Pin) {
+			return bad(`%q after "#" is not 64 hexadecimal digits, which would be the certificate's SHA-256`, text)
 		}
-		return Addr{SchemeTCP, rest}, nil
+		if addr.Pin = [32]byte(pin); !addr.IsPinned() {
+			return bad(`the digits after "#" are all 0; leave them out if any certificate will do`)
+		}
+		return addr, nil
 	default:
-		return bad("unknown scheme %q; want uds or tcp", scheme)
+		return bad("unknown scheme %q; want uds, tcp or tls", scheme)
 	}
+}
+
+// checkHostPort returns what is wrong with a host and a port, or "".
+func checkHostPort(scheme, target string) string {
+	host, port, err := net.SplitHostPort(target)
+	if err != nil {
+		return fmt.Sprintf("%q is not host:port; write %s://127.0.0.1:7000 or %[2]s://[::1]:7000", target, scheme)
+	}
+	if host == "" {
+		return fmt.Sprintf("no host before the port; write %s://127.0.0.1:%s for this machine only", scheme, port)
+	}
+	if strings.Contains(host, ":") {
+		if _, err := netip.ParseAddr(host); err != nil {
+			return fmt.Sprintf("host %q is not an IPv6 address", host)
+		}
+	} else if i := strings.IndexFunc(host, notInHostName); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(host[i:])
+		return fmt.Sprintf("host %q has the character %q", host, r)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strconv.FormatUint(n, 10) != port {
+		return fmt.Sprintf("port %q is not a number from 0 to 65535", port)
+	}
+	return ""
 }
 
 func notInHostName(r rune) bool {
@@ -110,10 +140,10 @@ func AddrOf(a net.Addr) Addr {
 		return a
 	case *net.UnixAddr:
 		if a != nil && a.Net == "unix" {
-			addr = Addr{SchemeUDS, a.Name}
+			addr = Addr{Scheme: SchemeUDS, Target: a.Name}
 		}
 	case *net.TCPAddr:
-		addr = Addr{SchemeTCP, a.String()}
+		addr = Addr{Scheme: SchemeTCP, Target: a.String()}
 	}
 	if _, err := ParseAddr(addr.String()); err != nil {
 		return Addr{}
@@ -124,12 +154,15 @@ func AddrOf(a net.Addr) Addr {
 // IsZero tells whether a is no address.
 func (a Addr) IsZero() bool { return a == Addr{} }
 
+// IsPinned tells whether a says which certificate the listener has.
+func (a Addr) IsPinned() bool { return a.Pin != [32]byte{} }
+
 // Network returns the network's name as package net knows it: "unix", "tcp", or "" for no address.
 func (a Addr) Network() string {
 	switch a.Scheme {
 	case SchemeUDS:
 		return "unix"
-	case SchemeTCP:
+	case SchemeTCP, SchemeTLS:
 		return "tcp"
 	}
 	return ""
@@ -140,7 +173,11 @@ func (a Addr) String() string {
 	if a.IsZero() {
 		return ""
 	}
-	return a.Scheme + "://" + a.Target
+	s := a.Scheme + "://" + a.Target
+	if a.IsPinned() {
+		s += "#" + hex.EncodeToString(a.Pin[:])
+	}
+	return s
 }
 
 // MarshalText returns the text form; a malformed Addr is an [*AddrError].
@@ -154,7 +191,7 @@ func (a Addr) MarshalText() ([]byte, error) {
 		return nil, err
 	}
 	if parsed != a {
-		return nil, &AddrError{Input: s, Reason: fmt.Sprintf("unknown scheme %q; want uds or tcp", a.Scheme)}
+		return nil, &AddrError{Input: s, Reason: fmt.Sprintf("scheme %q with target %q would be read back as another address", a.Scheme, a.Target)}
 	}
 	return []byte(s), nil
 }
@@ -171,17 +208,4 @@ func (a *Addr) UnmarshalText(text []byte) error {
 	}
 	*a = parsed
 	return nil
-}
-
-// Dialer opens connections. A transport implements it; its Dial may be called concurrently.
-// An address of another scheme than the transport's own is an [*AddrError].
-type Dialer interface {
-	Dial(ctx context.Context, addr Addr) (net.Conn, error)
-}
-
-// Listener opens listening sockets. A transport implements it; its Listen may be called
-// concurrently. What it returns is the standard library's [net.Listener], whose Addr tells, through
-// [AddrOf], the port that the kernel chose. An address of another scheme is an [*AddrError].
-type Listener interface {
-	Listen(ctx context.Context, addr Addr) (net.Listener, error)
 }

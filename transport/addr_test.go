@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -34,6 +35,8 @@ func TestAGoodAddressIsReadAndWrittenBackTheSame(t *testing.T) {
 		{"IPv6 with a zone", "tcp://[fe80::1%eth0]:80", transport.Addr{Scheme: "tcp", Target: "[fe80::1%eth0]:80"}, "tcp"},
 		{"a host name", "tcp://localhost:7000", transport.Addr{Scheme: "tcp", Target: "localhost:7000"}, "tcp"},
 		{"a name with dash, underscore and digits", "tcp://My-host_1.example.org:1", transport.Addr{Scheme: "tcp", Target: "My-host_1.example.org:1"}, "tcp"},
+		{"TLS", "tls://192.0.2.7:7000", transport.Addr{Scheme: "tls", Target: "192.0.2.7:7000"}, "tcp"},
+		{"TLS with a pin", "tls://[::1]:0#ab" + strings.Repeat("0", 60) + "cd", transport.Addr{Scheme: "tls", Target: "[::1]:0", Pin: [32]byte{0xab, 31: 0xcd}}, "tcp"},
 		{"the highest port", "tcp://0.0.0.0:65535", transport.Addr{Scheme: "tcp", Target: "0.0.0.0:65535"}, "tcp"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -56,12 +59,12 @@ func TestAGoodAddressIsReadAndWrittenBackTheSame(t *testing.T) {
 
 func TestABadAddressIsRefusedWithWhatIsWrongAndWhatIsRight(t *testing.T) {
 	for _, c := range []struct{ name, text, reason string }{
-		{"empty", "", "empty; want uds:///path, uds://@name or tcp://host:port"},
+		{"empty", "", "empty; want uds:///path, uds://@name, tcp://host:port or tls://host:port"},
 		{"a bare path", "/run/x.sock", `no "://"`},
 		{"host and port alone", "127.0.0.1:7000", `no "://"`},
 		{"one slash", "tcp:/127.0.0.1:7000", `no "://"`},
 		{"no scheme", "://127.0.0.1:7000", `unknown scheme ""`},
-		{"an unknown scheme", "udp://127.0.0.1:7000", `unknown scheme "udp"; want uds or tcp`},
+		{"an unknown scheme", "udp://127.0.0.1:7000", `unknown scheme "udp"; want uds, tcp or tls`},
 		{"a scheme in capitals", "TCP://127.0.0.1:7000", `unknown scheme "TCP"`},
 		{"another name for uds", "unix:///run/x.sock", `unknown scheme "unix"`},
 
@@ -88,6 +91,18 @@ func TestABadAddressIsRefusedWithWhatIsWrongAndWhatIsRight(t *testing.T) {
 		{"a space in the host", "tcp://local host:7000", `host "local host" has the character ' '`},
 		{"a user before the host", "tcp://me@host:7000", `has the character '@'`},
 		{"a host in other letters", "tcp://bücher:7000", `host "bücher" has the character 'ü'`},
+
+		{"TLS without a port", "tls://127.0.0.1", `"127.0.0.1" is not host:port; write tls://127.0.0.1:7000 or tls://[::1]:7000`},
+		{"TLS without a host", "tls://:1", "no host before the port; write tls://127.0.0.1:1"},
+		{"an empty pin", "tls://127.0.0.1:1#", `"" after "#" is not 64 hexadecimal digits`},
+		{"a pin that is too short", "tls://127.0.0.1:1#" + strings.Repeat("a", 62), `is not 64 hexadecimal digits`},
+		{"a pin that is a digit short", "tls://127.0.0.1:1#" + strings.Repeat("a", 63), `is not 64 hexadecimal digits`},
+		{"a pin that is too long", "tls://127.0.0.1:1#" + strings.Repeat("a", 66), `is not 64 hexadecimal digits`},
+		{"a pin that is no number", "tls://127.0.0.1:1#" + strings.Repeat("x", 64), `is not 64 hexadecimal digits`},
+		{"two pins", "tls://127.0.0.1:1#" + strings.Repeat("a", 64) + "#" + strings.Repeat("a", 64), `is not 64 hexadecimal digits`},
+		{"a pin of zeros", "tls://127.0.0.1:1#" + strings.Repeat("0", 64), "are all 0"},
+		{"a pin before the port", "tls://127.0.0.1#" + strings.Repeat("a", 64) + ":1", "is not host:port"},
+		{"a pin without TLS", "tcp://127.0.0.1:1#" + strings.Repeat("a", 64), "is not a number"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, err := transport.ParseAddr(c.text)
@@ -107,6 +122,14 @@ func TestABadAddressIsRefusedWithWhatIsWrongAndWhatIsRight(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAPinIsReadInEitherCase(t *testing.T) {
+	a, err := transport.ParseAddr("tls://127.0.0.1:1#" + strings.Repeat("aB", 32))
+	require.NoError(t, err)
+	assert.Equal(t, "tls://127.0.0.1:1#"+strings.Repeat("ab", 32), a.String())
+	assert.True(t, a.IsPinned())
+	assert.False(t, transport.Addr{Scheme: "tls", Target: "127.0.0.1:1"}.IsPinned())
 }
 
 func TestTheZeroAddrIsEmptyText(t *testing.T) {
@@ -129,6 +152,9 @@ func TestAMalformedAddrHasNoText(t *testing.T) {
 		{Scheme: "tcp", Target: "127.0.0.1"},
 		{Scheme: "udp", Target: "127.0.0.1:1"},
 		{Scheme: "uds", Target: "x.sock"},
+		{Scheme: "tcp", Target: "127.0.0.1:1", Pin: [32]byte{1}},
+		{Scheme: "uds", Target: "@x", Pin: [32]byte{1}},
+		{Scheme: "tls", Target: "127.0.0.1:1#" + strings.Repeat("a", 64)},
 		{Scheme: "uds://@a", Target: "b"}, // would be read back as another address
 	} {
 		_, err := a.MarshalText()

@@ -20,12 +20,12 @@ func (noReusePort) Error() string {
 func (noReusePort) Unwrap() error { return errors.ErrUnsupported }
 
 // RemoteError says that an address leads out of this machine, which [Transport] refuses unless its
-// PlainRemote is set. Nothing was sent.
+// AllowUnencrypted is set. Nothing was sent.
 type RemoteError struct {
 	Addr transport.Addr // as it was given
 	IP   netip.Addr     // what it resolved to
 }
 
 func (e *RemoteError) Error() string {
-	return fmt.Sprintf("tcp: %s: %s is not a loopback address and plain TCP is not encrypted; set Transport.PlainRemote to allow it", e.Addr, e.IP)
+	return fmt.Sprintf("tcp: %s: %s is not a loopback address and plain TCP is not encrypted; use package transport/tls, or set Transport.AllowUnencrypted to allow it", e.Addr, e.IP)
 }

@@ -48,10 +48,10 @@ type Transport struct {
 	// With port 0 the kernel chooses a port that nobody has, which others can then share.
 	ReusePort bool
 
-	// PlainRemote allows addresses that are not loopback, the wildcards 0.0.0.0 and :: among them.
+	// AllowUnencrypted allows addresses that are not loopback, the wildcards 0.0.0.0 and :: among them.
 	// The connection carries no encryption: whoever is on the way reads and changes what is sent.
 	// Without it such an address is a [*RemoteError].
-	PlainRemote bool
+	AllowUnencrypted bool
 }
 
 var (
@@ -62,7 +62,7 @@ var (
 // Dial connects to addr; the connection is a [*net.TCPConn].
 //
 // A host name is resolved once, and if any of its addresses is not loopback that is a [*RemoteError],
-// unless PlainRemote is set. The addresses are tried in turn, IPv4 first, each with its share of the
+// unless AllowUnencrypted is set. The addresses are tried in turn, IPv4 first, each with its share of the
 // time until ctx's deadline; the error is that of the first. "localhost" is 127.0.0.1 and then ::1,
 // whatever DNS says (RFC 6761, section 6.3).
 //
@@ -188,7 +188,7 @@ func (t Transport) resolve(ctx context.Context, addr transport.Addr) ([]netip.Ad
 	}
 	targets := make([]netip.AddrPort, 0, len(ips))
 	for _, ip := range ips {
-		if !ip.IsLoopback() && !t.PlainRemote {
+		if !ip.IsLoopback() && !t.AllowUnencrypted {
 			return nil, &RemoteError{Addr: addr, IP: ip}
 		}
 		targets = append(targets, netip.AddrPortFrom(ip, port))

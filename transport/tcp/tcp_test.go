@@ -85,7 +85,7 @@ func checkRemoteError(t *testing.T, err error, addr transport.Addr) {
 		assert.Equal(t, addr, remote.Addr)
 		assert.False(t, remote.IP.IsLoopback())
 		assert.ErrorContains(t, err, addr.String())
-		assert.ErrorContains(t, err, "set Transport.PlainRemote")
+		assert.ErrorContains(t, err, "set Transport.AllowUnencrypted")
 	}
 }
 
@@ -119,8 +119,8 @@ func TestArrangeResolvedAddresses(t *testing.T) {
 	assert.ErrorAs(t, err, &dnsErr)
 }
 
-func TestPlainRemoteAllowsWildcards(t *testing.T) {
-	tr := Transport{PlainRemote: true}
+func TestAllowUnencryptedAllowsWildcards(t *testing.T) {
+	tr := Transport{AllowUnencrypted: true}
 	l := mustListen(t, tr, "0.0.0.0:0")
 	addr := l.Addr().(*net.TCPAddr)
 	assert.Equal(t, "0.0.0.0", addr.IP.String())
