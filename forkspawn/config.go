@@ -32,8 +32,16 @@ type Config struct {
 	Command Command
 	// Listen is where children connect: zero is a Unix socket in a private directory, made for this
 	// Spawner and removed with it (package transport/uds). "tcp://127.0.0.1:0" is TCP on this machine,
-	// "uds:///path" and "uds://@name" are a socket of the caller's choice.
+	// "uds:///path" and "uds://@name" are a socket of the caller's choice. "tls://192.0.2.7:0" is TLS for children
+	// on other machines, with a certificate that this Spawner makes and its children know by what they get at
+	// launch; both programs must import package transport/tls for it.
 	Listen transport.Addr
+	// Advertise is the tcp or tls address to which children connect, where that is not the one on which the Spawner
+	// listens: it must be set when that is 0.0.0.0 or [::]. Port 0 is the port of Listen.
+	Advertise transport.Addr
+	// AllowUnencryptedTCP allows tcp in Listen and Advertise for other addresses than the loopback's. Whoever is on the
+	// way can then read what parent and child say, orders and messages, and change all that follows the handshake.
+	AllowUnencryptedTCP bool
 
 	// Stdin, Stdout and Stderr are the children's standard streams. The defaults are the null device,
 	// this process's own stdout, and a captured stderr that is passed on to this process's own.
@@ -125,6 +133,9 @@ func (cfg Config) withDefaults() (Config, error) {
 		if err := checkMethod(cfg.Method, canExec); err != nil {
 			return cfg, err
 		}
+	}
+	if err := cfg.checkAdvertise(); err != nil {
+		return cfg, err
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -375,23 +375,3 @@ func (p *Parent) farewell(control *transport.Channel) {
 	p.mu.Unlock()
 	control.CloseWith(ctx, status, reason)
 }
-
-// dialer returns what dials a ticket's address.
-func dialer(addr transport.Addr) func(context.Context) (net.Conn, error) {
-	return func(ctx context.Context) (net.Conn, error) {
-		network, err := transportFor(addr)
-		if err != nil {
-			return nil, err
-		}
-		conn, err := network.Dial(ctx, addr)
-		return conn, explainScarcity(err)
-	}
-}
-
-func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
-	conn, err := p.dial(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return p.joined.AttachControl(ctx, conn)
-}

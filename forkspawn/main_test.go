@@ -228,6 +228,7 @@ func newSpawner(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 func networks(t *testing.T, f func(t *testing.T, listen transport.Addr)) {
 	t.Run("uds", func(t *testing.T) { f(t, transport.Addr{}) })
 	t.Run("tcp", func(t *testing.T) { f(t, transport.Addr{Scheme: "tcp", Target: "127.0.0.1:0"}) })
+	t.Run("tls", func(t *testing.T) { f(t, transport.Addr{Scheme: "tls", Target: "127.0.0.1:0"}) })
 }
 
 func spawn(t testing.TB, s *forkspawn.Spawner, spec spawnspec.Spec) *forkspawn.Child {

@@ -15,10 +15,19 @@ import (
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/tls"
 )
 
 // moreRoles are those that other files add.
 var moreRoles = map[string]func(context.Context) error{}
+
+// dialTicket connects to the parent, without the library where that is simple.
+func dialTicket(ctx context.Context, t handshake.Ticket) (net.Conn, error) {
+	if t.Addr.Scheme == transport.SchemeTLS {
+		return tls.Transport{}.Dial(ctx, t.Addr)
+	}
+	return new(net.Dialer).DialContext(ctx, t.Addr.Network(), t.Addr.Target)
+}
 
 // playRole is a child that is a program of its own, well or badly behaved. It does not return.
 func playRole(role string) {
@@ -36,7 +45,7 @@ func playRole(role string) {
 			err = errors.New("no ticket")
 		}
 		check(err)
-		conn, err := net.Dial(t.Addr.Network(), t.Addr.Target)
+		conn, err := dialTicket(ctx, t)
 		check(err)
 		return conn, t
 	}

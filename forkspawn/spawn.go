@@ -103,7 +103,7 @@ func (b *boot) start(ctx context.Context) error {
 		return err
 	}
 	b.id = handshake.NewID()
-	ticket := handshake.Ticket{Addr: s.peers.Addr(), ID: b.id, Secret: handshake.NewSecret()}
+	ticket := handshake.Ticket{Addr: s.addr, ID: b.id, Secret: handshake.NewSecret()}
 	// Before the process can be there, so that it cannot come too early.
 	tell, started := b.onPhase()
 	defer started()

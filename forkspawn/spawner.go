@@ -10,7 +10,6 @@ import (
 
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/transport"
-	"github.com/spawnwire/spawnwire/transport/tcp"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
@@ -21,6 +20,7 @@ type Spawner struct {
 	tell   teller
 	dir    *uds.Dir // of the socket; nil when the caller chose the address, or it is in the parent's
 	peers  *handshake.Listener
+	addr   transport.Addr // where children connect
 	thread *launcher
 	local  *localNet  // of MethodInProcess, else nil
 	reaper *subreaper // of Config.Subreaper, else nil
@@ -60,9 +60,17 @@ func New(cfg Config) (*Spawner, error) {
 	if cfg.Trace != nil {
 		s.tell.trace = *cfg.Trace
 	}
-	ln, err := s.listen(cfg.Listen)
+	ln, err := s.listen()
+	if config := (*ConfigError)(nil); errors.As(err, &config) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: listen: %w", explainScarcity(err))
+	}
+	if s.addr, err = cfg.advertised(transport.AddrOf(ln.Addr())); err != nil {
+		ln.Close()
+		s.removeDir()
+		return nil, err
 	}
 	s.peers, err = handshake.Listen(ln, handshake.ListenerConfig{
 		Identity:     handshake.Identity{Name: cfg.Name},
@@ -88,17 +96,13 @@ func New(cfg Config) (*Spawner, error) {
 	return s, nil
 }
 
-func (s *Spawner) listen(addr transport.Addr) (net.Listener, error) {
+func (s *Spawner) listen() (net.Listener, error) {
 	if s.cfg.Method == MethodInProcess && s.cfg.Starter == nil {
 		s.local = newLocalNet()
 		return s.local, nil
 	}
-	if !addr.IsZero() {
-		t, err := transportFor(addr)
-		if err != nil {
-			return nil, err
-		}
-		return t.Listen(context.Background(), addr)
+	if !s.cfg.Listen.IsZero() {
+		return s.cfg.listenAt(context.Background())
 	}
 	if ln := listenBeside(ownParent.Load()); ln != nil {
 		return ln, nil
@@ -152,22 +156,9 @@ func (s *Spawner) removeDir() error {
 	return s.dir.Remove()
 }
 
-// transportFor returns the transport of an address.
-func transportFor(addr transport.Addr) (interface {
-	transport.Dialer
-	transport.Listener
-}, error) {
-	switch addr.Scheme {
-	case transport.SchemeUDS:
-		return uds.Transport{}, nil
-	case transport.SchemeTCP:
-		return tcp.Transport{}, nil
-	}
-	return nil, &transport.AddrError{Input: addr.String(), Reason: "unknown scheme; want uds or tcp"}
-}
-
-// Addr is where children connect.
-func (s *Spawner) Addr() transport.Addr { return s.peers.Addr() }
+// Addr is where children connect: Config.Advertise, or where the Spawner listens; over TLS with the pin of its
+// certificate.
+func (s *Spawner) Addr() transport.Addr { return s.addr }
 
 // Identity is who this process is to its children.
 func (s *Spawner) Identity() handshake.Identity { return s.peers.Identity() }

@@ -80,6 +80,9 @@ type Joined struct {
 // arrived, or when ctx ends. Its errors are [*Error]s with a [*FailedError], [*VersionError],
 // [ErrBadMAC], transport's or the context's error in them.
 func Join(ctx context.Context, conn net.Conn, t Ticket, cfg JoinConfig) (*Joined, error) {
+	if err := transport.Secure(ctx, conn); err != nil {
+		return nil, &Error{PhaseConnect, err}
+	}
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit, OnCancel: cfg.OnCancel})
 	j, phase, err := join(ctx, ch, t, cfg)
 	if err != nil {
@@ -247,6 +250,9 @@ func (j *Joined) Control() bool { return j.control }
 // a goodbye means that the parent is gone. A parent that does not accept it says so with a failed
 // frame there.
 func (j *Joined) AttachControl(ctx context.Context, conn net.Conn) (*transport.Channel, error) {
+	if err := transport.Secure(ctx, conn); err != nil {
+		return nil, &Error{PhaseReady, err}
+	}
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
 	body := seal(j.session[:], labelAttach, attach{ID: j.id, Nonce: childNonce()}.encode())
 	if err := ch.WriteFrames(ctx, transport.Frame{Kind: transport.KindAttach, Body: body}); err != nil {

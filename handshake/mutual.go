@@ -112,6 +112,9 @@ func meet(ctx context.Context, conn net.Conn, cfg PeerConfig, dialer bool) (*Pee
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, cfg.Timeout, errHelloTimeout)
 	defer cancel()
+	if err := transport.Secure(ctx, conn); err != nil {
+		return nil, &Error{PhaseConnect, err}
+	}
 	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit, OnCancel: cfg.OnCancel})
 	m := &meeting{ch: ch, cfg: cfg, auth: auth, dialer: dialer}
 	peer, phase, err := m.run(ctx)

@@ -16,8 +16,12 @@ func queued(ln net.Listener) bool {
 }
 
 // unread tells whether there is something to read on a connection, its end among it. One that is closed here,
-// or of which it is not known, counts as such.
+// or of which it is not known, counts as such. Of TLS the connection below is asked: what it has taken from there is being
+// looked at.
 func unread(conn net.Conn) bool {
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = over.NetConn()
+	}
 	waiting, known := hasInput(conn)
 	return !known || waiting
 }

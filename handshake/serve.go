@@ -26,9 +26,16 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 		return
 	}
 	l.setPendingPID(pending, pid)
-	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
 	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.HelloTimeout, errHelloTimeout)
 	defer cancel()
+	if err := transport.Secure(ctx, conn); err != nil {
+		if l.ctx.Err() == nil {
+			l.logRefusal(conn, pid, err)
+			l.note(pid, &Error{PhaseHello, err})
+		}
+		return
+	}
+	ch := transport.New(conn, transport.Config{Limit: PreAuthLimit})
 
 	f, err := ch.ReadFrame(ctx)
 	if err == nil {

@@ -91,6 +91,9 @@ func ParseTicket(s string) (Ticket, error) {
 	if t.Addr, err = transport.ParseAddr(fields[3]); err != nil {
 		return bad(err.Error())
 	}
+	if t.Addr.Scheme == transport.SchemeTLS && !t.Addr.IsPinned() {
+		return bad("the address " + t.Addr.String() + " pins no certificate; want tls://host:port#, with 64 hexadecimal digits after it")
+	}
 	return t, nil
 }
 

@@ -29,6 +29,7 @@ func mustAddr(t testing.TB, s string) transport.Addr {
 func TestATicketIsReadAsItWasWritten(t *testing.T) {
 	for _, addr := range []string{
 		"uds:///run/user/1000/x.sock", "uds:///tmp/a dir  with spaces /x", "uds://@abstract name", "tcp://127.0.0.1:7000", "tcp://[::1]:7000",
+		"tls://192.0.2.7:7000#" + strings.Repeat("0a", 32),
 	} {
 		t.Run(addr, func(t *testing.T) {
 			ticket := handshake.Ticket{Addr: mustAddr(t, addr), ID: handshake.NewID(), Secret: handshake.NewSecret()}
@@ -62,6 +63,8 @@ func TestABadTicketIsAnErrorThatKeepsTheSecret(t *testing.T) {
 		{"a secret that is not hexadecimal", "1 id x" + secret[1:] + " tcp://127.0.0.1:1", "64 hexadecimal"},
 		{"two spaces", "1 id  " + secret + " tcp://127.0.0.1:1", "64 hexadecimal"},
 		{"a bad address", "1 id " + secret + " ftp://127.0.0.1:1", `unknown scheme "ftp"`},
+		{"TLS with no pin", "1 id " + secret + " tls://127.0.0.1:1", "tls://127.0.0.1:1 pins no certificate"},
+		{"TLS with half a pin", "1 id " + secret + " tls://127.0.0.1:1#" + strings.Repeat("0a", 16), "64 hexadecimal digits"},
 		{"an empty address", "1 id " + secret + " ", "address"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -64,7 +64,7 @@ type Channel struct {
 
 // New makes a Channel over conn and takes conn over: only the channel reads, writes, sets deadlines
 // and closes from now on. It neither reads nor writes by itself. A TLS connection must have shaken
-// hands before: a handshake that a context interrupts cannot be taken up again.
+// hands before, see [Secure]: a handshake that a context interrupts cannot be taken up again.
 func New(conn net.Conn, cfg Config) *Channel {
 	c := &Channel{conn: conn, below: below(conn), onCancel: cfg.OnCancel, closed: make(chan struct{})}
 	// One that was set before, for a dial or a TLS handshake, was not meant for the channel.
