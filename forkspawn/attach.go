@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -14,22 +15,45 @@ const (
 	maxAttachPause = 2 * time.Second
 )
 
+// A parent to which too many strangers are connected cuts the oldest connections of which it does not know whose they are. With a
+// child's control connection it says so, as its mere end would mean that the parent is gone; but it cannot before TLS is
+// set up. So where that may be what has happened a child connects once more. If the parent is gone nobody listens then,
+// unless somebody forwards the port: so it tries that often, which takes three seconds.
+const maxCuts = 6
+
+// mayBeTurnedAway tells whether a control connection that was cut may have been one of which the parent did not know yet whose
+// it is.
+func (p *Parent) mayBeTurnedAway(attached time.Time) bool {
+	return p.addr.Scheme == transport.SchemeTLS && time.Since(attached) < handshake.DefaultHelloTimeout
+}
+
 // attachPatiently opens the child's control connection, and tries again as long as this process has
-// no descriptor for it, or the parent cuts it before TLS is set up, as it does with the oldest when there are too many: of a
-// parent that is gone another try finds nobody who listens. The message channel tells most of what it would, meanwhile.
+// no descriptor for it. The message channel tells most of what it would, meanwhile.
 func (p *Parent) attachPatiently() (*transport.Channel, error) {
+	cuts := 0
 	for pause := minAttachPause; ; pause = min(2*pause, maxAttachPause) {
-		conn, err := p.dial(p.attaching)
-		if err == nil {
-			return p.joined.AttachControl(p.attaching, conn)
-		}
+		dialed := time.Now()
+		ch, err := p.attach(p.attaching)
 		var scarce *ResourceError
-		cut := p.addr.Scheme == transport.SchemeTLS && errors.Is(err, transport.ErrPeerGone)
-		if !cut && !errors.As(err, &scarce) {
+		switch {
+		case err == nil:
+			return ch, nil
+		case errors.As(err, &scarce):
+		case errors.Is(err, transport.ErrPeerGone) && p.mayBeTurnedAway(dialed) && cuts < maxCuts:
+			cuts++
+		default:
 			return nil, err
 		}
 		if awaitClosed(context.Background(), p.open.Done(), pause) {
 			return nil, err
 		}
 	}
+}
+
+func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
+	conn, err := p.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.joined.AttachControl(ctx, conn)
 }

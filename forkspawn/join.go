@@ -323,28 +323,41 @@ func (p *Parent) watchControl() {
 	if !p.joined.Control() {
 		return
 	}
-	ch, err := p.attachPatiently()
-	if err != nil {
-		// Only a socket that is not there any more tells that the parent is gone. Anything else leaves the
-		// message channel to tell.
-		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, transport.ErrPeerGone) {
-			p.parentGone()
+	for tries := maxCuts; ; tries-- {
+		ch, err := p.attachPatiently()
+		if err != nil {
+			// Only a socket that is not there any more tells that the parent is gone. Anything else leaves the
+			// message channel to tell.
+			if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, transport.ErrPeerGone) {
+				p.parentGone()
+			}
+			return
 		}
-		return
+		attached := time.Now()
+		if cut := p.obey(ch); !cut {
+			return
+		}
+		if tries == 0 || !p.mayBeTurnedAway(attached) {
+			p.parentGone()
+			return
+		}
 	}
+}
+
+// obey does what the parent asks on the control connection, and ends with it. It reports whether that was cut.
+func (p *Parent) obey(ch *transport.Channel) (cut bool) {
 	defer ch.Abort()
 	for {
 		f, err := ch.ReadFrame(p.open)
 		switch {
 		case err != nil && p.open.Err() != nil: // Close
 			p.farewell(ch)
-			return
+			return false
 		case errors.Is(err, transport.ErrPeerGone):
-			p.parentGone()
-			return
+			return true
 		case err != nil:
 			p.cancel(fmt.Errorf("forkspawn: control connection: %w", err))
-			return
+			return false
 		}
 		switch f.Kind {
 		case transport.KindCancel:
@@ -352,12 +365,12 @@ func (p *Parent) watchControl() {
 			p.asked(c)
 		case transport.KindGoodbye: // the parent lets the child go
 			p.cancel(&CancelError{Reason: "the parent closed the connection"})
-			return
+			return false
 		case transport.KindFailed: // it did not accept the connection
-			return
+			return false
 		default:
 			p.cancel(fmt.Errorf("forkspawn: control connection: %w: a %s frame", transport.ErrProtocol, f.Kind))
-			return
+			return false
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/tls"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
@@ -47,7 +48,7 @@ type network struct {
 	listen func(testing.TB) net.Listener
 }
 
-var networks = []network{{"a Unix socket", listenUnix}, {"TCP", listenTCP}}
+var networks = []network{{"a Unix socket", listenUnix}, {"TCP", listenTCP}, {"TLS", listenTLS}}
 
 func listenUnix(t testing.TB) net.Listener {
 	t.Helper()
@@ -62,6 +63,13 @@ func listenUnix(t testing.TB) net.Listener {
 func listenTCP(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	return ln
+}
+
+func listenTLS(t testing.TB) net.Listener {
+	t.Helper()
+	ln, err := tls.Transport{}.Listen(testContext(t), transport.Addr{Scheme: transport.SchemeTLS, Target: "127.0.0.1:0"})
 	require.NoError(t, err)
 	return ln
 }
@@ -104,10 +112,17 @@ func expect(t testing.TB, l *handshake.Listener, spec []byte) (*handshake.Expect
 // dial connects to a parent, or to whatever listens at an address.
 func dial(t testing.TB, addr transport.Addr) net.Conn {
 	t.Helper()
-	conn, err := new(net.Dialer).DialContext(testContext(t), addr.Network(), addr.Target)
+	conn, err := dialAddr(testContext(t), addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+func dialAddr(ctx context.Context, addr transport.Addr) (net.Conn, error) {
+	if addr.Scheme == transport.SchemeTLS {
+		return tls.Transport{}.Dial(ctx, addr)
+	}
+	return new(net.Dialer).DialContext(ctx, addr.Network(), addr.Target)
 }
 
 // join makes the child's side up to where the child has its spec.
@@ -167,9 +182,16 @@ func (n network) ends(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	ln := n.listen(t)
 	defer ln.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		defer close(accepted)
+		if conn, err := ln.Accept(); err == nil && transport.Secure(testContext(t), conn) == nil {
+			accepted <- conn
+		}
+	}()
 	a = dial(t, transport.AddrOf(ln.Addr()))
-	b, err := ln.Accept()
-	require.NoError(t, err)
+	b = <-accepted
+	require.NotNil(t, b)
 	t.Cleanup(func() { b.Close() })
 	return a, b
 }

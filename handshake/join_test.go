@@ -432,7 +432,7 @@ func TestManyChildrenOfTheSameNameJoinAtOnce(t *testing.T) {
 		for i := range children {
 			x, ticket := expect(t, l, fmt.Appendf(nil, "orders %d", i))
 			wg.Go(func() { // the child
-				conn, err := net.Dial(ticket.Addr.Network(), ticket.Addr.Target)
+				conn, err := dialAddr(ctx, ticket.Addr)
 				if !assert.NoError(t, err) {
 					return
 				}

@@ -74,7 +74,7 @@ func playChild(ctx context.Context) error {
 	if !ok || err != nil {
 		return fmt.Errorf("no ticket: %w", err)
 	}
-	conn, err := net.Dial(ticket.Addr.Network(), ticket.Addr.Target)
+	conn, err := dialAddr(ctx, ticket.Addr)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func playImpostor(ctx context.Context) error {
 		return err
 	}
 	ticket.Secret[0] ^= 1
-	conn, err := net.Dial(ticket.Addr.Network(), ticket.Addr.Target)
+	conn, err := dialAddr(ctx, ticket.Addr)
 	if err != nil {
 		return err
 	}

@@ -61,5 +61,5 @@ func (e *SchemeError) Error() string {
 	if e.Scheme == SchemeTLS {
 		return `transport: this program is built without TLS; add to it: import _ "github.com/spawnwire/spawnwire/transport/tls"`
 	}
-	return fmt.Sprintf("transport: this program has no transport for the scheme %q", e.Scheme)
+	return fmt.Sprintf("transport: unknown scheme %q; want uds, tcp or tls", e.Scheme)
 }
