@@ -269,9 +269,19 @@ func requireRefused(t testing.TB, conn net.Conn) {
 	requireEnd(t, conn)
 }
 
-// requireDropped is requireRefused for somebody who has said nothing, for whom nobody waits any more.
+// requireDropped is requireRefused for somebody who has said nothing, for whom nobody waits any more. Over TLS he may be cut
+// without a word, if the other side had not finished the TLS handshake.
 func requireDropped(t testing.TB, conn net.Conn) {
 	t.Helper()
+	if _, over := conn.(interface{ NetConn() net.Conn }); over {
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+		said, err := io.ReadAll(conn)
+		require.NotErrorIs(t, err, errTimeout)
+		if len(said) > 0 {
+			assert.Equal(t, byte(transport.KindFailed), said[4], "%x", said)
+		}
+		return
+	}
 	requireRefusal(t, conn)
 	requireEnd(t, conn)
 }
