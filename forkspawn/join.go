@@ -334,30 +334,34 @@ func (p *Parent) watchControl() {
 			return
 		}
 		attached := time.Now()
-		if cut := p.obey(ch); !cut {
+		switch err := p.obey(ch); {
+		case err == nil:
 			return
-		}
-		if tries == 0 || !p.mayBeTurnedAway(attached) {
-			p.parentGone()
+		case errors.Is(err, handshake.ErrRefused) && tries == maxCuts:
+			return // the message channel tells
+		case errors.Is(err, transport.ErrPeerGone) && tries > 0 && p.mayBeTurnedAway(attached):
+		default:
+			p.parentGone() // or it had taken the connection that was cut
 			return
 		}
 	}
 }
 
-// obey does what the parent asks on the control connection, and ends with it. It reports whether that was cut.
-func (p *Parent) obey(ch *transport.Channel) (cut bool) {
+// obey does what the parent asks on the control connection until it says goodbye, or Close is called. Otherwise the error is
+// ErrPeerGone when the connection was cut, and ErrRefused when the parent did not accept it.
+func (p *Parent) obey(ch *transport.Channel) error {
 	defer ch.Abort()
 	for {
 		f, err := ch.ReadFrame(p.open)
 		switch {
 		case err != nil && p.open.Err() != nil: // Close
 			p.farewell(ch)
-			return false
+			return nil
 		case errors.Is(err, transport.ErrPeerGone):
-			return true
+			return err
 		case err != nil:
 			p.cancel(fmt.Errorf("forkspawn: control connection: %w", err))
-			return false
+			return nil
 		}
 		switch f.Kind {
 		case transport.KindCancel:
@@ -365,12 +369,12 @@ func (p *Parent) obey(ch *transport.Channel) (cut bool) {
 			p.asked(c)
 		case transport.KindGoodbye: // the parent lets the child go
 			p.cancel(&CancelError{Reason: "the parent closed the connection"})
-			return false
-		case transport.KindFailed: // it did not accept the connection
-			return false
+			return nil
+		case transport.KindFailed:
+			return handshake.ErrRefused
 		default:
 			p.cancel(fmt.Errorf("forkspawn: control connection: %w: a %s frame", transport.ErrProtocol, f.Kind))
-			return false
+			return nil
 		}
 	}
 }

@@ -52,7 +52,7 @@ func TestEveryListenerHasACertificateOfItsOwn(t *testing.T) {
 	require.ErrorAs(t, err, &pin)
 	assert.Equal(t, wrong, pin.Addr)
 	assert.Equal(t, second.Pin, pin.Got)
-	assert.ErrorContains(t, err, second.Target+" has another certificate than the one that is pinned")
+	assert.ErrorContains(t, err, second.Target+": the listener has another certificate than the one that is pinned")
 	assert.ErrorContains(t, (<-incoming).err, "bad certificate", "the listener learns why")
 }
 

@@ -71,7 +71,7 @@ type PinError struct {
 }
 
 func (e *PinError) Error() string {
-	return fmt.Sprintf("the listener at %s has another certificate than the one that is pinned: SHA-256 %x, want %x", e.Addr.Target, e.Got, e.Addr.Pin)
+	return fmt.Sprintf("the listener has another certificate than the one that is pinned: SHA-256 %x, want %x", e.Got, e.Addr.Pin)
 }
 
 // Dial connects to addr and makes the TLS handshake; the connection is a [*tls.Conn].

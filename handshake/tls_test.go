@@ -1,0 +1,124 @@
+package handshake_test
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// dialBelow connects to a listener's port with no TLS.
+func dialBelow(t testing.TB, l *handshake.Listener) net.Conn {
+	t.Helper()
+	conn, err := new(net.Dialer).DialContext(testContext(t), "tcp", l.Addr().Target)
+	require.NoError(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// clientHello is the beginning of a TLS record of so many bytes with the beginning of a client hello of so many.
+func clientHello(record, hello int) []byte {
+	return []byte{22, 3, 1, byte(record >> 8), byte(record), 1, byte(hello >> 16), byte(hello >> 8), byte(hello), 3, 3}
+}
+
+func TestStrangersOnATLSPortDisturbNobody(t *testing.T) {
+	book := newLogbook()
+	l := listen(t, network{listen: listenTLS}, handshake.ListenerConfig{HelloTimeout: patience, Logger: book.logger()})
+	for range 200 {
+		dialBelow(t, l)
+		require.NoError(t, writeTo(dialBelow(t, l), clientHello(200, 196))) // and no more
+	}
+	garbage := map[string][]byte{
+		"an HTTP request":                  []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+		"an SSH banner":                    []byte("SSH-2.0-OpenSSH_9.6\r\n"),
+		"nulls":                            make([]byte, 64),
+		"a hello with no TLS":              helloFrame(t, handshake.Ticket{ID: "x", Secret: handshake.NewSecret()}, helloFields("x")),
+		"a record that is too large":       append(clientHello(0xffff, 0xfff0), make([]byte, 20<<10)...),
+		"a client hello of 16 MiB":         append(clientHello(16<<10, 0xffffff), make([]byte, 16<<10)...),
+		"a client hello that is no such":   append(clientHello(200, 196), make([]byte, 200)...),
+		"what belongs after the handshake": {23, 3, 3, 0, 1, 0},
+	}
+	for name, says := range garbage {
+		t.Run(name, func(t *testing.T) {
+			conn := dialBelow(t, l)
+			require.NoError(t, writeTo(conn, says))
+			require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+			_, err := io.Copy(io.Discard, conn) // an alert, perhaps
+			require.NotErrorIs(t, err, errTimeout)
+			requireJoinsAnother(t, l)
+		})
+	}
+	book.refusals(t, len(garbage))
+	require.Equal(t, 400, l.Held().Pending, "the silent ones have their time")
+}
+
+func writeTo(conn net.Conn, p []byte) error {
+	_, err := conn.Write(p)
+	return err
+}
+
+func TestTLSIsSetUpWithinTheTimeOfAHello(t *testing.T) {
+	book := newLogbook()
+	l := listen(t, network{listen: listenTLS}, handshake.ListenerConfig{HelloTimeout: 50 * time.Millisecond, Logger: book.logger()})
+	conn := dialBelow(t, l)
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
+	_, err := conn.Read(make([]byte, 1))
+	require.NotErrorIs(t, err, errTimeout)
+	assert.Contains(t, book.refusals(t, 1)[0], "no hello in time")
+}
+
+func TestATLSConnectionIsSecuredByWhoeverNeedsIt(t *testing.T) {
+	for name, use := range map[string]func(context.Context, net.Conn) error{
+		"AcceptPeer": func(ctx context.Context, conn net.Conn) error {
+			_, err := handshake.AcceptPeer(ctx, conn, handshake.PeerConfig{Anonymous: true})
+			return err
+		},
+		"AcceptPeer, by its own bound": func(_ context.Context, conn net.Conn) error {
+			_, err := handshake.AcceptPeer(context.Background(), conn, handshake.PeerConfig{Anonymous: true, Timeout: 10 * time.Millisecond})
+			return err
+		},
+		"Join": func(ctx context.Context, conn net.Conn) error {
+			_, err := handshake.Join(ctx, conn, handshake.Ticket{ID: "x", Secret: handshake.NewSecret()}, handshake.JoinConfig{})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ln := listenTLS(t)
+			defer ln.Close()
+			silent, err := net.Dial("tcp", transport.AddrOf(ln.Addr()).Target)
+			require.NoError(t, err)
+			defer silent.Close()
+			conn, err := ln.Accept()
+			require.NoError(t, err)
+			ctx, cancel := context.WithTimeout(testContext(t), 10*time.Millisecond)
+			defer cancel()
+			err = use(ctx, conn)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			requirePhase(t, handshake.PhaseConnect, err)
+			_, err = conn.Write(nil)
+			require.Error(t, err, "the connection is closed")
+		})
+	}
+}
+
+// A ticket's text is what a child of another language gets, too.
+func TestATLSTicketHasTheSHA256OfTheListenersCertificate(t *testing.T) {
+	l := listen(t, network{listen: listenTLS}, handshake.ListenerConfig{})
+	_, ticket := expect(t, l, nil)
+	text := ticket.Encode()
+	address := text[strings.LastIndex(text, " ")+1:]
+	require.Regexp(t, `^tls://127\.0\.0\.1:[0-9]+#[0-9a-f]{64}$`, address)
+	pin, err := hex.DecodeString(address[len(address)-64:])
+	require.NoError(t, err)
+	assert.Equal(t, fmt.Sprintf("%x", l.Addr().Pin), hex.EncodeToString(pin))
+}
