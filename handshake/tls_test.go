@@ -2,6 +2,8 @@ package handshake_test
 
 import (
 	"context"
+	cryptotls "crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/transport"
+	"github.com/spawnwire/spawnwire/transport/tls"
 )
 
 // dialBelow connects to a listener's port with no TLS.
@@ -109,6 +112,58 @@ func TestATLSConnectionIsSecuredByWhoeverNeedsIt(t *testing.T) {
 			require.Error(t, err, "the connection is closed")
 		})
 	}
+}
+
+func TestPeersOverTLSWithAConfigOfTheirOwn(t *testing.T) {
+	server, client := certificates()
+	_, stranger := certificates() // of another authority
+	ln, err := tls.Transport{Config: server}.Listen(testContext(t), mustAddr(t, "tls://127.0.0.1:0"))
+	require.NoError(t, err)
+	defer ln.Close()
+	meet := func(t *testing.T, config *cryptotls.Config) (accepted, connected error) {
+		ctx, done := testContext(t), make(chan error, 1)
+		go func() {
+			conn, err := ln.Accept()
+			if err == nil {
+				var peer *handshake.Peer
+				if peer, err = handshake.AcceptPeer(ctx, conn, handshake.PeerConfig{Anonymous: true}); err == nil {
+					err = peer.Channel.Send(ctx, "welcome")
+					peer.Close()
+				}
+			}
+			done <- err
+		}()
+		conn, err := tls.Transport{Config: config}.Dial(ctx, transport.AddrOf(ln.Addr()))
+		if err != nil {
+			return <-done, err
+		}
+		peer, err := handshake.ConnectPeer(ctx, conn, handshake.PeerConfig{Anonymous: true})
+		if err != nil {
+			return <-done, err
+		}
+		requireReceives(t, peer.Channel, "welcome")
+		require.NoError(t, peer.Close())
+		return <-done, nil
+	}
+	accepted, connected := meet(t, client)
+	require.NoError(t, accepted)
+	require.NoError(t, connected)
+
+	t.Run("a server of another authority", func(t *testing.T) {
+		accepted, connected := meet(t, stranger)
+		var unknown x509.UnknownAuthorityError
+		require.ErrorAs(t, connected, &unknown)
+		requirePhase(t, handshake.PhaseConnect, accepted)
+		require.ErrorContains(t, accepted, "bad certificate")
+	})
+	t.Run("a client of another authority", func(t *testing.T) {
+		stranger.RootCAs = client.RootCAs
+		accepted, connected := meet(t, stranger)
+		requirePhase(t, handshake.PhaseConnect, accepted)
+		require.ErrorContains(t, accepted, "unknown authority")
+		requirePhase(t, handshake.PhaseHello, connected)
+		require.ErrorContains(t, connected, "unknown certificate authority")
+	})
 }
 
 // A ticket's text is what a child of another language gets, too.
