@@ -7,6 +7,9 @@
 //
 // The default build links libc where a C compiler is found; CGO_ENABLED=0 makes a static one, which
 // starts faster in both columns.
+//
+// With -tags tls it has TLS linked, so that it measures -transport tls, whose floor is that of tcp, and what
+// the linking alone costs the others.
 package main
 
 import (
@@ -99,10 +102,10 @@ func measure(method, network string, n, warm int) (result, error) {
 	listen := transport.Addr{}
 	switch network {
 	case "uds":
-	case "tcp":
-		listen = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
+	case "tcp", "tls":
+		listen = transport.Addr{Scheme: network, Target: "127.0.0.1:0"}
 	default:
-		return result{}, fmt.Errorf("-transport %q: want uds or tcp", network)
+		return result{}, fmt.Errorf("-transport %q: want uds, tcp or tls", network)
 	}
 	s, err := forkspawn.New(forkspawn.Config{Method: method, Listen: listen})
 	if err != nil {

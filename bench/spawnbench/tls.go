@@ -1,0 +1,5 @@
+//go:build tls
+
+package main
+
+import _ "github.com/spawnwire/spawnwire/transport/tls"
