@@ -64,7 +64,8 @@
 // users of the machine are kept out by the socket's directory and by the kernel's word on who connects.
 // Every byte before the proof is bounded in size and in time, nothing is acted on before it, and a used, late or
 // wrong secret is refused. The proof is of the beginning of a connection, not of what follows: on one
-// machine the kernel keeps others out of it, and across a network TLS must.
+// machine the kernel keeps others out of it, and across a network TLS must: see package transport/tls. A TLS connection that
+// is given to this package need not have shaken hands.
 //
 // # Errors
 //

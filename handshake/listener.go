@@ -29,7 +29,8 @@ type ListenerConfig struct {
 	Versions Range
 	// Limit is a channel's limit, in bytes, once the child is known; 0 means transport.DefaultLimit.
 	Limit int
-	// HelloTimeout is how long a connection may take to say a whole hello; 0 means DefaultHelloTimeout.
+	// HelloTimeout is how long a connection may take to say a whole hello, over TLS with the TLS handshake before it; 0 means
+	// DefaultHelloTimeout.
 	HelloTimeout time.Duration
 	// MaxPending is how many connections may be in that state at once, or twice as many as there are
 	// children expected if that is more; 0 means DefaultMaxPending. One more drops the oldest of them, so
