@@ -1,0 +1,243 @@
+//go:build unix
+
+package peers_test
+
+import (
+	"context"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+// newSpawner returns one whose children are in another language.
+func newSpawner(t testing.TB, l language, cfg forkspawn.Config) *forkspawn.Spawner {
+	t.Helper()
+	cfg.Command = l.command(t, l.child)
+	return spawntest.NewSpawner(t, cfg)
+}
+
+// all has what a message can hold.
+type all struct {
+	Small, Negative   int
+	Beyond, Most      uint64
+	Least             int64
+	Half, Tiny, Whole float64
+	Infinite          float64
+	Yes, No           bool
+	Null              any
+	Text, Empty       string
+	Bytes, None       []byte
+	List              []any
+	Map               map[string]any
+	Time              time.Time
+	Deep              any
+	LongText          string
+	Proto             map[string]int
+}
+
+func TestChildEchoesAllThatAMessageCanHold(t *testing.T) {
+	spawntest.NoLeaks(t)
+	var deep any = "down"
+	for range 30 {
+		deep = map[any]any{"deeper": []any{deep}}
+	}
+	sent := all{
+		Small: 23, Negative: -4_000_000_000, Beyond: 1<<53 + 1, Most: math.MaxUint64, Least: math.MinInt64,
+		Half: 1.5, Tiny: math.SmallestNonzeroFloat64, Whole: 3, Infinite: math.Inf(-1), Yes: true,
+		Text: "grüße 日本 \x00 🐙", Bytes: []byte{0, 0xff, 0x80}, None: []byte{},
+		List: []any{uint64(1), int64(-1), "two", nil, []any{}, false, 0.25}, Map: map[string]any{"": uint64(0), "ä": []byte("b")},
+		Time: time.Date(2026, 11, 23, 3, 14, 15, 926e6, time.UTC), Deep: deep, LongText: strings.Repeat("long ", 100_000),
+	}
+	inEach(t, func(t *testing.T, l language) {
+		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
+			require.NoError(t, err)
+			ctx := t.Context()
+
+			var got all
+			require.NoError(t, child.Send(ctx, sent))
+			require.NoError(t, child.Recv(ctx, &got))
+			assert.WithinDuration(t, sent.Time, got.Time, time.Microsecond)
+			got.Time = sent.Time
+			assert.Equal(t, sent, got)
+
+			for _, value := range []any{nil, true, uint64(0), "", []any{}, uint64(math.MaxUint64), int64(math.MinInt64), -0.5, []byte("bytes")} {
+				var got any = "nothing"
+				require.NoError(t, child.Send(ctx, value))
+				require.NoError(t, child.Recv(ctx, &got))
+				assert.Equal(t, value, got)
+			}
+
+			buf := make([]byte, 4<<20)
+			for _, size := range []int{0, 1, 65535, 65536, 3 << 20} {
+				raw := []byte(strings.Repeat("r", size))
+				received := make(chan error, 1)
+				var n int
+				go func() {
+					var err error
+					n, err = child.RecvBytes(ctx, buf)
+					received <- err
+				}()
+				require.NoError(t, child.SendBytes(ctx, raw))
+				require.NoError(t, <-received)
+				assert.Equal(t, raw, buf[:n])
+			}
+
+			// What this child does not know it skips; a ping it answers, between messages.
+			require.NoError(t, child.Channel().WriteFrames(ctx,
+				transport.Frame{Kind: 0x80}, transport.Frame{Kind: 0xff, Body: make([]byte, 1<<20)},
+				transport.Frame{Kind: transport.KindPong, Body: []byte("stray")},
+				transport.Frame{Kind: transport.KindPing, Body: []byte("ping")}))
+			frame, err := child.Channel().ReadFrame(ctx)
+			require.NoError(t, err)
+			assert.Equal(t, transport.Frame{Kind: transport.KindPong, Body: []byte("ping")}, frame)
+
+			result, err := child.Stop(ctx)
+			require.NoError(t, err)
+			assert.Equal(t, forkspawn.EndedAsked, result.By)
+			assert.True(t, result.Status.Success(), result)
+			t.Logf("ready in %v, stopped in %v", child.Boot().Total, result.Elapsed)
+		})
+	})
+}
+
+func TestChildGetsItsArguments(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		child, err := newSpawner(t, l, forkspawn.Config{}).Spawn(t.Context(), spawnspec.Spec{
+			Name: "words", Entry: "count", Args: map[string]any{"pattern": `\w+`, "when": time.Now()},
+			Vars: map[string]any{"x": []any{time.Now()}}, Deadline: time.Now().Add(time.Hour),
+			Modules: []string{"m"}, Bind: []transport.Addr{{Scheme: "tcp", Target: "[::1]:0"}},
+		})
+		require.NoError(t, err)
+		var n int
+		require.NoError(t, child.Send(t.Context(), "three small words"))
+		require.NoError(t, child.Recv(t.Context(), &n))
+		assert.Equal(t, 3, n)
+		boot := child.Boot()
+		assert.Positive(t, boot.Connect, "the child tells its moments")
+	})
+}
+
+func TestChildSaysWhyItCannotStart(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+			s := newSpawner(t, l, forkspawn.Config{Listen: addr})
+			_, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "fly"})
+			var boot *forkspawn.BootError
+			require.ErrorAs(t, err, &boot)
+			require.ErrorIs(t, err, handshake.ErrUnknownEntry)
+			var failed *handshake.FailedError
+			require.ErrorAs(t, err, &failed)
+			assert.Contains(t, failed.Text, "fly")
+			assert.Contains(t, failed.Text, "echo", "what there is")
+			assert.Equal(t, forkspawn.Exited(1), boot.Status)
+			assert.Contains(t, boot.Stderr, "fly")
+
+			// An entry's own error, before it is ready.
+			_, err = s.Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "("}})
+			require.ErrorAs(t, err, &boot)
+			require.ErrorAs(t, err, &failed)
+			assert.Equal(t, handshake.PhaseReady, failed.Phase)
+			assert.Regexp(t, `(?i)unterminated`, failed.Text, "the regular expression library's own words")
+			assert.Equal(t, forkspawn.Exited(1), boot.Status)
+		})
+	})
+}
+
+func TestChildFailsWithItsOwnWords(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "."}})
+			require.NoError(t, err)
+			require.NoError(t, child.Send(t.Context(), 42))
+			var n int
+			err = child.Recv(t.Context(), &n)
+			var exit *forkspawn.ExitError
+			require.ErrorAs(t, err, &exit)
+			assert.Equal(t, forkspawn.Exited(1), exit.Status)
+			assert.Equal(t, "count takes text", exit.Said)
+			assert.Contains(t, exit.Stderr, "TypeError")
+		})
+	})
+}
+
+func TestBusyChildStopsWhenAsked(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr, StopGrace: bound}).Spawn(t.Context(), spawnspec.Spec{Entry: "busy"})
+			require.NoError(t, err)
+			var word string
+			require.NoError(t, child.Recv(t.Context(), &word))
+			result, err := child.Stop(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, forkspawn.EndedAsked, result.By)
+			assert.True(t, result.Status.Success(), result)
+			t.Log(result, result.Elapsed)
+		})
+	})
+}
+
+// orphan is a parent that says which child it has, and is killed.
+var orphan = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) error {
+	var args struct {
+		Path  string
+		Args  []string
+		Entry string
+		TCP   bool
+	}
+	if err := parent.Spec.DecodeArgs(&args); err != nil {
+		return err
+	}
+	cfg := forkspawn.Config{Command: forkspawn.Command{Path: args.Path, Args: args.Args}, NoParentDeathSignal: true}
+	if args.TCP {
+		cfg.Listen = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
+	}
+	s, err := forkspawn.New(cfg)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	child, err := s.Spawn(ctx, spawnspec.Spec{Entry: args.Entry})
+	if err != nil {
+		return err
+	}
+	if err := parent.Send(ctx, child.PID()); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+})
+
+func TestChildEndsWithItsParent(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		for _, entry := range []string{"echo", "busy"} {
+			for _, tcp := range []bool{false, true} {
+				command := l.command(t, l.child)
+				parent := spawntest.Spawn(t, orphan, func(_ *forkspawn.Config, spec *spawnspec.Spec) {
+					spec.Args = map[string]any{"Path": command.Path, "Args": command.Args, "Entry": entry, "TCP": tcp}
+				})
+				var pid int
+				require.NoError(t, parent.Recv(t.Context(), &pid))
+				require.True(t, spawntest.Running(pid))
+				_, err := parent.Kill()
+				require.NoError(t, err)
+				spawntest.AwaitGone(t, pid)
+			}
+		}
+	})
+}

@@ -1,0 +1,62 @@
+// Package peers finds what the programs in its folders, peers in other languages, need to run: for their tests, and for examples/polyglot.
+package peers
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"time"
+)
+
+// Python returns the path of a Python 3 that has the module cbor2, or an error that says what is missing. interpreter is
+// the one to look at; "" is the first of python3 in PATH and the system's own, for which Debian's python3-cbor2 is.
+func Python(ctx context.Context, interpreter string) (string, error) {
+	candidates := []string{interpreter}
+	if interpreter == "" {
+		candidates = []string{"python3", "/usr/bin/python3"}
+	}
+	var errs []error
+	for _, candidate := range candidates {
+		path, err := runs(ctx, ".", candidate, "-c", "import cbor2")
+		if err == nil {
+			return path, nil
+		}
+		errs = append(errs, err)
+	}
+	return "", fmt.Errorf("no Python 3 with the module cbor2; on Debian: apt-get install python3-cbor2: %w", errors.Join(errs...))
+}
+
+// Node returns the path of a Node.js that finds the package cbor-x in dir, where package.json is, or an error that
+// says what is missing. interpreter is the one to look at; "" is node in PATH.
+func Node(ctx context.Context, dir, interpreter string) (string, error) {
+	if interpreter == "" {
+		interpreter = "node"
+	}
+	path, err := runs(ctx, dir, interpreter, "--input-type=module", "-e", "import 'cbor-x'")
+	if err != nil {
+		return "", fmt.Errorf("no Node.js with the package cbor-x; on Debian: apt-get install nodejs npm, and then npm --prefix %s ci: %w", dir, err)
+	}
+	return path, nil
+}
+
+// runs looks a program up and runs it in dir, for a minute at most. The error has the last line that it wrote.
+func runs(ctx context.Context, dir, name string, args ...string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", err
+	}
+	if path, err = filepath.Abs(path); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", path, err, bytes.TrimSpace(out))
+	}
+	return path, nil
+}
