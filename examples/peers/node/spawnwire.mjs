@@ -3,6 +3,7 @@
 // A child that a Spawnwire parent starts calls main with what it can be asked to run: see child.mjs. Two programs that share
 // a key call peer, each on its end of a connection: see peer.mjs.
 import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import { ProtocolError, WELCOME, GREET, decode, decodeMap, decodeSpec, encode } from './strict.mjs'
 import { BadMAC, Cancelled, Channel, Failed, Gone, Goodbye, Raw, dial, kinds, mac, same, seal, split, unseal } from './wire.mjs'
@@ -54,21 +55,26 @@ class Parent extends Channel {
     if (this.session) this.watch()
   }
 
-  // watch is the control connection (5.2): how a child that is busy learns that it should stop. The event loop has to
-  // turn for it: see busy in child.mjs.
+  // watch is how a child that is busy learns that it should stop, or that its parent is gone. The event loop has to turn
+  // for it: see busy in child.mjs.
   async watch() {
     try {
-      const control = new Channel(await dial(this.address))
-      await control.write(kinds.attach, seal(this.session, 'spawnwire attach', encode({ id: this.id, nonce: randomBytes(32) })))
-      for (;;) {
-        const [kind, body] = await control.read()
-        if (kind !== kinds.cancel && kind !== kinds.goodbye) return // not accepted: the first connection will do
-        this.stopping.abort(new Cancelled(decodeMap(body).reason))
-      }
+      await this.control()
     } catch (e) {
-      if (this.closing || !(e instanceof Gone || e instanceof ProtocolError)) return
-      process.stderr.write('the parent is gone\n') // and the entry may be busy: this ends the whole process
-      process.exit(1)
+      // When it cannot be had, the first connection shows at least its end.
+      if (!(e instanceof Gone || e instanceof ProtocolError) && !this.ended) await once(this.socket, 'end').catch(() => {})
+    }
+    if (!this.closing) process.exit(1) // the parent is gone, whatever the entry does
+  }
+
+  // control is the control connection (5.2). It never returns, but throws when that has ended.
+  async control() {
+    const control = new Channel(await dial(this.address))
+    await control.write(kinds.attach, seal(this.session, 'spawnwire attach', encode({ id: this.id, nonce: randomBytes(32) })))
+    for (;;) {
+      const [kind, body] = await control.read()
+      if (kind !== kinds.cancel && kind !== kinds.goodbye) throw new Error('the control connection is not accepted')
+      this.stopping.abort(new Cancelled(decodeMap(body).reason))
     }
   }
 }

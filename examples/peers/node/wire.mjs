@@ -112,7 +112,10 @@ export class Channel {
     this.stopping = new AbortController() // its signal tells that the parent asked this child to stop
     this.wake = () => {}
     for (const event of ['end', 'close', 'error']) socket.on(event, () => { this.ended = true; this.wake() })
-    socket.on('readable', () => this.wake())
+    socket.on('readable', () => {
+      if (socket.readableLength === 0) socket.read(0) // lets an end come that nobody waits for
+      this.wake()
+    })
     this.stopping.signal.addEventListener('abort', () => this.wake())
   }
 

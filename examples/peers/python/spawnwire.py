@@ -3,7 +3,7 @@
 A child that a Spawnwire parent starts calls main() with what it can be asked to run: see child.py. Two programs that
 share a key call peer(), each on its end of a connection: see peer.py. Needs Python 3.10, and cbor2 (Debian: python3-cbor2).
 """
-import hmac, os, re, secrets, selectors, socket, ssl, sys, threading, time, traceback
+import hmac, os, re, secrets, select, selectors, socket, ssl, sys, threading, time, traceback
 import cbor2
 import strict
 from strict import ProtocolError, decode, decode_map, decode_spec
@@ -64,24 +64,30 @@ class Parent(Channel):
             raise self.cancelled
 
     def watch(self):
-        """The control connection (5.2): how a child that is busy learns that it should stop."""
+        """How a child that is busy learns that it should stop, or that its parent is gone."""
         try:
-            control = Channel(dial(self.address))
-            control.write(ATTACH, seal(self.session, "spawnwire attach",
-                                       cbor2.dumps({"id": self.id, "nonce": secrets.token_bytes(32)})))
-        except (Gone, OSError):
-            return  # the first connection will do
-        try:
-            while True:
-                kind, body = control.read()
-                if kind not in (CANCEL, GOODBYE):
-                    return  # not accepted
-                self.cancelled = Cancelled(decode_map(body).get("reason", ""))
-                self.wake.send(b"!")  # ends wait
+            self.control()
+        except OSError:  # it cannot be had: then the first connection shows at least its end
+            poll = select.poll()
+            poll.register(self.sock, select.POLLRDHUP)  # Linux
+            poll.poll()
+            time.sleep(0.25)  # for recv, which may find a goodbye there
         except (Gone, ProtocolError):
-            if not self.closing:  # the parent is gone, and the entry may be busy: this ends the whole process
-                print("the parent is gone", file=sys.stderr, flush=True)
-                os._exit(1)
+            pass
+        if not self.closing:  # the parent is gone, and with it who reads stderr
+            os._exit(1)  # the whole process, whatever the entry does
+
+    def control(self):
+        """The control connection (5.2). Returns never, but raises when it has ended."""
+        control = Channel(dial(self.address))
+        control.write(ATTACH, seal(self.session, "spawnwire attach",
+                                   cbor2.dumps({"id": self.id, "nonce": secrets.token_bytes(32)})))
+        while True:
+            kind, body = control.read()
+            if kind not in (CANCEL, GOODBYE):
+                raise OSError("the control connection is not accepted")
+            self.cancelled = Cancelled(decode_map(body).get("reason", ""))
+            self.wake.send(b"!")  # ends wait
 
 
 def main(entries, name="python"):
