@@ -16,37 +16,46 @@ const init = now()
 
 // --- 3 and 4: a child ---
 
+export function takeTicket(text) {
+  const [, id, secret, address] = /^1 ([!-~]{1,64}) ([0-9a-fA-F]{64}) (.+)$/s.exec(text ?? '') ?? []
+  if (!id) throw new Error('there is no ticket of a Spawnwire parent in the environment, or a bad one')
+  split(address)
+  return { id, secret: Buffer.from(secret, 'hex'), address }
+}
+
 // Parent is a child's connection to its parent, who has proved who it is. spec has the orders.
-class Parent extends Channel {
-  static async join(name) {
-    const timings = { init, main: now() }
-    const variable = process.env.SPAWNWIRE_TICKET ?? ''
-    delete process.env.SPAWNWIRE_TICKET // so that no program started from here sees it
-    const [, id, hex, address] = /^1 ([!-~]{1,64}) ([0-9a-fA-F]{64}) (.+)$/s.exec(variable) ?? []
-    if (!id) throw new Error('there is no ticket of a Spawnwire parent in the environment, or a bad one')
-    const secret = Buffer.from(hex, 'hex')
-    const parent = new Parent(await dial(address))
-    timings.connected = now()
-    const hello = seal(secret, 'spawnwire hello', encode({
-      versions, id, name, pid: process.pid, nonce: randomBytes(32), features: ['control'],
-    }))
-    await parent.write(kinds.hello, hello)
-    const welcome = await parent.expect(kinds.welcome)
+export class Parent extends Channel {
+  // greet sends the hello and returns when the parent is proved to know the secret and its orders are good.
+  async greet(secret, hello) {
+    await this.write(kinds.hello, hello)
+    const welcome = await this.expect(kinds.welcome)
     const { version, features } = decodeMap(unseal(secret, 'spawnwire welcome', welcome, hello), WELCOME)
     if (version < versions[0] || version > versions[1]) throw new ProtocolError(`the parent has chosen version ${version}, which was not offered`)
-    parent.authenticated()
-    const orders = unseal(secret, 'spawnwire spec', await parent.expect(kinds.spec), hello, welcome)
-    timings.accepted = now()
-    const session = features?.includes('control') ? mac(secret, 'spawnwire session', hello, welcome) : null
-    Object.assign(parent, { id, address, timings, session })
+    this.authenticated()
+    this.session = features?.includes('control') ? mac(secret, 'spawnwire session', hello, welcome) : null
+    const orders = unseal(secret, 'spawnwire spec', await this.expect(kinds.spec), hello, welcome)
     try {
-      parent.spec = decodeSpec(orders)
+      this.spec = decodeSpec(orders)
     } catch (e) {
       const failed = new Failed('spec', 'bad-spec', e.message)
-      await parent.fail(failed)
+      await this.fail(failed)
       throw failed
     }
-    return parent
+  }
+
+  // join joins the parent that started this process.
+  static async join(name) {
+    const timings = { init, main: now() }
+    const ticket = process.env.SPAWNWIRE_TICKET
+    delete process.env.SPAWNWIRE_TICKET // so that no program started from here sees it
+    const { id, secret, address } = takeTicket(ticket)
+    const parent = new Parent(await dial(address))
+    timings.connected = now()
+    await parent.greet(secret, seal(secret, 'spawnwire hello', encode({
+      versions, id, name, pid: process.pid, nonce: randomBytes(32), features: ['control'],
+    })))
+    timings.accepted = now()
+    return Object.assign(parent, { timings, id, address })
   }
 
   async ready() {
@@ -72,9 +81,10 @@ class Parent extends Channel {
     const control = new Channel(await dial(this.address))
     await control.write(kinds.attach, seal(this.session, 'spawnwire attach', encode({ id: this.id, nonce: randomBytes(32) })))
     for (;;) {
-      const [kind, body] = await control.read()
-      if (kind !== kinds.cancel && kind !== kinds.goodbye) throw new Error('the control connection is not accepted')
-      this.stopping.abort(new Cancelled(decodeMap(body).reason))
+      const [kind] = await control.read()
+      if (kind === kinds.failed) throw new Error('the control connection is not accepted')
+      if (kind !== kinds.cancel && kind !== kinds.goodbye) throw new ProtocolError(`a frame of kind ${kind} on the control connection`)
+      this.stopping.abort(new Cancelled('the parent asks for it'))
     }
   }
 }
@@ -93,7 +103,7 @@ export async function main(entries, name = 'node') {
     if (!Object.hasOwn(entries, entry)) throw new Failed('spec', 'unknown-entry', `no entry "${entry}"; there are ${Object.keys(entries).join(', ')}`)
     run = await entries[entry](args)
   } catch (e) {
-    await parent.fail(e instanceof Failed ? e : new Failed('ready', 'error', e.message)).catch(() => {})
+    await parent.fail(e instanceof Failed ? e : new Failed('ready', 'error', e.message))
     exit(e.message)
   }
   let [status, reason] = [0, '']
@@ -113,31 +123,40 @@ export async function main(entries, name = 'node') {
 
 // --- 6: peers ---
 
-// peer makes the handshake with a peer that has the same key. It returns the Channel, and who the peer says that it is.
+// peer makes the handshake with a peer that has the same key. It returns the Channel, and who the peer says that it is. A program
+// that both dials and accepts gives the same id to both.
 export async function peer(socket, key, dialer, id = randomBytes(16).toString('hex'), name = 'node') {
   if (key.length < 16) throw new Error('a key has at least 16 bytes')
   const channel = new Channel(socket)
-  const limit = setTimeout(() => socket.destroy(), 10_000)
-  const mine = encode({ versions, id, name, pid: process.pid, nonce: randomBytes(32), auth: 'key' })
+  const greet = { versions, id, name, pid: process.pid, nonce: randomBytes(32), auth: 'key' }
+  return [channel, await prove(channel, key, dialer, encode(greet))]
+}
+
+export async function prove(channel, key, dialer, mine) {
+  const limit = setTimeout(() => channel.socket.destroy(), 10_000)
+  const ours = decodeMap(mine, GREET)
   try {
     await channel.write(kinds.greet, mine)
     const theirs = await channel.expect(kinds.greet)
     const greet = decodeMap(theirs, GREET)
-    if (greet.auth !== 'key' || greet.id === id) throw new ProtocolError("the other side knows no key, or has this side's own id")
-    if (greet.versions[0] > versions[1] || greet.versions[1] < versions[0]) {
-      throw new Failed('auth', 'version', 'no common protocol version', { versions })
+    if (greet.id === ours.id || greet.auth !== ours.auth) {
+      throw new ProtocolError("the other side has this side's own id, or another way to prove itself")
+    }
+    if (greet.versions[0] > ours.versions[1] || greet.versions[1] < ours.versions[0]) {
+      throw new Failed('auth', 'version', 'no common protocol version', { versions: ours.versions })
     }
     const greets = dialer ? [mine, theirs] : [theirs, mine]
     const proofs = ['dialer', 'acceptor'].map((side) => mac(key, `spawnwire proof ${side}`, ...greets))
     await channel.write(kinds.proof, encode(proofs[dialer ? 0 : 1]))
     const proof = decode(await channel.expect(kinds.proof))
-    if (!(proof instanceof Uint8Array) || !same(proof, proofs[dialer ? 1 : 0])) throw new BadMAC('the other side does not know the key')
+    if (!(proof instanceof Uint8Array)) throw new ProtocolError('not a proof')
+    if (!same(proof, proofs[dialer ? 1 : 0])) throw new BadMAC('the other side does not know the key')
     channel.authenticated()
     channel.open()
-    return [channel, greet]
+    return greet
   } catch (e) {
-    if (e instanceof ProtocolError) await channel.fail(new Failed('auth', 'refused', 'not accepted')).catch(() => {})
-    else if (e.body?.versions) await channel.fail(e).catch(() => {})
+    if (e instanceof ProtocolError) await channel.fail(new Failed('auth', 'refused', 'not accepted'))
+    else if (e.body?.versions) await channel.fail(e) // this side's own
     throw e
   } finally {
     clearTimeout(limit)

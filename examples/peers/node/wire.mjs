@@ -3,7 +3,7 @@ import { createHash, createHmac, timingSafeEqual } from 'node:crypto'
 import net from 'node:net'
 import tls from 'node:tls'
 import { setTimeout as pause } from 'node:timers/promises'
-import { ProtocolError, decode, decodeMap, decodeMessage, encode, FAILED } from './strict.mjs'
+import { CANCEL, FAILED, GOODBYE, ProtocolError, decode, decodeMap, decodeMessage, encode } from './strict.mjs'
 
 export const kinds = {
   message: 0x01, raw: 0x02,
@@ -11,7 +11,7 @@ export const kinds = {
   cancel: 0x20, goodbye: 0x21, ping: 0x22, pong: 0x23,
 }
 const known = new Set(Object.values(kinds))
-const before = 65536 // the limits of a frame before the other side is known, and after (2.2)
+const before = 65536 // the largest n of a frame before the other side is known, and after (2.2)
 const after = 16 << 20
 
 export class Gone extends Error {} // the stream ended without a goodbye: the other side has crashed, or was cut off
@@ -56,16 +56,19 @@ export function unseal(key, label, body, ...before) {
   return sealed[0]
 }
 
-// --- 2.1: addresses ---
+// --- 2.1, 2.5: addresses ---
 
-// split returns what net.connect and net.listen take, and the pin of a tls address.
+const host = String.raw`\[[0-9A-Fa-f:.]+(?:%[^\]]+)?\]|[0-9A-Za-z._-]+`
+const port = '0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]'
+const network = new RegExp(`^(tcp|tls)://(${host}):(${port})(?:#([0-9A-Fa-f]{64}))?$`)
+
+// split returns what net.connect and net.listen take, and the pin of tls.
 export function split(address) {
-  const [, uds] = /^uds:\/\/([/@].*)$/s.exec(address) ?? []
-  if (uds) return { path: uds[0] === '@' ? `\0${uds.slice(1)}` : uds }
-  const [, scheme, host, port, pin] = /^(tcp|tls):\/\/(.+):(\d+)(?:#(.*))?$/.exec(address) ?? []
-  if (!scheme || (scheme === 'tcp' && pin !== undefined)) throw new Error('no address that this program knows')
-  if (scheme === 'tls' && !/^[0-9a-fA-F]{64}$/.test(pin)) {
-    throw new Error('an address of tls needs the fingerprint of the certificate: tls://host:port#<64 hex>')
+  const uds = /^uds:\/\/(?:(\/[^\0]*)|@([^\0]+))$/.exec(address)
+  if (uds) return { path: uds[1] ?? `\0${uds[2]}` }
+  const [, scheme, host, port, pin] = network.exec(address) ?? []
+  if (!scheme || (scheme === 'tls') !== (pin !== undefined)) { // without a pin there is nothing to know the server by (2.5)
+    throw new Error('not uds:///path, uds://@name, tcp://host:port or tls://host:port#<64 hex>')
   }
   return { host: host.replace(/^\[(.*)\]$/, '$1'), port: Number(port), noDelay: true, pin }
 }
@@ -166,8 +169,9 @@ export class Channel {
     return body
   }
 
+  // fail tells the other side why this one gives up, if it still listens.
   async fail(failed) {
-    await this.write(kinds.failed, encode(failed.body))
+    await this.write(kinds.failed, encode(failed.body)).catch(() => {})
     this.socket.destroySoon()
   }
 
@@ -192,8 +196,8 @@ export class Channel {
       if (kind === kinds.message) return decodeMessage(body)
       if (kind === kinds.raw) return new Raw(body)
       if (kind === kinds.ping && body.length <= 64) await this.write(kinds.pong, body)
-      else if (kind === kinds.cancel) this.stopping.abort(new Cancelled(decodeMap(body).reason))
-      else if (kind === kinds.goodbye) throw new Goodbye(decodeMap(body).reason)
+      else if (kind === kinds.cancel) this.stopping.abort(new Cancelled(decodeMap(body, CANCEL).reason))
+      else if (kind === kinds.goodbye) throw new Goodbye(decodeMap(body, GOODBYE).reason)
       else if (kind !== kinds.pong) throw new ProtocolError(`a frame of kind ${kind}, which has no place here`)
     }
   }

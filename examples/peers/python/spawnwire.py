@@ -7,7 +7,7 @@ import hmac, os, re, secrets, select, selectors, socket, ssl, sys, threading, ti
 import cbor2
 import strict
 from strict import ProtocolError, decode, decode_map, decode_spec
-from wire import (ATTACH, CANCEL, GOODBYE, GREET, HELLO, PROOF, READY, SPEC, WELCOME, AFTER,
+from wire import (ATTACH, CANCEL, FAILED, GOODBYE, GREET, HELLO, PROOF, READY, SPEC, WELCOME, AFTER,
                   BadMAC, Cancelled, Channel, Failed, Gone, Goodbye, Raw, dial, mac, seal, split, unseal)
 
 INIT = time.monotonic_ns()
@@ -16,25 +16,24 @@ VERSIONS = [1, 1]
 
 # --- 3 and 4: a child ---
 
+def take_ticket(text):
+    fields = text.split(" ", 3)
+    if len(fields) != 4 or fields[0] != "1" or not strict.is_id(fields[1]) or not re.fullmatch("[0-9a-fA-F]{64}", fields[2]):
+        raise ValueError("there is no ticket of a Spawnwire parent in the environment, or a bad one")
+    split(fields[3])
+    return fields[1], bytes.fromhex(fields[2]), fields[3]
+
+
 class Parent(Channel):
     """A child's connection to its parent, who has proved who it is. spec has the orders."""
 
-    def __init__(self, name):
-        self.timings = {"init": INIT, "main": time.monotonic_ns()}
-        ticket = os.environ.pop("SPAWNWIRE_TICKET", "").split(" ", 3)  # so that no program started from here sees it
-        if len(ticket) != 4 or ticket[0] != "1" or not re.fullmatch("[0-9a-fA-F]{64}", ticket[2]):
-            raise ValueError("there is no ticket of a Spawnwire parent in the environment, or a bad one")
-        _, self.id, secret, self.address = ticket
-        secret = bytes.fromhex(secret)
-        super().__init__(dial(self.address))
+    def __init__(self, sock, secret, hello):
+        """Sends the hello and returns when the parent is proved to know the secret and its orders are good."""
+        super().__init__(sock)
         self.cancelled, (self.wake, woken) = None, socket.socketpair()
         self.input = selectors.DefaultSelector()
-        self.input.register(self.sock, selectors.EVENT_READ)
+        self.input.register(sock, selectors.EVENT_READ)
         self.input.register(woken, selectors.EVENT_READ)
-        self.timings["connected"] = time.monotonic_ns()
-        hello = seal(secret, "spawnwire hello", cbor2.dumps({
-            "versions": VERSIONS, "id": self.id, "name": name, "pid": os.getpid(), "nonce": secrets.token_bytes(32),
-            "features": ["control"]}))
         self.write(HELLO, hello)
         welcome = self.expect(WELCOME)
         m = decode_map(unseal(secret, "spawnwire welcome", welcome, hello), strict.WELCOME)
@@ -43,13 +42,26 @@ class Parent(Channel):
         self.limit = AFTER
         self.session = mac(secret, "spawnwire session", hello, welcome) if "control" in m.get("features", ()) else None
         orders = unseal(secret, "spawnwire spec", self.expect(SPEC), hello, welcome)
-        self.timings["accepted"] = time.monotonic_ns()
         try:
             self.spec = decode_spec(orders)
         except ProtocolError as e:
             failed = Failed("spec", "bad-spec", str(e))
             self.fail(failed)
             raise failed from None
+
+    @classmethod
+    def join(cls, name):
+        """Joins the parent that started this process."""
+        timings = {"init": INIT, "main": time.monotonic_ns()}
+        id, secret, address = take_ticket(os.environ.pop("SPAWNWIRE_TICKET", ""))  # no program started from here sees it
+        sock = dial(address)
+        timings["connected"] = time.monotonic_ns()
+        parent = cls(sock, secret, seal(secret, "spawnwire hello", cbor2.dumps({
+            "versions": VERSIONS, "id": id, "name": name, "pid": os.getpid(), "nonce": secrets.token_bytes(32),
+            "features": ["control"]})))
+        timings["accepted"] = time.monotonic_ns()
+        parent.timings, parent.id, parent.address = timings, id, address
+        return parent
 
     def ready(self):
         self.write(READY, cbor2.dumps({"timings": self.timings}))
@@ -83,10 +95,12 @@ class Parent(Channel):
         control.write(ATTACH, seal(self.session, "spawnwire attach",
                                    cbor2.dumps({"id": self.id, "nonce": secrets.token_bytes(32)})))
         while True:
-            kind, body = control.read()
-            if kind not in (CANCEL, GOODBYE):
+            kind, _ = control.read()
+            if kind == FAILED:
                 raise OSError("the control connection is not accepted")
-            self.cancelled = Cancelled(decode_map(body).get("reason", ""))
+            if kind not in (CANCEL, GOODBYE):
+                raise ProtocolError(f"a frame of kind {kind:#04x} on the control connection")
+            self.cancelled = Cancelled("the parent asks for it")
             self.wake.send(b"!")  # ends wait
 
 
@@ -94,7 +108,7 @@ def main(entries, name="python"):
     """Is a child from its first to its last moment (4.6). An entry is a function that gets the arguments in the spec, may
     fail, and returns the function that runs with the Parent, once that knows that the child is ready."""
     try:
-        parent = Parent(name)
+        parent = Parent.join(name)
     except (Gone, Failed, ProtocolError, OSError, ValueError) as e:
         sys.exit(f"cannot join the parent: {e}")
     entry = parent.spec.get("entry", "")
@@ -126,21 +140,27 @@ def main(entries, name="python"):
 # --- 6: peers ---
 
 def peer(sock, key, dialer, id=None, name="python"):
-    """Makes the handshake with a peer that has the same key. Returns the Channel, and who the peer says that it is."""
+    """Makes the handshake with a peer that has the same key. Returns the Channel, and who the peer says that it is. A
+    program that both dials and accepts gives the same id to both."""
     if len(key) < 16:
         raise ValueError("a key has at least 16 bytes")
-    channel, id = Channel(sock), id or secrets.token_hex(16)
+    greet = {"versions": VERSIONS, "id": id or secrets.token_hex(16), "name": name, "pid": os.getpid(),
+             "nonce": secrets.token_bytes(32), "auth": "key"}
+    channel = Channel(sock)
+    return channel, prove(channel, key, dialer, cbor2.dumps(greet))
+
+
+def prove(channel, key, dialer, mine):
     channel.deadline = time.monotonic() + 10
-    mine = cbor2.dumps({"versions": VERSIONS, "id": id, "name": name, "pid": os.getpid(),
-                        "nonce": secrets.token_bytes(32), "auth": "key"})
+    ours = decode_map(mine, strict.GREET)
     try:
         channel.write(GREET, mine)
         theirs = channel.expect(GREET)
         greet = decode_map(theirs, strict.GREET)
-        if greet["auth"] != "key" or greet["id"] == id:
-            raise ProtocolError("the other side knows no key, or has this side's own id")
-        if greet["versions"][0] > VERSIONS[1] or greet["versions"][1] < VERSIONS[0]:
-            raise Failed("auth", "version", "no common protocol version", versions=VERSIONS)
+        if greet["id"] == ours["id"] or greet["auth"] != ours["auth"]:
+            raise ProtocolError("the other side has this side's own id, or another way to prove itself")
+        if greet["versions"][0] > ours["versions"][1] or greet["versions"][1] < ours["versions"][0]:
+            raise Failed("auth", "version", "no common protocol version", versions=ours["versions"])
         greets = (mine, theirs) if dialer else (theirs, mine)
         proofs = [mac(key, f"spawnwire proof {side}", *greets) for side in ("dialer", "acceptor")]
         channel.write(PROOF, cbor2.dumps(proofs[0 if dialer else 1]))
@@ -150,8 +170,9 @@ def peer(sock, key, dialer, id=None, name="python"):
         channel.fail(Failed("auth", "refused", "not accepted"))
         raise
     except Failed as failed:
-        if failed.body["code"] == "version": channel.fail(failed)
+        if "versions" in failed.body:  # this side's own
+            channel.fail(failed)
         raise
     channel.deadline, channel.limit, channel.skippable = None, AFTER, None
-    sock.settimeout(None)
-    return channel, greet
+    channel.sock.settimeout(None)
+    return greet

@@ -1,14 +1,14 @@
 """MACs, addresses and frames: sections 2, 4.1 and 5 of docs/PROTOCOL.md."""
-import fcntl, hashlib, hmac, re, socket, ssl, struct, termios, threading, time
+import fcntl, hashlib, hmac, socket, ssl, struct, termios, threading, time
 import cbor2
 import strict
-from strict import ProtocolError, decode, decode_map
+from strict import ProtocolError, decode, decode_map, split
 
 MESSAGE, RAW = 0x01, 0x02
 HELLO, WELCOME, SPEC, READY, FAILED, GREET, PROOF, ATTACH = range(0x10, 0x18)
 CANCEL, GOODBYE, PING, PONG = range(0x20, 0x24)
 KINDS = {MESSAGE, RAW, *range(0x10, 0x18), *range(0x20, 0x24)}
-BEFORE, AFTER = 65536, 16 << 20  # the limits of a frame before the other side is known, and after (2.2)
+BEFORE, AFTER = 65536, 16 << 20  # the largest n of a frame before the other side is known, and after (2.2)
 
 
 class Gone(Exception): "The stream ended without a goodbye: the other side has crashed, or was cut off."
@@ -49,21 +49,7 @@ def unseal(key, label, body, *before):
     return sealed[0]
 
 
-# --- 2.1: addresses ---
-
-def split(address):
-    """Splits an address into its scheme and what socket.connect takes; of tls also the pin."""
-    scheme, _, rest = address.partition("://")
-    if scheme == "uds" and rest[:1] in ("/", "@"):
-        return scheme, "\0" + rest[1:] if rest[0] == "@" else rest, None
-    target, _, pin = rest.partition("#")
-    host, _, port = target.rpartition(":")
-    if scheme == "tls" and not re.fullmatch("[0-9a-fA-F]{64}", pin):
-        raise ValueError("an address of tls needs the fingerprint of the certificate: tls://host:port#<64 hex>")
-    if scheme not in ("tcp", "tls") or scheme == "tcp" and pin or not (host and port.isdecimal()):
-        raise ValueError("no address that this program knows")
-    return scheme, (host.strip("[]"), int(port)), pin
-
+# --- 2.1, 2.5: addresses ---
 
 def dial(address):
     scheme, target, pin = split(address)
@@ -169,9 +155,9 @@ class Channel:
             if kind == PING and len(body) <= 64:
                 self.write(PONG, body)
             elif kind == CANCEL:
-                raise Cancelled(decode_map(body).get("reason", ""))
+                raise Cancelled(decode_map(body, strict.CANCEL).get("reason", ""))
             elif kind == GOODBYE:
-                raise Goodbye(decode_map(body).get("reason", ""))
+                raise Goodbye(decode_map(body, strict.GOODBYE).get("reason", ""))
             elif kind != PONG:
                 raise ProtocolError(f"a frame of kind {kind:#04x}, which has no place here")
 
