@@ -35,7 +35,7 @@ func Node(ctx context.Context, dir, interpreter string) (string, error) {
 	if interpreter == "" {
 		interpreter = "node"
 	}
-	path, err := runs(ctx, dir, interpreter, "--input-type=module", "-e", "import 'cbor-x'")
+	path, err := runs(ctx, dir, interpreter, "-e", "import('cbor-x').catch((e) => { console.error(e.message); process.exit(1) })")
 	if err != nil {
 		return "", fmt.Errorf("no Node.js with the package cbor-x; on Debian: apt-get install nodejs npm, and then npm --prefix %s ci: %w", dir, err)
 	}
