@@ -30,10 +30,7 @@ class Parent(Channel):
     def __init__(self, sock, secret, hello):
         """Sends the hello and returns when the parent is proved to know the secret and its orders are good."""
         super().__init__(sock)
-        self.cancelled, (self.wake, woken) = None, socket.socketpair()
-        self.input = selectors.DefaultSelector()
-        self.input.register(sock, selectors.EVENT_READ)
-        self.input.register(woken, selectors.EVENT_READ)
+        self.cancelled = None
         self.write(HELLO, hello)
         welcome = self.expect(WELCOME)
         m = decode_map(unseal(secret, "spawnwire welcome", welcome, hello), strict.WELCOME)
@@ -66,6 +63,10 @@ class Parent(Channel):
     def ready(self):
         self.write(READY, cbor2.dumps({"timings": self.timings}))
         self.skippable = None
+        self.wake, woken = socket.socketpair()
+        self.input = selectors.DefaultSelector()
+        self.input.register(self.sock, selectors.EVENT_READ)
+        self.input.register(woken, selectors.EVENT_READ)
         if self.session:
             threading.Thread(target=self.watch, daemon=True).start()
 
