@@ -97,19 +97,19 @@ func TestChildOverTLS(t *testing.T) {
 	_, otherPin := selfSigned(t)
 	for _, test := range []struct {
 		name, pin string
-		cfg       tls.Config
+		cfg       *tls.Config
 		refused   string // what the child says, if it does not take the parent
 	}{
-		{"the pinned certificate", "#" + strings.ToUpper(pin), tls.Config{NextProtos: []string{"spawnwire/1"}}, ""},
-		{"another certificate", "#" + otherPin, tls.Config{NextProtos: []string{"spawnwire/1"}}, "certificate"},
-		{"no pin", "", tls.Config{NextProtos: []string{"spawnwire/1"}}, "tls://host:port#"},
-		{"another protocol", "#" + pin, tls.Config{}, "protocol"},
-		{"an older version", "#" + pin, tls.Config{NextProtos: []string{"spawnwire/1"}, MaxVersion: tls.VersionTLS12}, "cannot join"},
+		{"the pinned certificate", "#" + strings.ToUpper(pin), &tls.Config{NextProtos: []string{"spawnwire/1"}}, ""},
+		{"another certificate", "#" + otherPin, &tls.Config{NextProtos: []string{"spawnwire/1"}}, "certificate"},
+		{"no pin", "", &tls.Config{NextProtos: []string{"spawnwire/1"}}, "tls://host:port#"},
+		{"another protocol", "#" + pin, &tls.Config{}, "protocol"},
+		{"an older version", "#" + pin, &tls.Config{NextProtos: []string{"spawnwire/1"}, MaxVersion: tls.VersionTLS12}, "cannot join"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inEach(t, func(t *testing.T, l language) {
 				test.cfg.Certificates = []tls.Certificate{cert}
-				ln := tlsListener{listen(t, loopback), &test.cfg}
+				ln := tlsListener{listen(t, loopback), test.cfg}
 				b := newBare(t, ln, echoSpec(t))
 				ticket := strings.Replace(b.ticket, transport.AddrOf(ln.Addr()).String(), "tls://"+ln.Addr().String()+test.pin, 1)
 				p := l.start(t, []string{ticket}, l.child)
