@@ -142,6 +142,7 @@ type vectorAddress struct {
 	Abstract string `json:"abstract,omitempty"`
 	Host     string `json:"host,omitempty"`
 	Port     *int   `json:"port,omitempty"`
+	Pin      hexa   `json:"pin,omitempty"`
 }
 
 type refusedText struct {
@@ -431,6 +432,8 @@ func ticketVectors() ticketsFile {
 	secret := strings.Repeat("0123456789abcdef", 4)
 	raw, _ := hex.DecodeString(secret)
 	port := func(n int) *int { return &n }
+	certificate := counting(0xc0) // its SHA-256
+	pin := hex.EncodeToString(certificate)
 	f := ticketsFile{
 		About: []string{
 			"Tickets, as the environment variable has them (docs/PROTOCOL.md, section 3), and addresses (section 2.1).",
@@ -442,6 +445,7 @@ func ticketVectors() ticketsFile {
 			{"an address with spaces", "1 abc " + secret + " uds:///run/a  b/ x", "abc", raw, "uds:///run/a  b/ x"},
 			{"a secret in capitals", "1 abc " + strings.ToUpper(secret) + " tcp://127.0.0.1:7000", "abc", raw, "tcp://127.0.0.1:7000"},
 			{"every character that an id may have at its ends", "1 !-~ " + secret + " tcp://[::1]:7000", "!-~", raw, "tcp://[::1]:7000"},
+			{"TLS, with the certificate that the parent has", "1 abc " + secret + " tls://192.0.2.7:7000#" + pin, "abc", raw, "tls://192.0.2.7:7000#" + pin},
 			{"an id of 64 characters", "1 " + strings.Repeat("x", 64) + " " + secret + " uds://@n", strings.Repeat("x", 64), raw, "uds://@n"},
 		},
 		Addresses: []vectorAddress{
@@ -454,6 +458,9 @@ func ticketVectors() ticketsFile {
 			{Text: "tcp://[::1]:0", Scheme: "tcp", Host: "::1", Port: port(0)},
 			{Text: "tcp://[fe80::1%eth0]:80", Scheme: "tcp", Host: "fe80::1%eth0", Port: port(80)},
 			{Text: "tcp://My-host_1.example.org:65535", Scheme: "tcp", Host: "My-host_1.example.org", Port: port(65535)},
+			{Text: "tls://192.0.2.7:7000#" + pin, Scheme: "tls", Host: "192.0.2.7", Port: port(7000), Pin: certificate},
+			{Text: "tls://[2001:db8::1]:7000#" + pin, Scheme: "tls", Host: "2001:db8::1", Port: port(7000), Pin: certificate},
+			{Text: "tls://example.org:7000", Scheme: "tls", Host: "example.org", Port: port(7000)},
 		},
 	}
 	for _, r := range [][2]string{
@@ -471,6 +478,8 @@ func ticketVectors() ticketsFile {
 		{"a secret that is not hexadecimal", "1 abc x" + secret[1:] + " tcp://127.0.0.1:1"},
 		{"two spaces before the secret", "1 abc  " + secret + " tcp://127.0.0.1:1"},
 		{"no address", "1 abc " + secret + " "},
+		{"TLS with no pin", "1 abc " + secret + " tls://192.0.2.7:7000"},
+		{"TLS with a pin that is cut", "1 abc " + secret + " tls://192.0.2.7:7000#" + pin[1:]},
 		{"a bad address", "1 abc " + secret + " ftp://127.0.0.1:1"},
 	} {
 		f.RefusedTickets = append(f.RefusedTickets, refusedText{r[0], r[1], "bad-ticket"})
@@ -494,6 +503,13 @@ func ticketVectors() ticketsFile {
 		{"IPv6 with no brackets", "tcp://::1:7000"},
 		{"a host that is none", "tcp://a b:7000"},
 		{"something behind the port", "tcp://127.0.0.1:7000/x"},
+		{"a pin where there is no TLS", "tcp://127.0.0.1:7000#" + pin},
+		{"TLS with no port", "tls://192.0.2.7#" + pin},
+		{"a pin of no digits", "tls://192.0.2.7:7000#"},
+		{"a pin of 63 digits", "tls://192.0.2.7:7000#" + pin[1:]},
+		{"a pin of 66 digits", "tls://192.0.2.7:7000#" + pin + "00"},
+		{"a pin that is not hexadecimal", "tls://192.0.2.7:7000#x" + pin[1:]},
+		{"a pin of zeros", "tls://192.0.2.7:7000#" + strings.Repeat("0", 64)},
 	} {
 		f.RefusedAddresses = append(f.RefusedAddresses, refusedText{r[0], r[1], "bad-address"})
 	}
@@ -632,6 +648,9 @@ func TestTheVectorsTicketsAndAddressesAreUnderstood(t *testing.T) {
 			target = addr.Target
 		}
 		assert.Equal(t, target, addr.Target)
+		var pin [32]byte
+		copy(pin[:], want.Pin)
+		assert.Equal(t, pin, addr.Pin)
 	}
 	for _, r := range v.Tickets.RefusedAddresses {
 		_, err := transport.ParseAddr(r.Text)

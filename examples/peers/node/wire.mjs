@@ -60,7 +60,7 @@ export function unseal(key, label, body, ...before) {
 
 const host = String.raw`\[[0-9A-Fa-f:.]+(?:%[^\]]+)?\]|[0-9A-Za-z._-]+`
 const port = '0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]'
-const network = new RegExp(`^(tcp|tls)://(${host}):(${port})(?:#([0-9A-Fa-f]{64}))?$`)
+const network = new RegExp(`^(tcp|tls)://(${host}):(${port})(?:#((?!0{64})[0-9A-Fa-f]{64}))?$`)
 
 // split returns what net.connect and net.listen take, and the pin of tls.
 export function split(address) {

@@ -66,7 +66,7 @@ def split(address):
     """Splits an address (2.1) into its scheme, what socket.connect takes, and the pin of tls."""
     if m := re.fullmatch("uds://(?:(/[^\0]*)|@([^\0]+))", address, re.S):
         return "uds", m[1] or "\0" + m[2], None
-    if m := re.fullmatch(f"(tcp|tls)://({HOST}):({PORT})(?:#([0-9A-Fa-f]{{64}}))?", address):
+    if m := re.fullmatch(f"(tcp|tls)://({HOST}):({PORT})(?:#((?!0{{64}})[0-9A-Fa-f]{{64}}))?", address):
         if bool(m[4]) == (m[1] == "tls"):  # without a pin there is nothing to know the server by (2.5)
             return m[1], (m[2].strip("[]"), int(m[3])), m[4]
     raise ValueError("not uds:///path, uds://@name, tcp://host:port or tls://host:port#<64 hex>")
