@@ -334,7 +334,7 @@ func refusedVectors(t testing.TB, child childFile, peers peersFile) refusedFile 
 	greet := []byte(peers.DialerGreet.Body)
 	add("another auth", "auth-mismatch", gr, swap(greet, "\x63key", "\x64none"))
 	add("an auth that there is not", "auth-mismatch", gr, swap(greet, "\x63key", "\x65magic"))
-	add("no version in common", "version", gr, swap(greet, "\x82\x01\x01", "\x82\x02\x03"))
+	add("no version in common", "version", gr, swap(greet, "\x82\x01\x01", "\x82\x03\x04"))
 	add("the receiver's own id", "own-id", gr, swap(greet, "\x64left", "\x65right"))
 	add("versions from 0", "malformed", gr, swap(greet, "\x82\x01\x01", "\x82\x00\x01"))
 	add("a nonce of 31 bytes", "malformed", gr, swap(greet, "\x58\x20"+string(vectorGreets[0].Nonce), "\x58\x1f"+string(vectorGreets[0].Nonce[:31])))
