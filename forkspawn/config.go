@@ -65,6 +65,10 @@ type Config struct {
 	// HelloTimeout and MaxPending bound strangers on the socket; see handshake.ListenerConfig.
 	HelloTimeout time.Duration
 	MaxPending   int
+	// AllowOtherUsers lets in children that run as another user, and AllowOtherProcesses such as are neither the
+	// process that was started nor shown to descend from it. Both are about Unix sockets; see
+	// handshake.ListenerConfig, and docs/SECURITY.md.
+	AllowOtherUsers, AllowOtherProcesses bool
 	// Subreaper makes this process the reaper of what its children leave behind (Linux: PR_SET_CHILD_SUBREAPER in
 	// prctl(2)). What is left in a child's process group is killed in any case; a process that has left the
 	// group, as setsid(1) or a daemon does, becomes a child of this one then, and is killed when the

@@ -32,6 +32,7 @@ func TestOnParentGoneMayCloseTheConnection(t *testing.T) {
 	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
 	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: []byte(exampleSpec)})
 	require.NoError(t, err)
+	x.SetPID(0)
 	var p *Parent
 	closed := make(chan struct{})
 	p, err = join(ctx, ticket, joining{dial: ln.dial, cfg: JoinConfig{OnParentGone: func() {

@@ -73,11 +73,13 @@ func New(cfg Config) (*Spawner, error) {
 		return nil, err
 	}
 	s.peers, err = handshake.Listen(ln, handshake.ListenerConfig{
-		Identity:     handshake.Identity{Name: cfg.Name},
-		Limit:        cfg.Limit,
-		HelloTimeout: cfg.HelloTimeout,
-		MaxPending:   cfg.MaxPending,
-		Logger:       cfg.Logger,
+		Identity:            handshake.Identity{Name: cfg.Name},
+		Limit:               cfg.Limit,
+		HelloTimeout:        cfg.HelloTimeout,
+		MaxPending:          cfg.MaxPending,
+		AllowOtherUsers:     cfg.AllowOtherUsers,
+		AllowOtherProcesses: cfg.AllowOtherProcesses,
+		Logger:              cfg.Logger,
 	})
 	if err != nil {
 		ln.Close()

@@ -212,6 +212,7 @@ func raceOnce(t *testing.T, n network, round int, cancel, closes bool) {
 	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
 	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: []byte("run")})
 	require.NoError(t, err)
+	x.SetPID(0)
 
 	var all sync.WaitGroup
 	childSays := make(chan error, 1)

@@ -17,7 +17,7 @@
 //	defer x.Cancel()                                           // forgets the child; a peer that was taken lives on
 //	cmd.Env = append(cmd.Env, handshake.TicketEnv+"="+ticket.Encode())
 //	err = cmd.Start()
-//	x.SetPID(cmd.Process.Pid)                                  // optional: tells its refusal from a stranger's
+//	x.SetPID(cmd.Process.Pid)                                  // on a Unix socket nobody else is let in
 //
 //	peer, err := x.WaitForPeer(ctx)                            // ready, or an *Error that says how far it came
 //	defer peer.Close()

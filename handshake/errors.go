@@ -17,6 +17,13 @@ var (
 	// ErrForeignUser: the kernel says that the peer runs as another user.
 	ErrForeignUser = errors.New("the peer runs as another user")
 
+	// ErrForeignProcess: the kernel says that a child's hello, or its control connection, came from a process that is
+	// neither the child's own nor shown to descend from it.
+	ErrForeignProcess = errors.New("the peer is another process")
+
+	// ErrNoProcess: a child's hello came, and nobody said in time which process the child is; see Expected.SetPID.
+	ErrNoProcess = errors.New("SetPID was not called, so that nobody knows which process the child is")
+
 	// ErrRefused: the other side refused this one and does not say why.
 	ErrRefused = errors.New("refused")
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"os"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
@@ -39,6 +40,7 @@ func ExampleListener() {
 		log.Fatal(err)
 	}
 	defer x.Cancel()
+	x.SetPID(os.Getpid())          // cmd.Process.Pid
 	go child(ctx, ticket.Encode()) // exec.Cmd.Env = append(..., handshake.TicketEnv+"="+ticket.Encode())
 
 	peer, err := x.WaitForPeer(ctx)

@@ -27,10 +27,12 @@ type Expected struct {
 	spec []byte
 	tell func(Phase, time.Time) // OnPhase, or nil
 
-	ctx  context.Context // ends with Cancel; ends the conversation
-	stop context.CancelFunc
-	done chan struct{} // closed when peer or err is set
-	past chan struct{} // closed when the phase is beyond PhaseAuth, in which there is nothing to wait for but ourselves
+	ctx   context.Context // ends with Cancel; ends the conversation
+	stop  context.CancelFunc
+	done  chan struct{} // closed when peer or err is set
+	name  sync.Once
+	named chan struct{} // closed by the first SetPID
+	past  chan struct{} // closed when the phase is beyond PhaseAuth, in which there is nothing to wait for but ourselves
 
 	telling sync.Mutex // held from the start of a phase until tell has returned, so that they are told in order
 
@@ -68,6 +70,7 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 	x := &Expected{
 		l: l, id: e.ID, spec: e.Spec, tell: e.OnPhase, secret: &e.Secret,
 		done:  make(chan struct{}),
+		named: make(chan struct{}),
 		past:  make(chan struct{}),
 		phase: PhaseConnect,
 		since: map[Phase]time.Time{PhaseConnect: time.Now()},
@@ -104,10 +107,15 @@ func (x *Expected) WaitForPeer(ctx context.Context) (*Peer, error) {
 // Done is closed when WaitForPeer would return at once.
 func (x *Expected) Done() <-chan struct{} { return x.done }
 
-// SetPID tells which process the child is, once it is started. On Unix sockets the kernel tells the
-// pid of whoever connects, so that a refusal of this process can be told from a refusal of a stranger.
-// A pid below 1 says nothing.
+// SetPID tells which process the child is, once it is started, and is called before that process is reaped. On Unix sockets
+// the kernel tells the pid of whoever connects, so that a refusal of this process can be told from a refusal of a stranger,
+// and a hello is let in from this process and its descendants alone (see ListenerConfig.AllowOtherProcesses). A hello
+// that is faster waits for this call, for HelloTimeout at most; then the wait for the child ends with [ErrNoProcess].
+//
+// A pid below 1 says that the child is no process whose number the kernel would tell: then its secret, and the user that
+// it runs as, are all that is asked for.
 func (x *Expected) SetPID(pid int) {
+	defer x.name.Do(func() { close(x.named) }) // last: what follows tells of the phase before
 	if pid < 1 {
 		return // 0 is the pid of everybody of whom the kernel does not tell it
 	}
@@ -313,10 +321,8 @@ func (x *Expected) resolve(peer *Peer, err error) bool {
 
 // wipe forgets the secret. The caller holds x.mu.
 func (x *Expected) wipe() {
-	if x.secret != nil {
-		*x.secret = Secret{}
-		x.secret = nil
-	}
+	x.secret.wipe()
+	x.secret = nil
 }
 
 // contextError says how a context has ended and why, for errors.Is to find both.

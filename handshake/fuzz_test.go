@@ -225,7 +225,8 @@ func FuzzAttach(f *testing.F) {
 		requireProof(t, transport.KindAttach, b, session, labelAttach)
 		require.Same(t, ch, p.control)
 		require.Equal(t, Held{}, l.Held(), "a session key serves one attach")
-		p.control, p.attach = nil, make(chan struct{}) // for the next one
+		key := Secret(session)
+		p.control, p.attach, p.session = nil, make(chan struct{}), &key // for the next one
 		l.addSession(p)
 	})
 }

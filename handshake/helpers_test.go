@@ -99,12 +99,14 @@ func overUnix(t testing.TB, cfg handshake.ListenerConfig) *handshake.Listener {
 	return listen(t, networks[0], cfg)
 }
 
-// expect registers a child and returns the ticket that it would be started with.
+// expect registers a child and returns the ticket that it would be started with. Which process it is does not matter
+// unless the test calls SetPID again.
 func expect(t testing.TB, l *handshake.Listener, spec []byte) (*handshake.Expected, handshake.Ticket) {
 	t.Helper()
 	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
 	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: spec})
 	require.NoError(t, err)
+	x.SetPID(0)
 	t.Cleanup(x.Cancel)
 	return x, ticket
 }

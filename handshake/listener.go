@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spawnwire/spawnwire/transport"
-	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
 // Defaults of ListenerConfig.
@@ -36,9 +35,13 @@ type ListenerConfig struct {
 	// children expected if that is more; 0 means DefaultMaxPending. One more drops the oldest of them, so
 	// that strangers cannot shut a child out.
 	MaxPending int
-	// AllowAnyUser accepts children of other users of the machine on Unix sockets. Otherwise a
-	// connection from another user is refused where the kernel tells (see uds.PeerCred).
-	AllowAnyUser bool
+	// AllowOtherUsers accepts children that run as other users of the machine on Unix sockets. Otherwise a connection
+	// of any user but this process's own, root among them, is refused where the kernel tells (see uds.PeerCred).
+	AllowOtherUsers bool
+	// AllowOtherProcesses accepts a child's hello, and its control connection, from whatever process knows its secret.
+	// Otherwise on Unix sockets, where the kernel tells, it must be the process that SetPID was
+	// called with, or one that is shown to descend from it (see uds.PeerDescends): a wrapper may start the child.
+	AllowOtherProcesses bool
 	// Logger gets a line for each refused connection and each failing accept; nil logs nothing.
 	Logger *slog.Logger
 }
@@ -224,32 +227,44 @@ func (l *Listener) resumeAccept() []chan struct{} {
 
 // pending is a connection that has not said who it is.
 type pending struct {
-	conn    net.Conn
-	element *list.Element
-	drop    context.CancelCauseFunc
-	pid     int           // 0 when it is not known
-	noted   chan struct{} // closed when the child whose it is has been told of it
-	done    chan struct{} // closed when it is no longer pending
-	over    bool          // done is closed
+	conn     net.Conn
+	accepted time.Time
+	element  *list.Element
+	drop     context.CancelCauseFunc
+	pid      int           // 0 when it is not known
+	proved   bool          // it knows a child's secret, and waits to be told which process the child is
+	noted    chan struct{} // closed when the child whose it is has been told of it
+	done     chan struct{} // closed when it is no longer pending
+	over     bool          // done is closed
 }
 
 // addPending counts a connection among those that have not said who they are, and drops the oldest
 // when they are too many. The context ends when this one is dropped.
 func (l *Listener) addPending(conn net.Conn) (context.Context, *pending) {
 	ctx, drop := context.WithCancelCause(l.ctx)
-	p := &pending{conn: conn, drop: drop, noted: make(chan struct{}), done: make(chan struct{})}
+	p := &pending{conn: conn, accepted: time.Now(), drop: drop, noted: make(chan struct{}), done: make(chan struct{})}
 	l.mu.Lock()
 	p.element = l.pending.PushBack(p)
 	var oldest *pending
 	limit := max(l.cfg.MaxPending, 2*len(l.expected)) // a mass start is no attack
 	if l.pending.Len() > limit {
-		oldest = l.pending.Remove(l.pending.Front()).(*pending)
+		oldest = l.pending.Remove(l.leastWorth()).(*pending)
 	}
 	l.mu.Unlock()
 	if oldest != nil {
 		oldest.drop(fmt.Errorf("more than %d connections without a hello, and this is the oldest", limit))
 	}
 	return ctx, p
+}
+
+// leastWorth returns the oldest of the pending connections, before those that know a secret. The caller holds l.mu.
+func (l *Listener) leastWorth() *list.Element {
+	for e := l.pending.Front(); e != nil; e = e.Next() {
+		if !e.Value.(*pending).proved {
+			return e
+		}
+	}
+	return l.pending.Front()
 }
 
 // removePending may be called more than once.
@@ -269,6 +284,12 @@ func (l *Listener) setPendingPID(p *pending, pid int) {
 	l.mu.Unlock()
 }
 
+func (l *Listener) setPendingProved(p *pending) {
+	l.mu.Lock()
+	p.proved = true
+	l.mu.Unlock()
+}
+
 // pendingOf returns those of a process, and those that may be; 0 is one that is not known.
 func (l *Listener) pendingOf(pid int) (list []*pending) {
 	l.mu.Lock()
@@ -279,27 +300,4 @@ func (l *Listener) pendingOf(pid int) (list []*pending) {
 		}
 	}
 	return list
-}
-
-// credentials returns the pid of the process at the other end, 0 where the kernel does not tell, and
-// refuses other users.
-func (l *Listener) credentials(conn net.Conn) (pid int, err error) {
-	cred, err := uds.PeerCred(conn)
-	switch {
-	case errors.Is(err, uds.ErrNotUnix), errors.Is(err, errors.ErrUnsupported):
-		return 0, nil
-	case err != nil:
-		return 0, err
-	case l.cfg.AllowAnyUser:
-		return cred.PID, nil
-	}
-	return cred.PID, checkUser(cred)
-}
-
-// checkUser refuses a peer that does not run as this process's own user.
-func checkUser(cred uds.Cred) error {
-	if uid := uint32(os.Geteuid()); cred.UID != uid {
-		return fmt.Errorf("%w: uid %d, want %d", ErrForeignUser, cred.UID, uid)
-	}
-	return nil
 }

@@ -16,10 +16,11 @@ type Peer struct {
 	Timings Timings // of a spawned child's start, as far as it told them
 
 	l       *Listener     // that accepted it; nil for a peer that nobody spawned
-	session *Secret       // keys the control connection; nil when there will be none
+	process *process      // that its control connection must come from; nil when it does not matter
 	attach  chan struct{} // closed when the control connection is there; nil when there will be none
 
 	mu      sync.Mutex // guards what follows; never held over input or output
+	session *Secret    // keys the control connection; wiped, and nil, when it is there, or there will be none
 	control *transport.Channel
 	cancel  *transport.Cancel // asked for before the control connection was there
 	closed  bool
@@ -50,6 +51,7 @@ func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
 		return ErrUnknownPeer
 	}
 	p.control = ch
+	p.wipe()
 	close(p.attach)
 	cancel := p.cancel
 	p.mu.Unlock()
@@ -114,5 +116,22 @@ func (p *Peer) end() (control *transport.Channel) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	p.wipe()
 	return p.control
+}
+
+// prove checks a proof with the session's key.
+func (p *Peer) prove(check func(key []byte) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.session == nil {
+		return ErrUnknownPeer
+	}
+	return check(p.session[:])
+}
+
+// wipe forgets the session's key. The caller holds p.mu.
+func (p *Peer) wipe() {
+	p.session.wipe()
+	p.session = nil
 }

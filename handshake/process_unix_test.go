@@ -233,7 +233,7 @@ func TestAnotherUsersProcessIsRefused(t *testing.T) {
 func TestAnotherUsersProcessIsLetInWhereThatIsAllowed(t *testing.T) {
 	requireRoot(t)
 	dir, exe := copyOfThisBinary(t)
-	l := listenForEveryone(t, dir, handshake.ListenerConfig{AllowAnyUser: true})
+	l := listenForEveryone(t, dir, handshake.ListenerConfig{AllowOtherUsers: true})
 	x, ticket := expect(t, l, []byte("orders"))
 	child := start(t, "child", asOtherUser(exe), handshake.TicketEnv+"="+ticket.Encode())
 	peer := wait(t, x)
@@ -306,6 +306,7 @@ func playStarvedParent(ctx context.Context) (err error) {
 		return err
 	}
 	defer x.Cancel()
+	x.SetPID(os.Getpid())
 
 	// From here on no descriptor is to be had: those below the limit are taken, whatever the runtime opens
 	// and closes. The child's own end, in this process, gets its one just before.

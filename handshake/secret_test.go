@@ -198,7 +198,7 @@ func TestARefusalOfTheChildsOwnProcessEndsTheWait(t *testing.T) {
 		requireJoinRefused(t, ticket)
 	})
 	t.Run("but not that of another process", func(t *testing.T) {
-		l := overUnix(t, handshake.ListenerConfig{})
+		l := overUnix(t, handshake.ListenerConfig{AllowOtherProcesses: true})
 		x, ticket := expect(t, l, nil)
 		x.SetPID(os.Getpid() + 1)
 		requireJoinRefused(t, wrong(ticket))

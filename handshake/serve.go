@@ -16,7 +16,8 @@ import (
 func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 	defer pending.drop(nil)
 	defer l.removePending(pending)
-	pid, err := l.credentials(conn)
+	from, err := l.origin(pending)
+	pid := from.pid
 	l.note(pid, nil)
 	close(pending.noted)
 	if err != nil {
@@ -43,13 +44,15 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 		case transport.KindHello:
 			var c *conversation
 			if c, err = l.checkHello(ch, pid, slices.Clone(f.Body)); err == nil {
-				c.x.accepted(conn)
-				l.removePending(pending)
-				c.finish()
-				return
+				l.setPendingProved(pending)
+				if err = c.admit(ctx, from); err == nil {
+					l.removePending(pending)
+					c.finish()
+					return
+				}
 			}
 		case transport.KindAttach:
-			if err = l.acceptAttach(ctx, ch, f.Body); err == nil {
+			if err = l.acceptAttach(ctx, ch, from, f.Body); err == nil {
 				return
 			}
 		default:
@@ -60,7 +63,8 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 		l.logRefusal(conn, pid, err)
 		switch {
 		case f.Kind == transport.KindAttach: // no part of the start
-		case errors.Is(err, ErrBadMAC): // checkHello has told the child in whose name it came
+		case errors.Is(err, ErrBadMAC), errors.Is(err, ErrForeignProcess), errors.Is(err, ErrNoProcess):
+			// The child in whose name it came has been told.
 		case errors.Is(err, ErrUnknownPeer):
 			l.note(pid, &Error{PhaseAuth, err})
 		default:
@@ -124,16 +128,17 @@ func (l *Listener) note(pid int, refused error) {
 
 // conversation is a child whose hello was found good.
 type conversation struct {
-	l     *Listener
-	x     *Expected
-	ch    *transport.Channel
-	hello hello
-	body  []byte // of the hello frame
-	key   Secret
+	l       *Listener
+	x       *Expected
+	ch      *transport.Channel
+	hello   hello
+	body    []byte   // of the hello frame
+	key     *Secret  // from when it is let in until the welcome is made, then wiped
+	process *process // from when it is let in; nil when it does not matter
 }
 
-// checkHello finds the child that a hello comes from and uses its secret up. A refusal is the
-// connection's alone: others, and the real child, are not disturbed.
+// checkHello finds the child that a hello comes from, as far as its secret tells. A refusal is the connection's alone: others, and
+// the real child, are not disturbed.
 func (l *Listener) checkHello(ch *transport.Channel, pid int, body []byte) (*conversation, error) {
 	s, err := open(transport.KindHello, body)
 	if err != nil {
@@ -152,43 +157,65 @@ func (l *Listener) checkHello(ch *transport.Channel, pid int, body []byte) (*con
 	if x == nil {
 		return nil, fmt.Errorf("%w: id %s", ErrUnknownPeer, h.ID)
 	}
-	key, err := x.use(func(key Secret) error { return s.verify(key[:], labelHello) })
-	if err != nil {
+	if err := x.prove(func(key []byte) error { return s.verify(key, labelHello) }); err != nil {
 		if errors.Is(err, ErrBadMAC) {
 			x.refuse(&Error{PhaseAuth, err}, pid)
 		}
 		return nil, fmt.Errorf("%w: id %s", err, h.ID)
 	}
-	x.enter(PhaseAuth)
-	return &conversation{l, x, ch, h, body, key}, nil
+	return &conversation{l: l, x: x, ch: ch, hello: h, body: body}, nil
 }
 
-// use checks a proof with the secret and, when it holds, takes the secret: the next hello in this
-// child's name is an unknown one.
-func (x *Expected) use(check func(Secret) error) (Secret, error) {
+// admit lets in a child whose hello was found good, if it comes from the child's process, and uses the secret up. Only what it
+// knows of the child is lost otherwise. ctx bounds the wait until it is known which process that is.
+func (c *conversation) admit(ctx context.Context, from origin) error {
+	var err error
+	if c.l.tellsProcess(from) {
+		c.process, err = c.x.awaitProcess(ctx)
+	}
+	switch {
+	case errors.Is(err, ErrNoProcess):
+		c.x.resolve(nil, &Error{PhaseAuth, err})
+	case err == nil:
+		if err = c.l.checkProcess(from, c.process); err != nil {
+			c.x.refuse(&Error{PhaseAuth, err}, from.pid)
+		} else if c.key = c.x.take(); c.key == nil {
+			err = ErrUnknownPeer
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: id %s", err, c.hello.ID)
+	}
+	c.x.enter(PhaseAuth)
+	c.x.accepted(from.conn)
+	return nil
+}
+
+// prove checks a proof with the secret. The lock is held meanwhile, so that nobody wipes it; the proof is of 64 KiB
+// at most.
+func (x *Expected) prove(check func(key []byte) error) error {
 	x.mu.Lock()
-	var key Secret
-	known := x.secret != nil
-	if known {
-		key = *x.secret
+	defer x.mu.Unlock()
+	if x.secret == nil {
+		return ErrUnknownPeer
 	}
-	x.mu.Unlock()
-	if !known {
-		return Secret{}, ErrUnknownPeer
-	}
-	if err := check(key); err != nil {
-		return Secret{}, err
-	}
+	return check(x.secret[:])
+}
+
+// take takes the secret, for its taker to wipe: the next hello in this child's name is an unknown one. It returns nil when
+// another hello was faster, or nobody waits for the child any more.
+func (x *Expected) take() *Secret {
 	x.l.mu.Lock()
 	defer x.l.mu.Unlock()
 	if x.l.expected[x.id] != x {
-		return Secret{}, ErrUnknownPeer // another hello was faster
+		return nil
 	}
 	delete(x.l.expected, x.id)
 	x.mu.Lock()
-	x.wipe()
-	x.mu.Unlock()
-	return key, nil
+	defer x.mu.Unlock()
+	key := x.secret
+	x.secret = nil
+	return key
 }
 
 // finish sends welcome and spec and waits for the child's answer. Its only bounds are those of
@@ -199,6 +226,7 @@ func (c *conversation) finish() {
 		Channel:  c.ch,
 		Identity: Identity{c.hello.ID, c.hello.Name, c.hello.PID},
 		l:        c.l,
+		process:  c.process,
 	}
 	if phase, err = c.talk(peer); err == nil {
 		c.x.enter(PhaseReady)
@@ -215,6 +243,7 @@ func (c *conversation) finish() {
 
 // talk returns the phase and the reason in which the conversation failed.
 func (c *conversation) talk(peer *Peer) (Phase, error) {
+	defer c.key.wipe()
 	ctx, ours := c.x.ctx, c.l.cfg.Versions
 	version, ok := ours.common(c.hello.Versions)
 	if !ok {
@@ -235,7 +264,7 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 		peer.session, peer.attach = sessionKey(key, c.body, welcomeBody), make(chan struct{})
 		c.l.addSession(peer)
 	}
-	c.key = Secret{}
+	c.key.wipe()
 	c.ch.SetLimit(c.l.cfg.Limit)
 	c.x.enter(PhaseSpec)
 	err := c.ch.WriteFrames(ctx,
@@ -283,7 +312,7 @@ func (l *Listener) forgetSession(p *Peer) {
 }
 
 // acceptAttach makes ch the control connection of the child that it proves to come from.
-func (l *Listener) acceptAttach(ctx context.Context, ch *transport.Channel, body []byte) error {
+func (l *Listener) acceptAttach(ctx context.Context, ch *transport.Channel, from origin, body []byte) error {
 	s, err := open(transport.KindAttach, body)
 	if err != nil {
 		return err
@@ -298,7 +327,10 @@ func (l *Listener) acceptAttach(ctx context.Context, ch *transport.Channel, body
 	if p == nil {
 		return fmt.Errorf("%w: control connection for id %s", ErrUnknownPeer, a.ID)
 	}
-	if err := s.verify(p.session[:], labelAttach); err != nil {
+	if err := p.prove(func(key []byte) error { return s.verify(key, labelAttach) }); err != nil {
+		return err
+	}
+	if err := l.checkProcess(from, p.process); err != nil {
 		return err
 	}
 	return p.attachControl(ctx, ch)

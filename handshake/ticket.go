@@ -29,6 +29,13 @@ func NewSecret() Secret {
 	return s
 }
 
+// wipe overwrites the secret; nil is one that was wiped.
+func (s *Secret) wipe() {
+	if s != nil {
+		clear(s[:])
+	}
+}
+
 // Format prints no secret.
 func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte("[secret]")) }
 

@@ -548,6 +548,7 @@ func expectVectors(t testing.TB, l *Listener) *Expected {
 	t.Helper()
 	x, err := l.Expect(Expectation{ID: vectorHello.ID, Secret: vectorSecret})
 	require.NoError(t, err)
+	x.SetPID(0)
 	return x
 }
 
@@ -659,7 +660,7 @@ func TestTheVectorsTicketsAndAddressesAreUnderstood(t *testing.T) {
 }
 
 func attachTo(l *Listener, ch *transport.Channel, body []byte) error {
-	return l.acceptAttach(context.Background(), ch, body)
+	return l.acceptAttach(context.Background(), ch, origin{}, body)
 }
 
 // vectorPeer is the vectors' child, which may attach its control connection.

@@ -19,32 +19,40 @@ type Cred struct {
 // The kernel took the note when the connection was made: on the accepting side it tells who called
 // connect(2), on the dialing side who called listen(2), for a socket pair who called socketpair(2).
 // That process may have handed its descriptor on since, and after its end its pid may belong to
-// another. So a uid or gid that fits is worth more than a pid that does.
+// another. So a uid or gid that fits is worth more than a pid that does. [PeerDescends] looks closer.
 //
 // conn is a [*net.UnixConn] or a type that embeds one. Any other is [ErrNotUnix]. PeerCred may be
 // called concurrently with everything else on conn.
-func PeerCred(conn net.Conn) (Cred, error) {
+func PeerCred(conn net.Conn) (cred Cred, err error) {
+	err = control(conn, func(fd int) (err error) {
+		cred, err = peerCred(fd)
+		return err
+	})
+	return cred, err
+}
+
+// control calls f with the descriptor of a Unix socket.
+func control(conn net.Conn, f func(fd int) error) error {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return Cred{}, notUnix(conn)
+		return notUnix(conn)
 	}
 	if _, ok := conn.LocalAddr().(*net.UnixAddr); !ok {
-		return Cred{}, notUnix(conn)
+		return notUnix(conn)
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return Cred{}, fmt.Errorf("uds: peer credentials: %w", err)
+		return fmt.Errorf("uds: peer credentials: %w", err)
 	}
-	var cred Cred
-	var credErr error
-	err = raw.Control(func(fd uintptr) { cred, credErr = peerCred(int(fd)) })
+	var ferr error
+	err = raw.Control(func(fd uintptr) { ferr = f(int(fd)) })
 	if err == nil {
-		err = credErr
+		err = ferr
 	}
 	if err != nil {
-		return Cred{}, fmt.Errorf("uds: peer credentials: %w", err)
+		return fmt.Errorf("uds: peer credentials: %w", err)
 	}
-	return cred, nil
+	return nil
 }
 
 func notUnix(conn net.Conn) error {

@@ -22,6 +22,9 @@ var (
 
 	// ErrNotUnix says that a connection is not a Unix socket's.
 	ErrNotUnix = errors.New("not a Unix socket connection")
+
+	// ErrNotDescendant says that a process is not shown to descend from another.
+	ErrNotDescendant = errors.New("not shown to be a descendant")
 )
 
 // PathError says that a socket's path or abstract name is longer than the platform can bind or
