@@ -1,5 +1,7 @@
 package handshake
 
+import "time"
+
 // Held counts what a Listener holds on to; all are 0 when nobody is expected, pending or attached.
 type Held struct{ Expected, ByPID, Sessions, Pending, Proved int }
 
@@ -14,3 +16,19 @@ func (l *Listener) Held() Held {
 	}
 	return held
 }
+
+// LogEveryRefusal gives each refused connection a line.
+func (l *Listener) LogEveryRefusal() {
+	l.refusals.mu.Lock()
+	defer l.refusals.mu.Unlock()
+	l.refusals.interval = 0
+}
+
+// Refusals counts refusals as a Listener does.
+type Refusals struct{ r *refusals }
+
+func NewRefusals() Refusals {
+	return Refusals{&refusals{interval: refusalInterval, tallies: make(map[cause]*tally)}}
+}
+
+func (r Refusals) Count(c string) (line bool, unlogged int) { return r.r.count(cause(c), time.Now()) }

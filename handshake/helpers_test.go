@@ -81,11 +81,12 @@ func overNetworks(t *testing.T, test func(*testing.T, network)) {
 	}
 }
 
-// listen starts a parent. The test's end closes it, and checks that it holds nothing then.
+// listen starts a parent, whose log has a line for each refusal. The test's end closes it, and checks that it holds nothing then.
 func listen(t testing.TB, n network, cfg handshake.ListenerConfig) *handshake.Listener {
 	t.Helper()
 	l, err := handshake.Listen(n.listen(t), cfg)
 	require.NoError(t, err)
+	l.LogEveryRefusal()
 	t.Cleanup(func() {
 		l.Close()
 		assert.Equal(t, handshake.Held{}, l.Held())
@@ -369,6 +370,7 @@ func (b *logbook) with(t testing.TB, n int, message string) []entry {
 
 const (
 	saysRefused      = "handshake: refused a connection"
+	saysRefusedMore  = "handshake: refused more connections"
 	saysAcceptFailed = "handshake: accept failed, trying again"
 	saysFailed       = "handshake: a child's handshake failed"
 )

@@ -42,7 +42,10 @@ type ListenerConfig struct {
 	// Otherwise on Unix sockets, where the kernel tells, it must be the process that SetPID was
 	// called with, or one that is shown to descend from it (see uds.PeerDescends): a wrapper may start the child.
 	AllowOtherProcesses bool
-	// Logger gets a line for each refused connection and each failing accept; nil logs nothing.
+	// Logger gets a line at level Warn for refused connections and for each failing accept; nil logs nothing. Of refusals for
+	// one cause the first has a line, and then one in ten seconds; its keys are "cause" (one of a dozen), "remote" (the
+	// address), "pid" (0 where the kernel does not tell), "reason", and "unlogged", how many with that cause had none since the last, if any.
+	// Close logs, by "cause", the "unlogged" that are left.
 	Logger *slog.Logger
 }
 
@@ -53,6 +56,8 @@ type Listener struct {
 	ln   net.Listener
 	log  *slog.Logger
 	self Identity
+
+	refusals refusals
 
 	ctx  context.Context // ends with Close, for the reason ErrClosed; ends every conversation
 	stop context.CancelCauseFunc
@@ -101,6 +106,7 @@ func Listen(ln net.Listener, cfg ListenerConfig) (*Listener, error) {
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
+	l.refusals = refusals{log: l.log, interval: refusalInterval, tallies: make(map[cause]*tally)}
 	l.ctx, l.stop = context.WithCancelCause(context.Background())
 	l.wg.Go(l.acceptLoop)
 	return l, nil
@@ -132,6 +138,7 @@ func (l *Listener) Close() error {
 		x.resolve(nil, &Error{x.Phase(), ErrClosed})
 	}
 	l.wg.Wait()
+	l.refusals.close()
 	return err
 }
 
@@ -252,7 +259,7 @@ func (l *Listener) addPending(conn net.Conn) (context.Context, *pending) {
 	}
 	l.mu.Unlock()
 	if oldest != nil {
-		oldest.drop(fmt.Errorf("more than %d connections without a hello, and this is the oldest", limit))
+		oldest.drop(&crowdedError{limit})
 	}
 	return ctx, p
 }

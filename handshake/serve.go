@@ -21,7 +21,7 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 	l.note(pid, nil)
 	close(pending.noted)
 	if err != nil {
-		l.logRefusal(conn, pid, err)
+		l.refusals.refused(conn, pid, err)
 		l.note(pid, &Error{PhaseHello, err})
 		conn.Close()
 		return
@@ -60,7 +60,7 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 		}
 	}
 	if l.ctx.Err() == nil {
-		l.logRefusal(conn, pid, err)
+		l.refusals.refused(conn, pid, err)
 		switch {
 		case f.Kind == transport.KindAttach: // no part of the start
 		case errors.Is(err, ErrBadMAC), errors.Is(err, ErrForeignProcess), errors.Is(err, ErrNoProcess):
@@ -97,10 +97,6 @@ func turnAway(ctx context.Context, ch *transport.Channel) {
 	}
 	ch.WriteFrames(ctx, refusal)
 	ch.CloseWith(ctx, 1, "")
-}
-
-func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
-	l.log.Warn("handshake: refused a connection", "remote", conn.RemoteAddr().String(), "pid", pid, "reason", err)
 }
 
 // note tells the expected child whose process has connected of that, or of why the connection was refused,
