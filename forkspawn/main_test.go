@@ -56,9 +56,15 @@ func TestMain(m *testing.M) {
 	forkspawn.Register("orders", orders)
 	forkspawn.Register("flood", flood)
 	forkspawn.Register("tree", tree)
+	for name, run := range moreEntries {
+		forkspawn.Register(name, run)
+	}
 	mainAlone(m)
 	spawntest.Main(m)
 }
+
+// moreEntries are those that files with a platform's name add.
+var moreEntries = map[string]forkspawn.Run{}
 
 // echo sends back what comes, messages and raw bytes by turns.
 func echo(ctx context.Context, p *forkspawn.Parent) error {

@@ -61,6 +61,8 @@ type ProcessAttr struct {
 	// prctl(2)); 0 is none. The calling goroutine must be locked to its thread then, and that must live
 	// as long as the child shall (golang/go#27505). Linux only; elsewhere it is ignored.
 	ParentDeathSignal syscall.Signal
+
+	ticket []byte // one more entry of Env, to be wiped by its owner; nil when Env has it
 }
 
 // resolve finds the program and the full arguments.
@@ -95,17 +97,21 @@ func programFromArgs() (string, error) {
 
 // environ returns the environment with one variable set.
 func (c Command) environ(key, value string) []string {
-	base := c.Env
-	if base == nil {
-		base = os.Environ()
+	return append(without(c.Env, key), key+"="+value)
+}
+
+// without returns the environment, or this process's own if that is nil, with one variable left out.
+func without(env []string, key string) []string {
+	if env == nil {
+		env = os.Environ()
 	}
-	env := make([]string, 0, len(base)+1)
-	for _, kv := range base {
+	kept := make([]string, 0, len(env)+1)
+	for _, kv := range env {
 		if !strings.HasPrefix(kv, key+"=") {
-			env = append(env, kv)
+			kept = append(kept, kv)
 		}
 	}
-	return append(env, key+"="+value)
+	return kept
 }
 
 // lastOfEach keeps the last of the entries with one key: a Go program takes the first that it is given,

@@ -108,7 +108,7 @@ func dirMissing(dir string) bool {
 func start(path string, args, env []string, fds [3]int, attr *ProcessAttr) (pid, pidfd int, err error) {
 	if vfork.Supported() {
 		pid, pidfd, err = vfork.Start(&vfork.Attr{
-			Path: path, Args: args, Env: env, Dir: attr.Dir, Files: fds,
+			Path: path, Args: args, Env: env, Secret: attr.ticket, Dir: attr.Dir, Files: fds,
 			OwnGroup: attr.OwnGroup, ParentDeathSignal: attr.ParentDeathSignal,
 		})
 		var verr *vfork.Error
@@ -117,6 +117,9 @@ func start(path string, args, env []string, fds [3]int, attr *ProcessAttr) (pid,
 		if !refused {
 			return pid, pidfd, err
 		}
+	}
+	if attr.ticket != nil {
+		env = append(env, string(attr.ticket))
 	}
 	return startMarked(path, args, env, fds, attr)
 }

@@ -103,15 +103,17 @@ func (b *boot) start(ctx context.Context) error {
 		return err
 	}
 	b.id = handshake.NewID()
-	ticket := handshake.Ticket{Addr: s.addr, ID: b.id, Secret: handshake.NewSecret()}
 	// Before the process can be there, so that it cannot come too early.
 	tell, started := b.onPhase()
 	defer started()
-	b.x, err = s.peers.Expect(handshake.Expectation{ID: b.id, Secret: ticket.Secret, Spec: spec, OnPhase: tell})
-	if err != nil {
+	expected := handshake.Expectation{ID: b.id, Spec: spec, OnPhase: tell}
+	if s.local != nil { // elsewhere nobody but the Listener keeps it
+		expected.Secret = handshake.NewSecret()
+	}
+	if b.x, err = s.peers.Expect(expected); err != nil {
 		return err
 	}
-	proc, streams, err := b.launch(ctx, ticket)
+	proc, streams, err := b.launch(ctx, handshake.Ticket{Addr: s.addr, ID: b.id, Secret: expected.Secret})
 	if err != nil {
 		b.x.Cancel()
 		return err
@@ -142,7 +144,7 @@ func (b *boot) onPhase() (tell func(handshake.Phase, time.Time), started func())
 	}, sync.OnceFunc(func() { close(told) })
 }
 
-// launch starts the process with its streams.
+// launch starts the process with its streams. The ticket's secret is that of an entry in this process, else zero.
 func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, streams, error) {
 	cfg := &b.s.cfg
 	if b.s.local != nil {
@@ -153,7 +155,12 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 		cmd.Env = b.s.reaper.mark(b.id, cmd)
 	}
 	attr := ProcessAttr{Command: cmd, Dir: b.spec.Dir, OwnGroup: true}
-	attr.Env = cmd.environ(handshake.TicketEnv, ticket.Encode())
+	attr.Env = without(cmd.Env, handshake.TicketEnv)
+	attr.ticket = b.x.AppendTicket([]byte(handshake.TicketEnv+"="), ticket.Addr)
+	defer clear(attr.ticket)
+	if cfg.Starter != nil {
+		attr.Env = append(attr.Env, string(attr.ticket))
+	}
 	if !cfg.NoParentDeathSignal {
 		attr.ParentDeathSignal = sigkill
 	}
@@ -164,7 +171,9 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 	}
 	start := func() (Process, error) {
 		if cfg.Starter != nil {
-			return cfg.Starter.Start(ctx, attr)
+			public := attr
+			public.ticket = nil
+			return cfg.Starter.Start(ctx, public)
 		}
 		p, err := StartProcess(attr)
 		if err != nil {

@@ -2,17 +2,19 @@ package handshake
 
 import (
 	"context"
-	"errors"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/spawnwire/spawnwire/transport"
 )
 
 // Expectation says which child is to come.
 type Expectation struct {
 	ID     string // unique; NewID draws one
-	Secret Secret // for this child alone; NewSecret draws one
+	Secret Secret // for this child alone; zero has Expect draw one, which AppendTicket tells
 	Spec   []byte // the encoded spec that the child gets; see package spawnspec
 
 	// OnPhase, if not nil, is called as the child enters each phase after PhaseConnect, in order and once
@@ -57,7 +59,7 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 		return nil, fmt.Errorf("handshake: Expectation.ID: %w", err)
 	}
 	if e.Secret == (Secret{}) {
-		return nil, errors.New("handshake: Expectation.Secret: empty")
+		rand.Read(e.Secret[:]) // never fails; see its documentation
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,6 +80,18 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 	x.ctx, x.stop = context.WithCancel(l.ctx)
 	l.expected[e.ID] = x
 	return x, nil
+}
+
+// AppendTicket appends the child's ticket, as [Ticket.Encode] writes it, for an address at which the Listener listens. With a
+// secret that Expect has drawn, what it returns is the only copy besides the Listener's own, which is wiped when it has been used,
+// or the wait has ended; the caller wipes its own. When that has happened it appends nothing.
+func (x *Expected) AppendTicket(b []byte, addr transport.Addr) []byte {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.secret == nil {
+		return b
+	}
+	return appendTicket(b, x.id, x.secret, addr)
 }
 
 // WaitForPeer waits until the child is ready and returns it. It fails when the child's handshake fails

@@ -278,11 +278,8 @@ func TestExpectationErrorsNameTheField(t *testing.T) {
 		_, err := l.Expect(handshake.Expectation{ID: id, Secret: handshake.NewSecret()})
 		require.ErrorContains(t, err, "Expectation.ID")
 	}
-	_, err := l.Expect(handshake.Expectation{ID: "x"})
-	require.ErrorContains(t, err, "Expectation.Secret")
-
 	x, ticket := expect(t, l, nil)
-	_, err = l.Expect(handshake.Expectation{ID: ticket.ID, Secret: handshake.NewSecret()})
+	_, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: handshake.NewSecret()})
 	require.ErrorContains(t, err, ticket.ID)
 	requireJoins(t, x, ticket)
 }

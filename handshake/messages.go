@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -117,21 +116,6 @@ func (b *byteString) UnmarshalCBOR(data []byte) error {
 // maxReason bounds what an error says of bytes that cannot be decoded, in bytes.
 const maxReason = 200
 
-// mac proves that whoever made it knows the key and saw the parts. Each part has its length in front,
-// so that no two lists of parts give the same input.
-func mac(key []byte, label string, parts ...[]byte) []byte {
-	h := hmac.New(sha256.New, key)
-	h.Write([]byte(label))
-	h.Write([]byte{0})
-	for _, p := range parts {
-		var n [4]byte
-		binary.LittleEndian.PutUint32(n[:], uint32(len(p)))
-		h.Write(n[:])
-		h.Write(p)
-	}
-	return h.Sum(nil)
-}
-
 // The labels keep a proof made for one purpose from being used for another.
 const (
 	labelHello    = "spawnwire hello"
@@ -171,7 +155,9 @@ func open(kind transport.Kind, body []byte) (sealed, error) {
 
 // sessionKey returns the key of a child's control connection.
 func sessionKey(secret, hello, welcome []byte) *Secret {
-	key := Secret(mac(secret, labelSession, hello, welcome))
+	sum := mac(secret, labelSession, hello, welcome)
+	defer clear(sum)
+	key := Secret(sum)
 	return &key
 }
 

@@ -101,9 +101,9 @@ func (r *refusals) count(c cause, now time.Time) (line bool, unlogged int) {
 	return true, unlogged
 }
 
-func (r *refusals) refused(conn net.Conn, pid int, err error) {
+func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
 	c := causeOf(err)
-	line, unlogged := r.count(c, time.Now())
+	line, unlogged := l.refusals.count(c, time.Now())
 	if !line {
 		return
 	}
@@ -111,7 +111,7 @@ func (r *refusals) refused(conn net.Conn, pid int, err error) {
 	if unlogged > 0 {
 		args = append(args, "unlogged", unlogged)
 	}
-	r.log.Warn("handshake: refused a connection", args...)
+	l.log.Warn("handshake: refused a connection", args...)
 }
 
 // close tells what had no line.

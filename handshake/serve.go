@@ -21,7 +21,7 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 	l.note(pid, nil)
 	close(pending.noted)
 	if err != nil {
-		l.refusals.refused(conn, pid, err)
+		l.logRefusal(conn, pid, err)
 		l.note(pid, &Error{PhaseHello, err})
 		conn.Close()
 		return
@@ -60,7 +60,7 @@ func (l *Listener) serve(ctx context.Context, conn net.Conn, pending *pending) {
 		}
 	}
 	if l.ctx.Err() == nil {
-		l.refusals.refused(conn, pid, err)
+		l.logRefusal(conn, pid, err)
 		switch {
 		case f.Kind == transport.KindAttach: // no part of the start
 		case errors.Is(err, ErrBadMAC), errors.Is(err, ErrForeignProcess), errors.Is(err, ErrNoProcess):

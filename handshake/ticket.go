@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spawnwire/spawnwire/transport"
@@ -72,8 +73,15 @@ func (e *TicketError) Error() string { return "handshake: " + TicketEnv + ": " +
 
 // Encode returns the ticket as TicketEnv carries it: "1", the id, the secret in hexadecimal and the
 // address, with one space between. The result holds the secret.
-func (t Ticket) Encode() string {
-	return ticketVersion + " " + t.ID + " " + hex.EncodeToString(t.Secret[:]) + " " + t.Addr.String()
+func (t Ticket) Encode() string { return string(appendTicket(nil, t.ID, &t.Secret, t.Addr)) }
+
+// appendTicket appends a ticket's text, with no other copy of the secret than that.
+func appendTicket(b []byte, id string, secret *Secret, addr transport.Addr) []byte {
+	at := addr.String()
+	b = slices.Grow(b, len(ticketVersion)+len(id)+2*len(secret)+len(at)+3)
+	b = append(append(b, ticketVersion+" "...), id...)
+	b = hex.AppendEncode(append(b, ' '), secret[:])
+	return append(append(b, ' '), at...)
 }
 
 // ParseTicket reads what Encode wrote. Its error is a [*TicketError].
@@ -105,14 +113,15 @@ func ParseTicket(s string) (Ticket, error) {
 }
 
 // TakeTicket reads this process's ticket from its environment and removes it there, so that children
-// of its own do not see it. It reports false when there is none: nobody spawned this process, or the
-// ticket was taken already.
+// of its own do not see it; on Linux also from /proc/pid/environ, where other processes of its user would. It reports false when
+// there is none: nobody spawned this process, or the ticket was taken already.
 func TakeTicket() (Ticket, bool, error) {
 	s, ok := os.LookupEnv(TicketEnv)
 	if !ok {
 		return Ticket{}, false, nil
 	}
 	os.Unsetenv(TicketEnv)
+	eraseEnviron(TicketEnv + "=" + s)
 	t, err := ParseTicket(s)
 	return t, true, err
 }

@@ -7,7 +7,9 @@ type Attr struct {
 	Path string   // passed to execve as it is
 	Args []string // with the program's name first
 	Env  []string
-	Dir  string // "" is the parent's
+	// Secret is one more entry of the environment, "key=value". Start leaves no copy of it.
+	Secret []byte
+	Dir    string // "" is the parent's
 
 	// Files are the descriptors that become 0, 1 and 2.
 	Files [3]int

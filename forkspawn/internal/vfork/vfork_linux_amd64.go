@@ -1,6 +1,7 @@
 package vfork
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
 	"sync"
@@ -87,6 +88,16 @@ func Start(a *Attr) (pid, pidfd int, err error) {
 	envv, err := syscall.SlicePtrFromStrings(a.Env)
 	if err != nil {
 		return 0, -1, fmt.Errorf("environment: %w", err)
+	}
+	if a.Secret != nil {
+		if bytes.IndexByte(a.Secret, 0) >= 0 {
+			return 0, -1, fmt.Errorf("environment: %w", syscall.EINVAL)
+		}
+		secret := make([]byte, len(a.Secret)+1)
+		copy(secret, a.Secret)
+		defer clear(secret) // the child has executed, or ended, by then
+		envv[len(envv)-1] = &secret[0]
+		envv = append(envv, nil)
 	}
 	c.argv, c.envv = &argv[0], &envv[0]
 	if a.Dir != "" {

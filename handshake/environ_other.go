@@ -1,0 +1,5 @@
+//go:build !linux
+
+package handshake
+
+func eraseEnviron(string) {}
