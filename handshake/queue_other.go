@@ -9,3 +9,6 @@ func queued(net.Listener) bool { return false }
 
 // unread does not know.
 func unread(net.Conn) bool { return true }
+
+// floods does not know.
+func floods(net.Conn) bool { return false }

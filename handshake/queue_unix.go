@@ -41,3 +41,21 @@ func hasInput(socket any) (yes, known bool) {
 	})
 	return yes, known && err == nil
 }
+
+// floods drops what a stranger has sent besides, and tells whether it is more than anybody may say: of such a one
+// not even the refusal is worth the work of an orderly close over TCP, which drops megabytes of what still comes.
+func floods(conn net.Conn) bool {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok || !unread(tcp) {
+		return false
+	}
+	b := make([]byte, PreAuthLimit/4)
+	for total := 0; total < PreAuthLimit; {
+		n, err := tcp.Read(b) // at once, as there is something
+		if err != nil || !unread(tcp) {
+			return false
+		}
+		total += n
+	}
+	return true
+}

@@ -96,6 +96,10 @@ func turnAway(ctx context.Context, ch *transport.Channel) {
 		return
 	}
 	ch.WriteFrames(ctx, refusal)
+	if floods(ch.NetConn()) {
+		ch.Abort()
+		return
+	}
 	ch.CloseWith(ctx, 1, "")
 }
 
