@@ -29,8 +29,8 @@ type Process interface {
 // Starter starts children. A custom runtime puts its own into Config.Starter.
 //
 // Start is called from one goroutine at a time, which is locked to one operating system thread as long
-// as the Spawner lives. It returns when the process runs, or could not be started. The files stay the
-// caller's.
+// as the Spawner lives. It returns when the process runs, or could not be started: a child that connects before waits
+// for it to be let in, for Config.HelloTimeout at most. The files stay the caller's.
 type Starter interface {
 	Start(ctx context.Context, attr ProcessAttr) (Process, error)
 }

@@ -32,8 +32,8 @@ type ListenerConfig struct {
 	// DefaultHelloTimeout.
 	HelloTimeout time.Duration
 	// MaxPending is how many connections may be in that state at once, or twice as many as there are
-	// children expected if that is more; 0 means DefaultMaxPending. One more drops the oldest of them, so
-	// that strangers cannot shut a child out.
+	// children expected if that is more; 0 means DefaultMaxPending. One more drops the oldest of them, those that
+	// know a child's secret last, so that strangers cannot shut a child out.
 	MaxPending int
 	// AllowOtherUsers accepts children that run as other users of the machine on Unix sockets. Otherwise a connection
 	// of any user but this process's own, root among them, is refused where the kernel tells (see uds.PeerCred).
