@@ -199,6 +199,10 @@ func watchFigures(t *testing.T) func() figures {
 	ctx, cancel := context.WithCancel(context.Background())
 	var most figures
 	var wg sync.WaitGroup
+	t.Cleanup(func() { // of a test that has failed
+		cancel()
+		wg.Wait()
+	})
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			var size, pages int64

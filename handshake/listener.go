@@ -58,6 +58,7 @@ type Listener struct {
 	self Identity
 
 	refusals refusals
+	room     chan struct{} // told when a connection is no longer pending
 
 	ctx  context.Context // ends with Close, for the reason ErrClosed; ends every conversation
 	stop context.CancelCauseFunc
@@ -106,6 +107,7 @@ func Listen(ln net.Listener, cfg ListenerConfig) (*Listener, error) {
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
+	l.room = make(chan struct{}, 1)
 	l.refusals = refusals{log: l.log, interval: refusalInterval, tallies: make(map[cause]*tally)}
 	l.ctx, l.stop = context.WithCancelCause(context.Background())
 	l.wg.Go(l.acceptLoop)
@@ -245,23 +247,44 @@ type pending struct {
 	over     bool          // done is closed
 }
 
+// A connection is not dropped for others before it had a moment to say its hello, and before what it has said was looked at,
+// which may take a while when thousands come at once: the others wait in the kernel's queue meanwhile.
+const (
+	leastPatience = 100 * time.Millisecond // with one that has said nothing
+	mostPatience  = time.Second            // with one of which something is not read yet
+)
+
 // addPending counts a connection among those that have not said who they are, and drops the oldest
 // when they are too many. The context ends when this one is dropped.
 func (l *Listener) addPending(conn net.Conn) (context.Context, *pending) {
 	ctx, drop := context.WithCancelCause(l.ctx)
 	p := &pending{conn: conn, accepted: time.Now(), drop: drop, noted: make(chan struct{}), done: make(chan struct{})}
-	l.mu.Lock()
-	p.element = l.pending.PushBack(p)
-	var oldest *pending
-	limit := max(l.cfg.MaxPending, 2*len(l.expected)) // a mass start is no attack
-	if l.pending.Len() > limit {
-		oldest = l.pending.Remove(l.leastWorth()).(*pending)
-	}
-	l.mu.Unlock()
-	if oldest != nil {
-		oldest.drop(&crowdedError{limit})
+	for !l.tryAddPending(p) {
+		select {
+		case <-l.room:
+		case <-time.After(time.Millisecond): // nothing tells that one has been looked at
+		}
 	}
 	return ctx, p
+}
+
+// tryAddPending adds a connection, unless the one that is to be dropped for it cannot be dropped yet.
+func (l *Listener) tryAddPending(p *pending) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	limit := max(l.cfg.MaxPending, 2*len(l.expected)) // a mass start is no attack
+	if l.pending.Len() >= limit && l.ctx.Err() == nil {
+		e := l.leastWorth()
+		oldest := e.Value.(*pending)
+		age := time.Since(oldest.accepted)
+		if age < leastPatience || (age < mostPatience && unread(oldest.conn)) {
+			return false
+		}
+		l.pending.Remove(e)
+		oldest.drop(&crowdedError{limit})
+	}
+	p.element = l.pending.PushBack(p)
+	return true
 }
 
 // leastWorth returns the oldest of the pending connections, before those that know a secret. The caller holds l.mu.
@@ -282,6 +305,10 @@ func (l *Listener) removePending(p *pending) {
 	if !p.over {
 		p.over = true
 		close(p.done)
+		select {
+		case l.room <- struct{}{}:
+		default:
+		}
 	}
 }
 
