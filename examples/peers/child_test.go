@@ -59,7 +59,7 @@ func TestChildEchoesAllThatAMessageCanHold(t *testing.T) {
 		Time: time.Date(2026, 11, 23, 3, 14, 15, 926e6, time.UTC), Deep: deep, LongText: strings.Repeat("long ", 100_000),
 	}
 	inEach(t, func(t *testing.T, l language) {
-		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
 			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
 			require.NoError(t, err)
 			ctx := t.Context()
@@ -132,7 +132,7 @@ func TestChildGetsItsArguments(t *testing.T) {
 func TestChildSaysWhyItCannotStart(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
-		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
 			s := newSpawner(t, l, forkspawn.Config{Listen: addr})
 			_, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "fly"})
 			var boot *forkspawn.BootError
@@ -159,7 +159,7 @@ func TestChildSaysWhyItCannotStart(t *testing.T) {
 func TestChildFailsWithItsOwnWords(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
-		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
 			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "."}})
 			require.NoError(t, err)
 			require.NoError(t, child.Send(t.Context(), 42))
@@ -177,7 +177,7 @@ func TestChildFailsWithItsOwnWords(t *testing.T) {
 func TestBusyChildStopsWhenAsked(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
-		l.overEach(t, func(t *testing.T, addr transport.Addr) {
+		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
 			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr, StopGrace: bound}).Spawn(t.Context(), spawnspec.Spec{Entry: "busy"})
 			require.NoError(t, err)
 			var word string

@@ -25,6 +25,7 @@ import (
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/tcp"
+	_ "github.com/spawnwire/spawnwire/transport/tls"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
@@ -166,6 +167,14 @@ func (l language) overEach(t *testing.T, test func(t *testing.T, addr transport.
 	})
 	t.Run("tcp", func(t *testing.T) {
 		test(t, transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"})
+	})
+}
+
+// childOverEach is overEach, and TLS, for which a Spawner makes the certificate that its children pin.
+func (l language) childOverEach(t *testing.T, test func(t *testing.T, addr transport.Addr)) {
+	l.overEach(t, test)
+	t.Run("tls", func(t *testing.T) {
+		test(t, transport.Addr{Scheme: transport.SchemeTLS, Target: "127.0.0.1:0"})
 	})
 }
 
