@@ -7,6 +7,9 @@ import (
 	"syscall"
 )
 
+// errnoReset is the error of a connection that was reset.
+const errnoReset = syscall.ECONNRESET
+
 // isReset tells whether a connection ended from the other side, or was cut: keep-alive and
 // retransmission give ETIMEDOUT when the peer's host is gone.
 func isReset(err error) bool {

@@ -19,6 +19,10 @@ var (
 	// same news and all give this error. An orderly close gives a GoodbyeError instead.
 	ErrPeerGone = errors.New("peer gone without a goodbye")
 
+	// ErrReset is the ErrPeerGone, which it matches, of a receive on a connection that was reset: where the
+	// kernel tells so (Linux), the peer ended before it had read all that was sent to it.
+	ErrReset = fmt.Errorf("%w: connection reset", ErrPeerGone)
+
 	// ErrBroken: an earlier send stopped in the middle of a frame, so that nothing more can be
 	// sent. Receiving still works.
 	ErrBroken = errors.New("channel broken in the middle of a frame")

@@ -407,8 +407,11 @@ func (c *Channel) readError(err error) error {
 	if c.closing.Load() {
 		return ErrClosed
 	}
-	err = netError(err)
-	if err == ErrPeerGone && (c.rd.pending || c.rd.r != c.rd.w) {
+	reset := errors.Is(err, errnoReset)
+	if err = netError(err); reset {
+		err = ErrReset
+	}
+	if errors.Is(err, ErrPeerGone) && (c.rd.pending || c.rd.r != c.rd.w) {
 		return fmt.Errorf("%w, in the middle of a frame", err)
 	}
 	return err
