@@ -33,6 +33,9 @@ var (
 	// ErrBadSpec: the child cannot use its spec.
 	ErrBadSpec = errors.New("bad spec")
 
+	// ErrDismissed: the parent asks a child to stop that it kept in reserve: there is no spec for it. It is no failure.
+	ErrDismissed = errors.New("not needed")
+
 	// ErrClosed: the Listener was closed.
 	ErrClosed = errors.New("handshake listener closed")
 )

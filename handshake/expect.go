@@ -16,6 +16,8 @@ type Expectation struct {
 	ID     string // unique; NewID draws one
 	Secret Secret // for this child alone; zero has Expect draw one, which AppendTicket tells
 	Spec   []byte // the encoded spec that the child gets; see package spawnspec
+	// Reserve has the child welcomed and kept waiting for its spec, until Expected.Give. Spec is of no use then.
+	Reserve bool
 
 	// OnPhase, if not nil, is called as the child enters each phase after PhaseConnect, in order and once
 	// each, before WaitForPeer returns. The conversation waits for it.
@@ -36,6 +38,8 @@ type Expected struct {
 	named chan struct{} // closed by the first SetPID
 	past  chan struct{} // closed when the phase is beyond PhaseAuth, in which there is nothing to wait for but ourselves
 
+	welcomed chan struct{} // of Expectation.Reserve, else nil; closed when reserve is set
+
 	telling sync.Mutex // held from the start of a phase until tell has returned, so that they are told in order
 
 	mu      sync.Mutex // guards what follows; never held over input or output
@@ -49,7 +53,8 @@ type Expected struct {
 	early   map[int]error // what note tells of processes that connected before SetPID
 	peer    *Peer
 	err     error
-	taken   bool // WaitForPeer has handed peer out
+	taken   bool     // WaitForPeer has handed peer out
+	reserve *reserve // from the welcome of a child in reserve until its answer
 }
 
 // Expect registers a child before it is started, so that it cannot come too early. The caller calls
@@ -76,6 +81,9 @@ func (l *Listener) Expect(e Expectation) (*Expected, error) {
 		past:  make(chan struct{}),
 		phase: PhaseConnect,
 		since: map[Phase]time.Time{PhaseConnect: time.Now()},
+	}
+	if e.Reserve {
+		x.welcomed = make(chan struct{})
 	}
 	x.ctx, x.stop = context.WithCancel(l.ctx)
 	l.expected[e.ID] = x
@@ -216,6 +224,7 @@ func (x *Expected) Hear(ctx context.Context) {
 	if conn != nil && unread(conn) {
 		select {
 		case <-x.done:
+		case <-x.welcomed: // it waits for its spec, and nobody reads
 		case <-ctx.Done():
 		}
 	}
@@ -266,6 +275,7 @@ func (x *Expected) Refused() error {
 func (x *Expected) Cancel() {
 	x.stop()
 	cancelled := &Error{x.Phase(), context.Canceled}
+	x.dismiss(cancelled)
 	x.resolve(nil, cancelled)
 	x.mu.Lock()
 	var left *Peer

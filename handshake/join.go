@@ -78,7 +78,7 @@ type Joined struct {
 // Join makes the child's side of the handshake over conn, which it takes over: on an error conn is
 // closed. It returns when the parent has been proved to know the ticket's secret and the spec has
 // arrived, or when ctx ends. Its errors are [*Error]s with a [*FailedError], [*VersionError],
-// [ErrBadMAC], transport's or the context's error in them.
+// [ErrBadMAC], [ErrDismissed], transport's or the context's error in them.
 func Join(ctx context.Context, conn net.Conn, t Ticket, cfg JoinConfig) (*Joined, error) {
 	if err := transport.Secure(ctx, conn); err != nil {
 		return nil, &Error{PhaseConnect, err}
@@ -132,6 +132,10 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 
 	ch.SetLimit(cfg.Limit)
 	specBody, err := expectFrame(ctx, ch, transport.KindSpec, versions, PhaseSpec)
+	var asked *cancelledError
+	if errors.As(err, &asked) && cfg.OnCancel != nil {
+		cfg.OnCancel(asked.Cancel)
+	}
 	if err != nil {
 		return nil, PhaseSpec, err
 	}
@@ -198,9 +202,18 @@ func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind
 		return slices.Clone(f.Body), nil
 	case f.Kind == transport.KindFailed:
 		return nil, failedError(f.Body, ours, phase)
+	case f.Kind == transport.KindCancel && want == transport.KindSpec:
+		c, _ := transport.ParseCancel(f.Body) // a request that cannot be read is one all the same
+		return nil, &cancelledError{c}
 	}
 	return nil, fmt.Errorf("%w: a %s frame where %s belongs", transport.ErrProtocol, f.Kind, want)
 }
+
+// cancelledError is the ErrDismissed that a cancel frame stands for.
+type cancelledError struct{ transport.Cancel }
+
+func (e *cancelledError) Error() string { return ErrDismissed.Error() + ": " + e.Reason }
+func (e *cancelledError) Unwrap() error { return ErrDismissed }
 
 // newNonce draws a nonce that nobody can foresee.
 func newNonce() []byte {

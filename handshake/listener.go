@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,12 +68,13 @@ type Listener struct {
 
 	mu        sync.Mutex // guards what follows; never held over input or output
 	closed    bool
-	expected  map[string]*Expected // by id, until a hello has used the secret
-	byPID     map[int]*Expected    // the same, where the pid is known
-	sessions  map[string]*Peer     // by id: children that may attach a control connection
-	pending   *list.List           // of *pending: connections without an accepted hello, oldest first
-	acceptErr error                // why the last accept failed; nil after one that did not
-	empty     []chan struct{}      // closed when everything that was queued has been accepted; see acceptQueued
+	expected  map[string]*Expected   // by id, until a hello has used the secret
+	byPID     map[int]*Expected      // the same, where the pid is known
+	reserves  map[*Expected]struct{} // children that were welcomed and have not answered
+	sessions  map[string]*Peer       // by id: children that may attach a control connection
+	pending   *list.List             // of *pending: connections without an accepted hello, oldest first
+	acceptErr error                  // why the last accept failed; nil after one that did not
+	empty     []chan struct{}        // closed when everything that was queued has been accepted; see acceptQueued
 }
 
 // Listen starts to accept children on ln, which it takes over. Close ends it.
@@ -99,6 +102,7 @@ func Listen(ln net.Listener, cfg ListenerConfig) (*Listener, error) {
 		expected: make(map[string]*Expected),
 		byPID:    make(map[int]*Expected),
 		sessions: make(map[string]*Peer),
+		reserves: make(map[*Expected]struct{}),
 		pending:  list.New(),
 	}
 	if err := l.self.check(); err != nil {
@@ -133,11 +137,15 @@ func (l *Listener) Close() error {
 	for _, x := range l.expected {
 		waiting = append(waiting, x)
 	}
+	reserves := slices.Collect(maps.Keys(l.reserves))
 	l.mu.Unlock()
 	l.stop(ErrClosed)
 	err := l.ln.Close()
 	for _, x := range waiting {
 		x.resolve(nil, &Error{x.Phase(), ErrClosed})
+	}
+	for _, x := range reserves {
+		x.dismiss(&Error{PhaseSpec, ErrClosed})
 	}
 	l.wg.Wait()
 	l.refusals.close()

@@ -12,3 +12,6 @@ func unread(net.Conn) bool { return true }
 
 // floods does not know.
 func floods(net.Conn) bool { return false }
+
+// hasInput does not know.
+func hasInput(any) (yes, known bool) { return false, false }

@@ -26,6 +26,7 @@ func unread(conn net.Conn) bool {
 	return !known || waiting
 }
 
+// hasInput tells whether a socket has something to read or to accept, or its end, if it is known.
 func hasInput(socket any) (yes, known bool) {
 	c, ok := socket.(syscall.Conn)
 	if !ok {

@@ -133,8 +133,10 @@ type conversation struct {
 	ch      *transport.Channel
 	hello   hello
 	body    []byte   // of the hello frame
-	key     *Secret  // from when it is let in until the welcome is made, then wiped
+	key     *Secret  // from when it is let in until the spec is made, then wiped
 	process *process // from when it is let in; nil when it does not matter
+
+	welcomeBody []byte // of the welcome frame to a child in reserve
 }
 
 // checkHello finds the child that a hello comes from, as far as its secret tells. A refusal is the connection's alone: others, and
@@ -228,7 +230,20 @@ func (c *conversation) finish() {
 		l:        c.l,
 		process:  c.process,
 	}
-	if phase, err = c.talk(peer); err == nil {
+	if phase, err = c.welcome(peer); err == nil && c.x.welcomed != nil {
+		c.x.keep(c, peer) // until Give
+		return
+	}
+	if err == nil {
+		phase, err = c.answer(c.x.ctx, peer)
+	}
+	c.end(peer, phase, err)
+}
+
+// end sets the outcome of the conversation, which is err or the peer that is ready.
+func (c *conversation) end(peer *Peer, phase Phase, err error) {
+	c.key.wipe()
+	if err == nil {
 		c.x.enter(PhaseReady)
 		if c.x.resolve(peer, nil) {
 			return
@@ -241,9 +256,8 @@ func (c *conversation) finish() {
 	}
 }
 
-// talk returns the phase and the reason in which the conversation failed.
-func (c *conversation) talk(peer *Peer) (Phase, error) {
-	defer c.key.wipe()
+// welcome sends the welcome and, unless the child is in reserve, the spec. It returns the phase and the reason in which it failed.
+func (c *conversation) welcome(peer *Peer) (Phase, error) {
 	ctx, ours := c.x.ctx, c.l.cfg.Versions
 	version, ok := ours.common(c.hello.Versions)
 	if !ok {
@@ -258,21 +272,35 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 	}
 	key := c.key[:]
 	welcomeBody := seal(key, labelWelcome, w.encode(), c.body)
-	specBody := seal(key, labelSpec, c.x.spec, c.body, welcomeBody)
 	peer.Version = version
 	if w.Features != nil {
 		peer.session, peer.attach = sessionKey(key, c.body, welcomeBody), make(chan struct{})
 		c.l.addSession(peer)
 	}
-	c.key.wipe()
+	frames := []transport.Frame{{Kind: transport.KindWelcome, Body: welcomeBody}}
+	if c.x.welcomed == nil {
+		frames = append(frames, c.spec(c.x.spec, welcomeBody))
+	} else {
+		c.welcomeBody = welcomeBody
+	}
 	c.ch.SetLimit(c.l.cfg.Limit)
 	c.x.enter(PhaseSpec)
-	err := c.ch.WriteFrames(ctx,
-		transport.Frame{Kind: transport.KindWelcome, Body: welcomeBody},
-		transport.Frame{Kind: transport.KindSpec, Body: specBody})
-	if err != nil && !errors.Is(err, transport.ErrPeerGone) {
-		return PhaseSpec, err // a peer that is gone may have left its last words to read
+	err := c.ch.WriteFrames(ctx, frames...)
+	if errors.Is(err, transport.ErrPeerGone) {
+		return "", nil // it may have left its last words to read
 	}
+	return PhaseSpec, err
+}
+
+// spec makes the frame with the orders, which is the last that needs the key.
+func (c *conversation) spec(orders, welcomeBody []byte) transport.Frame {
+	defer c.key.wipe()
+	body := seal(c.key[:], labelSpec, orders, c.body, welcomeBody)
+	return transport.Frame{Kind: transport.KindSpec, Body: body}
+}
+
+// answer waits for the child's answer to its spec. It returns the phase and the reason in which the conversation failed.
+func (c *conversation) answer(ctx context.Context, peer *Peer) (Phase, error) {
 	f, err := c.ch.ReadFrame(ctx)
 	if err != nil {
 		return PhaseSpec, err
@@ -286,7 +314,7 @@ func (c *conversation) talk(peer *Peer) (Phase, error) {
 		peer.Timings = r.Timings
 		return PhaseReady, nil
 	case transport.KindFailed:
-		err := failedError(f.Body, ours, PhaseSpec)
+		err := failedError(f.Body, c.l.cfg.Versions, PhaseSpec)
 		phase := PhaseSpec
 		var said *FailedError
 		if errors.As(err, &said) && (said.Phase == PhaseAuth || said.Phase == PhaseReady) {

@@ -313,8 +313,9 @@ func refusedVectors(t testing.TB, child childFile, peers peersFile) refusedFile 
 	} {
 		add(c.name, "bad-spec", sp, sealSpec(c.payload))
 	}
+	// A cancel is none: see reserve_test.go.
 	misplaced(transport.KindMessage, transport.KindRaw, transport.KindHello, transport.KindWelcome, transport.KindReady,
-		transport.KindGreet, transport.KindProof, transport.KindAttach, transport.KindCancel, transport.KindGoodbye, transport.KindPing, transport.KindPong)
+		transport.KindGreet, transport.KindProof, transport.KindAttach, transport.KindGoodbye, transport.KindPing, transport.KindPong)
 
 	who = inOpen
 	misplaced(transport.KindHello, transport.KindWelcome, transport.KindSpec, transport.KindReady, transport.KindFailed,

@@ -1,0 +1,130 @@
+package handshake
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+)
+
+// reserve is a child that was welcomed and has not answered a spec.
+type reserve struct {
+	c     *conversation
+	peer  *Peer
+	given bool // the spec was sent
+}
+
+// Welcomed is closed when a child of Expectation.Reserve has its welcome and waits for its spec, as long as it takes. It
+// is nil for any other.
+func (x *Expected) Welcomed() <-chan struct{} { return x.welcomed }
+
+// Reserved returns the child that was welcomed and has not answered a spec, or nil. Only Cancel, Close and
+// Abort of it may be used: on Cancel a child without a spec ends, as it has nothing to do. It is the Peer that WaitForPeer returns
+// in the end.
+func (x *Expected) Reserved() *Peer {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.reserve == nil {
+		return nil
+	}
+	return x.reserve.peer
+}
+
+// Waits tells whether a child waits for its spec, as far as the kernel tells: its connection has not ended, and it has
+// said nothing, which it should not.
+func (x *Expected) Waits() bool {
+	x.mu.Lock()
+	waits, conn := x.reserve != nil && !x.reserve.given, x.conn
+	x.mu.Unlock()
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		conn = over.NetConn()
+	}
+	said, known := hasInput(conn)
+	return waits && !(known && said)
+}
+
+// Give sends the spec to a child that waits for it, once. Answer must follow. For a child that is gone the error matches
+// transport.ErrPeerGone. When ctx ends the child may have a part of its spec, and cannot be given another.
+func (x *Expected) Give(ctx context.Context, spec []byte) error {
+	x.mu.Lock()
+	r := x.reserve
+	if r == nil || r.given {
+		x.mu.Unlock()
+		return errors.New("handshake: Give: the child has its spec, or has not been welcomed")
+	}
+	r.given = true
+	x.since[PhaseSpec] = time.Now()
+	x.mu.Unlock()
+	if err := r.c.ch.WriteFrames(ctx, r.c.spec(spec, r.c.welcomeBody)); err != nil {
+		return &Error{PhaseSpec, err}
+	}
+	return nil
+}
+
+// Answer waits for what a child says to the spec that Give has sent, in the caller's own goroutine. With that it is known what
+// WaitForPeer returns. It may be called again when ctx has ended before, and returns its error then; no two calls at the same
+// time.
+func (x *Expected) Answer(ctx context.Context) error {
+	x.mu.Lock()
+	r := x.reserve
+	x.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	phase, err := r.c.answer(ctx, r.peer)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return &Error{phase, contextError(ctx)}
+	}
+	if x.leaveReserve() != nil {
+		r.c.end(r.peer, phase, err)
+	}
+	return nil
+}
+
+// Unread tells whether there may be something to read of what the child has said, its connection's end among it.
+func (x *Expected) Unread() bool {
+	x.mu.Lock()
+	conn := x.conn
+	x.mu.Unlock()
+	return conn != nil && unread(conn)
+}
+
+// keep notes that the child has its welcome. From then on nobody reads from it until Answer: it has nothing to say.
+func (x *Expected) keep(c *conversation, peer *Peer) {
+	x.l.mu.Lock()
+	x.mu.Lock()
+	kept := !x.l.closed && x.err == nil
+	if kept {
+		x.reserve = &reserve{c: c, peer: peer}
+		x.l.reserves[x] = struct{}{}
+		close(x.welcomed)
+	}
+	x.mu.Unlock()
+	x.l.mu.Unlock()
+	if !kept {
+		c.end(peer, PhaseSpec, ErrClosed)
+	}
+}
+
+// leaveReserve returns the reserve for whoever ends it, once, or else nil.
+func (x *Expected) leaveReserve() *reserve {
+	x.l.mu.Lock()
+	defer x.l.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r := x.reserve
+	x.reserve = nil
+	delete(x.l.reserves, x)
+	return r
+}
+
+// dismiss ends a child that was welcomed and has not answered.
+func (x *Expected) dismiss(err error) {
+	if r := x.leaveReserve(); r != nil {
+		if !r.given { // else Give has the key
+			r.c.key.wipe()
+		}
+		r.peer.Abort()
+		x.resolve(nil, err)
+	}
+}
