@@ -6,6 +6,7 @@ import (
 	"context"
 	"math"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -128,6 +129,36 @@ func TestChildGetsItsArguments(t *testing.T) {
 		assert.Positive(t, boot.Connect, "the child tells its moments")
 	})
 }
+
+func TestChildWaitsForItsOrdersAsASpare(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		var mu sync.Mutex
+		var stderr strings.Builder
+		s := newSpawner(t, l, forkspawn.Config{Spares: 2, Stderr: forkspawn.Capture(writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return stderr.Write(p)
+		}))})
+		require.NoError(t, s.Warm(t.Context()))
+		child, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]any{"pattern": `\w+`}})
+		require.NoError(t, err)
+		assert.True(t, child.Boot().Spare)
+		var n int
+		require.NoError(t, child.Send(t.Context(), "three small words"))
+		require.NoError(t, child.Recv(t.Context(), &n))
+		assert.Equal(t, 3, n)
+		require.NoError(t, s.Warm(t.Context()))
+		require.NoError(t, s.Close())
+		mu.Lock()
+		defer mu.Unlock()
+		assert.Empty(t, stderr.String(), "that it is not needed is no failure")
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestChildSaysWhyItCannotStart(t *testing.T) {
 	spawntest.NoLeaks(t)

@@ -96,7 +96,10 @@ export async function main(entries, name = 'node') {
     process.stderr.write(`${text}\n`)
     process.exit(1)
   }
-  const parent = await Parent.join(name).catch((e) => exit(`cannot join the parent: ${e.message}`))
+  const parent = await Parent.join(name).catch((e) => {
+    if (e instanceof Cancelled) process.exit(0) // it is not needed
+    exit(`cannot join the parent: ${e.message}`)
+  })
   const { entry = '', args } = parent.spec
   let run
   try {

@@ -165,6 +165,7 @@ export class Channel {
       const { phase, code, error } = decodeMap(body, FAILED)
       throw new Failed(phase, code, `the other side gave up: ${error}`)
     }
+    if (kind === kinds.cancel && want === kinds.spec) throw new Cancelled('the parent has no orders') // it kept this child in reserve
     if (kind !== want) throw new ProtocolError(`a frame of kind ${kind} where ${want} should be`)
     return body
   }

@@ -110,6 +110,8 @@ def main(entries, name="python"):
     fail, and returns the function that runs with the Parent, once that knows that the child is ready."""
     try:
         parent = Parent.join(name)
+    except Cancelled:
+        sys.exit(0)  # it is not needed
     except (Gone, Failed, ProtocolError, OSError, ValueError) as e:
         sys.exit(f"cannot join the parent: {e}")
     entry = parent.spec.get("entry", "")

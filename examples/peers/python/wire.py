@@ -124,6 +124,8 @@ class Channel:
         if kind == FAILED:
             m = decode_map(body, strict.FAILED)
             raise Failed(m["phase"], m["code"], "the other side gave up: " + m["error"])
+        if kind == CANCEL and want == SPEC:
+            raise Cancelled("the parent has no orders")  # it kept this child in reserve
         if kind != want:
             raise ProtocolError(f"a frame of kind {kind:#04x} where {want:#04x} should be")
         return body
