@@ -25,15 +25,18 @@ type Child struct {
 	s       *Spawner
 	id      string
 	spec    *spawnspec.Spec
+	tell    *teller
 	proc    Process
 	streams streams
-	peer    *handshake.Peer // set once, before Spawn returns
+	peer    *handshake.Peer // set before Spawn returns, or the child is among the spares
 	boot    BootTimes
+	intro   *introduction // of a child that was a spare; nil for one that was nobody else's before
 
 	onBehalfOf *Parent // who asked this process, or the entry in it, for the work that the child does; nil at the root
 
 	gone   chan struct{} // closed when the process has ended, after status is set
 	status ExitStatus
+	onGone atomic.Pointer[func()] // called then, once, if it is not nil; see callWhenGone
 
 	stop     sync.Once
 	stopping atomic.Bool   // Stop, or Kill, was called
@@ -47,12 +50,15 @@ type Child struct {
 }
 
 // newChild takes over a process and waits for its end.
-func newChild(s *Spawner, id string, spec *spawnspec.Spec, proc Process, st streams) *Child {
+func newChild(b *boot, proc Process, st streams, spare bool) *Child {
 	c := &Child{
-		s: s, id: id, spec: spec, proc: proc, streams: st,
+		s: b.s, id: b.id, spec: &b.spec, tell: b.tell, proc: proc, streams: st,
 		gone: make(chan struct{}), stopped: make(chan struct{}),
 	}
-	s.reaps.Go(c.reap)
+	if spare {
+		c.intro = newIntroduction()
+	}
+	b.s.reaps.Go(c.reap)
 	return c
 }
 
@@ -62,10 +68,28 @@ func (c *Child) reap() {
 	c.streams.settle() // what it wrote belongs to the news of its end
 	uds.RemoveBeside(c.s.peers.Addr(), socketPrefix(c.id))
 	c.s.reaper.ended(c.PID(), c.id)
-	c.s.tell.exited(c.event(), c.status) // before anybody else learns of it, so that no count lags behind
+	c.intro.close()
+	e, tell := c.event(), c.tell
+	tell.exited(e, c.status) // before anybody else learns of it, so that no count lags behind
 	close(c.gone)
+	c.tellGone()
 	if !c.streams.end() {
-		c.s.tell.writerLate(c.event())
+		e.At = time.Now()
+		tell.writerLate(e)
+	}
+}
+
+// callWhenGone has f called when the process has ended, in place of what was to be called so far.
+func (c *Child) callWhenGone(f func()) {
+	c.onGone.Store(&f)
+	if isClosed(c.gone) {
+		c.tellGone()
+	}
+}
+
+func (c *Child) tellGone() {
+	if f := c.onGone.Swap(nil); f != nil {
+		(*f)()
 	}
 }
 
@@ -201,7 +225,7 @@ func (c *Child) Wait(ctx context.Context) (ExitStatus, error) {
 // child that has ended the error is os.ErrProcessDone.
 func (c *Child) Signal(sig syscall.Signal) error {
 	err := c.proc.Signal(sig, false)
-	c.s.tell.signalled(slog.LevelDebug, c.event(), SignalInfo{sig, false, err})
+	c.tell.signalled(slog.LevelDebug, c.event(), SignalInfo{sig, false, err})
 	return err
 }
 

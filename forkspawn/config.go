@@ -47,6 +47,18 @@ type Config struct {
 	// this process's own stdout, and a captured stderr that is passed on to this process's own.
 	Stdin, Stdout, Stderr Stream
 
+	// Spares is how many children of Command are kept started and waiting for their spec, so that Spawn need not wait
+	// for the start of a process. New begins to start them, Spawner.Warm waits until they are there, and each that Spawn
+	// has taken is replaced in the background, by as many starts at the same time as there are CPUs and four at most. A
+	// spare is a process, and holds here what a child does.
+	//
+	// Spawn takes the oldest one that lives, and starts a process as ever when there is none. So it does for a spec with
+	// a Dir, and for another command: a spare has the directory and the environment that this process had when
+	// the spare was started. Spares that cannot be started, or die as they wait, are tried again after a pause that
+	// doubles from 0.1 to 30 seconds; the Logger is told once a minute at most. Children does not list spares, and Trace
+	// knows one from when a Spawn that took it returns. MethodInProcess has none.
+	Spares int
+
 	// BootTimeout bounds a child's start until it is ready; 0 is DefaultBootTimeout. It is there to end
 	// a wait that nothing else ends: a slow machine is not a dead child.
 	BootTimeout time.Duration
@@ -127,6 +139,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.MaxPending < 0 {
 		return cfg, &ConfigError{"MaxPending", fmt.Sprintf("%d is negative", cfg.MaxPending)}
 	}
+	if cfg.Spares < 0 {
+		return cfg, &ConfigError{"Spares", fmt.Sprintf("%d is negative", cfg.Spares)}
+	}
 	if cfg.Stdin.mode == streamCapture {
 		return cfg, &ConfigError{"Stdin", "cannot be captured; use File with a pipe's read end"}
 	}
@@ -136,6 +151,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Starter == nil {
 		if err := checkMethod(cfg.Method, canExec); err != nil {
 			return cfg, err
+		}
+		if cfg.Method == MethodInProcess && cfg.Spares > 0 {
+			return cfg, &ConfigError{"Spares", `the start method "inprocess" starts no process that could wait; use 0`}
 		}
 	}
 	if err := cfg.checkAdvertise(); err != nil {

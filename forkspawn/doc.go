@@ -31,6 +31,25 @@
 // the null device unless Config says otherwise: as a background group it could not read from a
 // terminal anyway.
 //
+// # Spares
+//
+// With Config.Spares the Spawner keeps children started: their process runs, they have proved who they are, and they wait for
+// their orders. Spawn takes one of them and costs a message and its answer, whatever a process of this program costs to start,
+// and another takes its place in the background:
+//
+//	spawner, err := forkspawn.New(forkspawn.Config{Spares: 4})
+//	...
+//	err = spawner.Warm(ctx) // if it matters: waits until all four are there
+//	child, err := spawner.Spawn(ctx, spec) // child.Boot().Spare tells
+//
+// What a spec says can be said late, and what a process is born with cannot: a spare stands in the directory, and has the environment, that
+// this process had when the spare was started, and a Spawn that wants another directory or program starts a process as ever. A
+// spare that has died is not handed out. One that dies as it is taken, with its orders unread, is not the caller's matter: Spawn takes the
+// next, or starts a process. When it had read them the error is a BootError as for any child.
+//
+// In the child nothing is different. What runs before [Init] or [Join] runs before the child waits, and should not hold
+// what others need: spares may wait for hours. They end with their Spawner, and with this process.
+//
 // # End
 //
 // [Child.Stop] asks, waits, sends SIGTERM, waits, sends SIGKILL, and says which it took. A child's

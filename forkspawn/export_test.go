@@ -8,3 +8,13 @@ func SetKillBound(d time.Duration) (restore func()) {
 	killBound = d
 	return func() { killBound = old }
 }
+
+// SparePIDs returns the processes of the spares that wait, the next to be taken first.
+func SparePIDs(s *Spawner) (pids []int) {
+	s.spares.mu.Lock()
+	defer s.spares.mu.Unlock()
+	for _, sp := range s.spares.idle {
+		pids = append(pids, sp.PID())
+	}
+	return pids
+}

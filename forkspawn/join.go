@@ -113,6 +113,9 @@ func (p *Parent) depth() int {
 // receives its orders. A program of its own calls it, where children of the spawning program
 // itself use Register and Init. In a process that was not spawned the error is [ErrNotSpawned].
 //
+// A spare (Config.Spares) waits in Join for its orders, for hours perhaps. When its parent closes and has had no use for it the
+// error is a [*CancelError], and the program should exit.
+//
 // ctx bounds the joining alone; Parent.Context is the one that ends when the child should.
 func Join(ctx context.Context) (*Parent, error) { return JoinWith(ctx, JoinConfig{}) }
 
@@ -161,7 +164,10 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
 		Limit: p.cfg.Limit, OnCancel: p.asked, Control: true, Meanwhile: warmUp,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, handshake.ErrDismissed):
+		return nil, context.Cause(base)
+	case err != nil:
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
 	}
 	times.Accepted = monotime.Now()

@@ -45,4 +45,7 @@ func (p *OSProcess) wait() ExitStatus {
 	return Exited(ws.ExitStatus())
 }
 
+// runs cannot be asked without taking the status away.
+func (h handle) runs(int) bool { return true }
+
 func (h handle) signal(_ int, sig syscall.Signal) error { return h.proc.Signal(sig) }

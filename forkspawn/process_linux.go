@@ -95,6 +95,13 @@ func (h handle) awaitEnd(pid int) bool {
 	}
 }
 
+// runs asks without taking the news from anybody.
+func (h handle) runs(pid int) bool {
+	var info unix.Siginfo
+	err := waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOHANG|unix.WNOWAIT)
+	return err == nil && info.Signo == 0
+}
+
 // tracedPause is the time between looks at a child that this very process holds as its debugger.
 const tracedPause = 10 * time.Millisecond
 

@@ -135,6 +135,13 @@ func (p *OSProcess) Wait() ExitStatus {
 	return p.status
 }
 
+// runs tells whether the process has neither ended nor is stopped, as far as the kernel tells.
+func (p *OSProcess) runs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.reaped && p.handle.runs(p.pid)
+}
+
 // Signal sends a signal to the process or, with group, to its process group, if it has its own. It goes
 // through the pidfd where there is one. After Wait has returned it sends nothing and returns
 // os.ErrProcessDone.

@@ -96,7 +96,11 @@ func Init() {
 func runChild(ticket handshake.Ticket, main int64) error {
 	nameProcess()
 	parent, run, err := joinEntry(context.Background(), ticket, joining{main: main, dial: dialer(ticket.Addr)})
-	if err != nil {
+	var asked *CancelError
+	switch {
+	case errors.As(err, &asked): // a spare that is not needed
+		return nil
+	case err != nil:
 		return err
 	}
 	ownParent.Store(parent)

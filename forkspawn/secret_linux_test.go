@@ -147,6 +147,15 @@ func TestTheSpawnersMemoryHoldsNoUsedSecret(t *testing.T) {
 	require.NoError(t, err)
 	defer unix.Munmap(scratch)
 	networks(t, func(t *testing.T, listen transport.Addr) {
+		file := filepath.Join(t.TempDir(), "spare")
+		s := newSpawner(t, forkspawn.Config{Listen: listen, Spares: 1, Command: telling(file)})
+		require.NoError(t, s.Warm(testContext(t)))
+		h := readHidden(t, file, scratch)
+		assert.Equal(t, map[string]int{"raw": 1}, h.search(t, scratch), "its orders are to be sealed with it")
+		require.True(t, spawn(t, s, spawnspec.Spec{Name: "x", Entry: "echo"}).Boot().Spare)
+		assert.Empty(t, h.search(t, scratch))
+	})
+	networks(t, func(t *testing.T, listen transport.Addr) {
 		s := newSpawner(t, forkspawn.Config{Listen: listen})
 		file := filepath.Join(t.TempDir(), "ticket")
 		c, err := s.SpawnCommand(testContext(t), telling(file), spawnspec.Spec{Name: "x", Entry: "echo"})

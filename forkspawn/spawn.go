@@ -31,15 +31,15 @@ func (s *Spawner) Spawn(ctx context.Context, spec spawnspec.Spec) (*Child, error
 // SpawnCommand is Spawn with a program of the caller's choice. A program other than this one calls
 // [Join], or speaks the protocol (docs/PROTOCOL.md).
 func (s *Spawner) SpawnCommand(ctx context.Context, cmd Command, spec spawnspec.Spec) (*Child, error) {
-	b := &boot{s: s, cmd: cmd, spec: spec, began: time.Now(), times: bootTimes{spawn: monotime.Now()}}
-	return b.run(ctx)
+	return s.newBoot(cmd, spec, &s.tell).run(ctx)
 }
 
-// boot is one call of Spawn.
+// boot is one call of Spawn, or the start of a spare.
 type boot struct {
 	s     *Spawner
 	cmd   Command
 	spec  spawnspec.Spec
+	tell  *teller
 	began time.Time
 	times bootTimes
 
@@ -47,6 +47,11 @@ type boot struct {
 	x       *handshake.Expected
 	child   *Child    // from when the process runs
 	started time.Time // when the process ran
+	given   time.Time // when the spare that was taken got its orders; else zero
+}
+
+func (s *Spawner) newBoot(cmd Command, spec spawnspec.Spec, tell *teller) *boot {
+	return &boot{s: s, cmd: cmd, spec: spec, tell: tell, began: time.Now(), times: bootTimes{spawn: monotime.Now()}}
 }
 
 func (b *boot) run(ctx context.Context) (*Child, error) {
@@ -54,39 +59,87 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 		return nil, b.fail(handshake.PhaseStart, ErrClosed)
 	}
 	defer b.s.boots.Done()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(b.s.ctx, func() { cancel(ErrClosed) })()
-	timed, stop := context.WithTimeoutCause(ctx, b.s.cfg.BootTimeout, ErrBootTimeout)
-	defer stop()
-
-	if err := b.start(timed); err != nil {
+	l, release := b.limit(ctx)
+	defer release()
+	orders, err := b.orders(l.timed)
+	if err != nil {
+		return nil, b.fail(handshake.PhaseStart, err)
+	}
+	if b.s.spares.serves(b) {
+		defer b.s.spares.refill() // and not before, as that takes time from this one
+		for b.giveSpare(l.timed, orders) {
+			peer, err := b.await(l, b.raceAnswer)
+			if errors.Is(err, transport.ErrReset) && l.timed.Err() == nil {
+				b.discardSpare() // it has ended without having read its orders
+				continue
+			}
+			defer b.x.Cancel()
+			b.introduce(l.ctx)
+			if err != nil {
+				return nil, b.abandon(l.ctx, err)
+			}
+			return b.finish(peer), nil
+		}
+	}
+	if err := b.start(l.timed, handshake.Expectation{Spec: orders}); err != nil {
 		return nil, b.fail(handshake.PhaseStart, err)
 	}
 	defer b.x.Cancel()
-	defer b.watchAccept(cancel)()
-	peer, err := Race(timed, b.x, b.child.gone)
-	for errors.Is(err, ErrBootTimeout) && b.s.heldByDebugger(ctx, b.child) {
-		more, stop := context.WithTimeoutCause(ctx, debuggerPause, ErrBootTimeout)
-		peer, err = Race(more, b.x, b.child.gone)
-		stop()
-	}
+	defer b.watchAccept(l.cancel)()
+	peer, err := b.await(l, Race)
 	if err != nil {
-		return nil, b.abandon(ctx, err)
+		return nil, b.abandon(l.ctx, err)
 	}
-	b.times.ready = monotime.Now()
-	b.times.child = peer.Timings
-	b.child.peer, b.child.boot = peer, b.times.durations(time.Since(b.began))
-	b.s.tell.ready(b.child.event(), b.child.boot) // before anybody can stop it
-	b.s.add(b.child)
-	return b.child, nil
+	return b.finish(peer), nil
 }
 
-// start registers the child and starts its process. On an error nothing is left.
-func (b *boot) start(ctx context.Context) error {
+// bootLimits are what ends a boot before its time: the caller's context and the Spawner's end, and, for timed,
+// Config.BootTimeout.
+type bootLimits struct {
+	ctx, timed context.Context
+	cancel     context.CancelCauseFunc
+}
+
+// limit returns the limits of a boot that begins now.
+func (b *boot) limit(ctx context.Context) (l bootLimits, release func()) {
+	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	detach := context.AfterFunc(b.s.ctx, func() { l.cancel(ErrClosed) })
+	timed, stop := context.WithTimeoutCause(l.ctx, b.s.cfg.BootTimeout, ErrBootTimeout)
+	l.timed = timed
+	return l, func() {
+		stop()
+		detach()
+		l.cancel(nil)
+	}
+}
+
+// await waits with race, and longer than Config.BootTimeout for a child that a debugger holds.
+func (b *boot) await(l bootLimits, race func(context.Context, *handshake.Expected, <-chan struct{}) (*handshake.Peer, error)) (*handshake.Peer, error) {
+	peer, err := race(l.timed, b.x, b.child.gone)
+	for errors.Is(err, ErrBootTimeout) && b.s.heldByDebugger(l.ctx, b.child) {
+		more, stop := context.WithTimeoutCause(l.ctx, debuggerPause, ErrBootTimeout)
+		peer, err = race(more, b.x, b.child.gone)
+		stop()
+	}
+	return peer, err
+}
+
+// finish makes a child of a peer that is ready.
+func (b *boot) finish(peer *handshake.Peer) *Child {
+	b.times.ready = monotime.Now()
+	b.times.child = peer.Timings
+	b.child.peer, b.child.boot = peer, b.times.durations(time.Since(b.began), b.given.IsZero())
+	b.tell.ready(b.child.event(), b.child.boot) // before anybody can stop it
+	b.s.add(b.child)
+	b.s.spares.worked(b)
+	return b.child
+}
+
+// orders fills in the spec and encodes it.
+func (b *boot) orders(ctx context.Context) ([]byte, error) {
 	s := b.s
 	if err := ctx.Err(); err != nil {
-		return contextError(ctx)
+		return nil, contextError(ctx)
 	}
 	if b.spec.Name == "" {
 		b.spec.Name = b.spec.Entry
@@ -96,33 +149,38 @@ func (b *boot) start(ctx context.Context) error {
 	b.spec.Depth, b.spec.Grace = parentOf(ctx).depth()+1, s.cfg.StopGrace
 	b.spec.Parent = spawnspec.Identity{ID: self.ID, Name: self.Name, PID: self.PID}
 	if b.cmd.Path == "" && s.cfg.Starter == nil && b.spec.Entry == "" {
-		return &spawnspec.FieldError{Field: "entry", Reason: "empty; a child of this very program needs the name of a registered entry"}
+		return nil, &spawnspec.FieldError{Field: "entry", Reason: "empty; a child of this very program needs the name of a registered entry"}
 	}
-	spec, err := spawnspec.Marshal(&b.spec)
-	if err != nil {
-		return err
+	return spawnspec.Marshal(&b.spec)
+}
+
+// start registers the child, of which e says what it gets, and starts its process. On an error nothing is left.
+func (b *boot) start(ctx context.Context, e handshake.Expectation) (err error) {
+	s := b.s
+	if ctx.Err() != nil {
+		return contextError(ctx)
 	}
 	b.id = handshake.NewID()
 	// Before the process can be there, so that it cannot come too early.
 	tell, started := b.onPhase()
 	defer started()
-	expected := handshake.Expectation{ID: b.id, Spec: spec, OnPhase: tell}
+	e.ID, e.OnPhase = b.id, tell
 	if s.local != nil { // elsewhere nobody but the Listener keeps it
-		expected.Secret = handshake.NewSecret()
+		e.Secret = handshake.NewSecret()
 	}
-	if b.x, err = s.peers.Expect(expected); err != nil {
+	if b.x, err = s.peers.Expect(e); err != nil {
 		return err
 	}
-	proc, streams, err := b.launch(ctx, handshake.Ticket{Addr: s.addr, ID: b.id, Secret: expected.Secret})
+	proc, streams, err := b.launch(ctx, handshake.Ticket{Addr: s.addr, ID: b.id, Secret: e.Secret})
 	if err != nil {
 		b.x.Cancel()
 		return err
 	}
 	b.started, b.times.started = time.Now(), monotime.Now()
-	e := ChildEvent{b.spec.Name, b.id, proc.PID(), b.started}
-	s.tell.started(e)
-	s.tell.phase(e, handshake.PhaseConnect)
-	b.child = newChild(s, b.id, &b.spec, proc, streams) // from now on its end can be told
+	event := ChildEvent{b.spec.Name, b.id, proc.PID(), b.started}
+	b.tell.started(event)
+	b.tell.phase(event, handshake.PhaseConnect)
+	b.child = newChild(b, proc, streams, e.Reserve) // from now on its end can be told
 	b.child.onBehalfOf = parentOf(ctx)
 	started() // before SetPID, which tells of a child that has connected already
 	b.x.SetPID(proc.PID())
@@ -132,14 +190,14 @@ func (b *boot) start(ctx context.Context) error {
 // onPhase returns what tells of the phases, or nil, and what is called when it has been told that the
 // process runs, as the first phase can come before that is known.
 func (b *boot) onPhase() (tell func(handshake.Phase, time.Time), started func()) {
-	if b.s.tell.trace.Phase == nil {
+	if b.tell.trace.Phase == nil {
 		return nil, func() {}
 	}
 	told := make(chan struct{})
 	return func(p handshake.Phase, at time.Time) {
 		<-told
 		if b.child != nil {
-			b.s.tell.phase(ChildEvent{b.spec.Name, b.id, b.child.PID(), at}, p)
+			b.tell.phase(ChildEvent{b.spec.Name, b.id, b.child.PID(), at}, p)
 		}
 	}, sync.OnceFunc(func() { close(told) })
 }
@@ -236,14 +294,14 @@ func (b *boot) abandon(ctx context.Context, cause error) error {
 		err.Status = c.status
 	}
 	err.Stderr = c.StderrTail()
-	b.s.tell.bootFailed(err)
+	b.tell.bootFailed(err)
 	return err
 }
 
 // fail makes the error of a boot that failed before there was a process.
 func (b *boot) fail(phase handshake.Phase, cause error) *BootError {
 	err := b.failAt(phase, cause, time.Now())
-	b.s.tell.bootFailed(err)
+	b.tell.bootFailed(err)
 	return err
 }
 
@@ -256,14 +314,21 @@ func (b *boot) failAt(phase handshake.Phase, cause error, at time.Time) *BootErr
 
 // phases shares the time until the failure among the phases that were begun.
 func (b *boot) phases(end time.Time) []PhaseTime {
-	if b.started.IsZero() {
+	current, begun := handshake.PhaseConnect, b.started
+	later := []handshake.Phase{handshake.PhaseHello, handshake.PhaseAuth, handshake.PhaseSpec, handshake.PhaseReady}
+	switch {
+	case !b.given.IsZero(): // the rest was over before Spawn was called
+		current, begun, later = handshake.PhaseSpec, b.given, later[3:]
+	case b.started.IsZero():
 		return []PhaseTime{{handshake.PhaseStart, end.Sub(b.began)}}
 	}
 	since := b.x.Since()
-	list := []PhaseTime{{handshake.PhaseStart, b.started.Sub(b.began)}}
-	current, begun := handshake.PhaseConnect, b.started
-	for _, p := range []handshake.Phase{handshake.PhaseHello, handshake.PhaseAuth, handshake.PhaseSpec, handshake.PhaseReady} {
+	list := []PhaseTime{{handshake.PhaseStart, begun.Sub(b.began)}}
+	for _, p := range later {
 		if t, ok := since[p]; ok {
+			if t.Before(begun) {
+				t = begun // the child can be faster than the news of its start
+			}
 			list = append(list, PhaseTime{current, t.Sub(begun)})
 			current, begun = p, t
 		}
@@ -302,14 +367,24 @@ type BootTimes struct {
 	Hello   time.Duration // until it had its welcome and its spec and found them good
 	Ready   time.Duration // until Spawn had the child's ready
 	Total   time.Duration
+	// Spare tells that the child was a spare (Config.Spares): what is before Hello was over when Spawn was called, and is 0, and
+	// Hello is the time from that call.
+	Spare bool
 }
 
-func (t bootTimes) durations(total time.Duration) BootTimes {
-	d := BootTimes{Total: total}
+// durations makes BootTimes of a process that was started for this call, or of a spare.
+func (t bootTimes) durations(total time.Duration, started bool) BootTimes {
+	d := BootTimes{Total: total, Spare: !started}
 	if t.spawn == 0 {
 		return d
 	}
 	c := t.child
+	if d.Spare {
+		if t.spawn <= c.Accepted && c.Accepted <= t.ready {
+			d.Hello, d.Ready = time.Duration(c.Accepted-t.spawn), time.Duration(t.ready-c.Accepted)
+		}
+		return d
+	}
 	if c.Init > t.spawn {
 		t.started = min(t.started, c.Init) // the child can be faster than the news of its start
 	}

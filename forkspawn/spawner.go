@@ -18,6 +18,8 @@ import (
 type Spawner struct {
 	cfg    Config
 	tell   teller
+	quiet  teller   // for what is told to the logger alone
+	spares *spares  // of Config.Spares, else nil
 	dir    *uds.Dir // of the socket; nil when the caller chose the address, or it is in the parent's
 	peers  *handshake.Listener
 	addr   transport.Addr // where children connect
@@ -54,7 +56,7 @@ func New(cfg Config) (*Spawner, error) {
 		return nil, ErrInitNotCalled
 	}
 	s := &Spawner{
-		cfg: cfg, tell: teller{log: cfg.Logger},
+		cfg: cfg, tell: teller{log: cfg.Logger}, quiet: teller{log: cfg.Logger},
 		children: make(map[*Child]struct{}), hasten: make(chan struct{}), done: make(chan struct{}),
 	}
 	if cfg.Trace != nil {
@@ -95,6 +97,10 @@ func New(cfg Config) (*Spawner, error) {
 	}
 	s.thread = newLauncher()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if cfg.Spares > 0 {
+		s.spares = newSpares(s)
+		s.spares.refill() // which uses s.spares
+	}
 	return s, nil
 }
 
@@ -188,6 +194,7 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	s.boots.Wait()
 	late := s.stopAll(ctx) // those that became ready while we began
 	errs := append(<-early, <-late...)
+	s.spares.wait()
 	if !s.awaitReaps() {
 		errs = append(errs, fmt.Errorf("forkspawn: close: a child is %w", errUnkillable))
 	}
@@ -215,7 +222,7 @@ func (s *Spawner) awaitClose(ctx context.Context) error {
 	select {
 	case <-s.done:
 	case <-ctx.Done():
-		for _, c := range s.Children() {
+		for _, c := range append(s.Children(), s.spares.dismissed()...) {
 			c.kill()
 		}
 		<-s.done
@@ -223,12 +230,12 @@ func (s *Spawner) awaitClose(ctx context.Context) error {
 	return s.closeErr
 }
 
-// stopAll begins to stop all children and returns where the errors come when they are gone.
+// stopAll begins to stop all children and spares and returns where the errors come when they are gone.
 func (s *Spawner) stopAll(ctx context.Context) <-chan []error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards errs
 	var errs []error
-	for _, c := range s.Children() {
+	for _, c := range append(s.Children(), s.spares.dismiss()...) {
 		wg.Go(func() {
 			defer context.AfterFunc(ctx, c.kill)() // somebody else's Stop, which may be under way, does not heed ctx
 			if _, err := c.Stop(ctx); err != nil {

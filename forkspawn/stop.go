@@ -55,7 +55,7 @@ func (c *Child) Stop(ctx context.Context) (StopResult, error) {
 		c.lastWords()
 		c.peer.Abort() // there is nobody at the other end
 		c.s.remove(c)
-		c.s.tell.stopped(c.event(), c.result, c.stopErr)
+		c.tell.stopped(c.event(), c.result, c.stopErr)
 	})
 	return c.result, c.stopErr
 }
@@ -67,7 +67,7 @@ func (c *Child) Cancel(ctx context.Context, reason string) error {
 	if isClosed(c.gone) {
 		return nil
 	}
-	c.s.tell.asked(c.event(), 0)
+	c.tell.asked(c.event(), 0)
 	err := c.peer.Cancel(ctx, transport.Cancel{Reason: reason})
 	if err != nil && errors.Is(err, transport.ErrPeerGone) {
 		return nil // it ends
@@ -136,7 +136,7 @@ func (c *Child) ask(ctx context.Context, grace time.Duration) bool {
 	now := time.Now()
 	until, _ := c.ladderLimit(ctx, stepAsk, now.Add(grace))
 	grace = max(0, until.Sub(now))
-	c.s.tell.asked(c.event(), grace)
+	c.tell.asked(c.event(), grace)
 	asking, cancel := context.WithTimeout(ctx, grace+time.Millisecond) // and not 0, which would not ask at all
 	asked := make(chan struct{})
 	go func() {
@@ -259,5 +259,5 @@ func (c *Child) signalGroup(sig syscall.Signal) {
 	if sig == sigcont || errors.Is(err, os.ErrProcessDone) {
 		level = slog.LevelDebug
 	}
-	c.s.tell.signalled(level, c.event(), SignalInfo{sig, true, err})
+	c.tell.signalled(level, c.event(), SignalInfo{sig, true, err})
 }

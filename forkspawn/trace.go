@@ -18,7 +18,8 @@ import (
 // Stopped; Signalled comes before BootFailed when a start that failed had to be ended. Exited comes once, when the
 // process has ended, at any time after Started, and before BootFailed, Stopped and whatever else tells of that
 // end. A start that failed before there was a process has BootFailed
-// alone.
+// alone. Of a child that was a spare (Config.Spares) all is told, with its times, when Spawn knows what comes of it: Started with when it
+// got its spec, then the phases from "spec" on.
 type Trace struct {
 	// Started: the process runs.
 	Started func(ChildEvent)
@@ -146,6 +147,11 @@ func (t *teller) stopped(e ChildEvent, r StopResult, err error) {
 	if t.trace.Stopped != nil {
 		t.trace.Stopped(e, r, err)
 	}
+}
+
+// spareFailed is no event: a spare is nobody's child.
+func (t *teller) spareFailed(level slog.Level, err error, pause time.Duration) {
+	t.log.Log(context.Background(), level, "forkspawn: spares cannot be had; trying again", "error", err, "pause", pause)
 }
 
 func (t *teller) restarting(e ChildEvent, r RestartInfo) {
