@@ -5,6 +5,10 @@
 //
 //	go run ./bench/spawnbench -n 200
 //
+// With -spares it also measures children that were started before (forkspawn.Config.Spares), in turns with the others:
+//
+//	go run ./bench/spawnbench -n 200 -spares 4
+//
 // The default build links libc where a C compiler is found; CGO_ENABLED=0 makes a static one, which
 // starts faster in both columns.
 //
@@ -19,6 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -50,23 +55,22 @@ func main() {
 	n := flag.Int("n", 200, "children per method and transport")
 	warm := flag.Int("warmup", 10, "children before those that count")
 	methods := flag.String("method", "exec", "start methods, with commas between")
+	spares := flag.Int("spares", 0, "also take children from so many spares, for each method")
 	transports := flag.String("transport", "uds,tcp", "transports, with commas between")
 	asJSON := flag.Bool("json", false, "print one JSON array")
 	flag.Parse()
-	if flag.NArg() > 0 || *n < 1 || *warm < 0 {
+	if flag.NArg() > 0 || *n < 1 || *warm < 0 || *spares < 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	var results []result
-	for _, m := range strings.Split(*methods, ",") {
-		for _, tr := range strings.Split(*transports, ",") {
-			r, err := measure(m, tr, *n, *warm)
-			if err != nil {
-				fmt.Fprintln(os.Stderr, "spawnbench:", err)
-				os.Exit(1)
-			}
-			results = append(results, r)
+	for _, network := range strings.Split(*transports, ",") {
+		r, err := measure(strings.Split(*methods, ","), *spares, network, *n, *warm)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "spawnbench:", err)
+			os.Exit(1)
 		}
+		results = append(results, r...)
 	}
 	if *asJSON {
 		enc := json.NewEncoder(os.Stdout)
@@ -80,15 +84,17 @@ func main() {
 	printTables(os.Stdout, results)
 }
 
-// result is what one method and transport gave. Times are in microseconds.
+// result is what one row gave. Times are in microseconds.
 type result struct {
 	Method    string             `json:"method"`
 	Transport string             `json:"transport"`
+	Spares    int                `json:"spares"` // from which the children were taken; 0 is a process for each
 	N         int                `json:"n"`
 	Ready     percentiles        `json:"ready_us"`
 	Floor     percentiles        `json:"floor_us"`
-	Ratio     float64            `json:"ratio_p50"`
-	Phases    map[string]float64 `json:"phases_us"` // means
+	Ratio     float64            `json:"ratio_p50"`         // of ready to the floor
+	ToExec    float64            `json:"ratio_to_exec_p50"` // of ready to that of method exec without spares; 0 if that was not measured
+	Phases    map[string]float64 `json:"phases_us"`         // means
 	Stop      percentiles        `json:"stop_us"`
 }
 
@@ -98,75 +104,122 @@ type percentiles struct {
 	P99 float64 `json:"p99"`
 }
 
-func measure(method, network string, n, warm int) (result, error) {
+// row is one way to get a child, and what it took.
+type row struct {
+	method string
+	spares int
+	s      *forkspawn.Spawner
+
+	ready, stop []time.Duration
+	phases      forkspawn.BootTimes // sums
+	stopping    time.Duration
+}
+
+// measure gives each method, without spares and with them, and the floor its turn in each round.
+func measure(methods []string, spares int, network string, n, warm int) ([]result, error) {
 	listen := transport.Addr{}
 	switch network {
 	case "uds":
 	case "tcp", "tls":
 		listen = transport.Addr{Scheme: network, Target: "127.0.0.1:0"}
 	default:
-		return result{}, fmt.Errorf("-transport %q: want uds, tcp or tls", network)
+		return nil, fmt.Errorf("-transport %q: want uds, tcp or tls", network)
 	}
-	s, err := forkspawn.New(forkspawn.Config{Method: method, Listen: listen})
-	if err != nil {
-		return result{}, err
+	var rows []*row
+	for _, method := range methods {
+		for _, k := range slices.Compact([]int{0, spares}) {
+			s, err := forkspawn.New(forkspawn.Config{Method: method, Listen: listen, Spares: k})
+			if err != nil {
+				return nil, err
+			}
+			defer s.Close()
+			rows = append(rows, &row{method: method, spares: k, s: s})
+		}
 	}
-	defer s.Close()
 	f, err := newFloor(network)
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
 	defer f.close()
 
-	var ready, floor, stop []time.Duration
-	var phases forkspawn.BootTimes // sums
-	var stopping time.Duration
-	ctx := context.Background() // each wait in here has the Spawner's bounds
+	var floor []time.Duration
+	var turns []func(counts bool) error
+	for _, r := range rows {
+		turns = append(turns, r.turn)
+	}
+	turns = append(turns, func(counts bool) error {
+		took, err := f.start()
+		if counts {
+			floor = append(floor, took)
+		}
+		return err
+	})
 	for i := range warm + n {
-		var fd time.Duration
-		var boot forkspawn.BootTimes
-		var stopped forkspawn.StopResult
-		spawn := func() error {
-			c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "wait"})
-			if err != nil {
-				return err
+		for j := range turns { // none always goes first
+			if err := turns[(i+j)%len(turns)](i >= warm); err != nil {
+				return nil, err
 			}
-			boot = c.Boot()
-			stopped, err = c.Stop(ctx)
-			return err
 		}
-		bare := func() (err error) {
-			fd, err = f.start()
-			return err
-		}
-		turns := []func() error{spawn, bare}
-		if i%2 == 1 { // neither always goes first
-			slices.Reverse(turns)
-		}
-		if err := errors.Join(turns[0](), turns[1]()); err != nil {
-			return result{}, err
-		}
-		if i < warm {
-			continue
-		}
-		ready, floor, stop = append(ready, boot.Total), append(floor, fd), append(stop, stopped.Elapsed)
-		stopping += stopped.Elapsed
-		phases.Launch += boot.Launch
-		phases.Runtime += boot.Runtime
-		phases.Init += boot.Init
-		phases.Connect += boot.Connect
-		phases.Hello += boot.Hello
-		phases.Ready += boot.Ready
 	}
-	r := result{Method: method, Transport: network, N: n, Ready: percentilesOf(ready), Floor: percentilesOf(floor), Stop: percentilesOf(stop)}
-	r.Ratio = round2(r.Ready.P50 / r.Floor.P50)
+	var results []result
+	floors := percentilesOf(floor)
+	exec := 0.0
+	for _, r := range rows {
+		res := r.result(network)
+		res.Floor, res.Ratio = floors, round3(res.Ready.P50/floors.P50)
+		if r.method == forkspawn.MethodExec && r.spares == 0 {
+			exec = res.Ready.P50
+		}
+		results = append(results, res)
+	}
+	for i := range results {
+		if exec > 0 {
+			results[i].ToExec = round3(results[i].Ready.P50 / exec)
+		}
+	}
+	return results, nil
+}
+
+// turn spawns one child and stops it. The spares are all there before, and their replacement is not waited for.
+func (r *row) turn(counts bool) error {
+	ctx := context.Background() // each wait in here has the Spawner's bounds
+	if err := r.s.Warm(ctx); err != nil {
+		return err
+	}
+	c, err := r.s.Spawn(ctx, spawnspec.Spec{Entry: "wait"})
+	if err != nil {
+		return err
+	}
+	boot := c.Boot()
+	stopped, err := c.Stop(ctx)
+	if err != nil || !counts {
+		return err
+	}
+	if boot.Spare != (r.spares > 0) {
+		return fmt.Errorf("%d spares, and a child of which that is one: %t", r.spares, boot.Spare)
+	}
+	r.ready, r.stop = append(r.ready, boot.Total), append(r.stop, stopped.Elapsed)
+	r.stopping += stopped.Elapsed
+	r.phases.Launch += boot.Launch
+	r.phases.Runtime += boot.Runtime
+	r.phases.Init += boot.Init
+	r.phases.Connect += boot.Connect
+	r.phases.Hello += boot.Hello
+	r.phases.Ready += boot.Ready
+	return nil
+}
+
+func (r *row) result(network string) result {
+	n := len(r.ready)
 	mean := func(d time.Duration) float64 { return micros(d / time.Duration(n)) }
-	r.Phases = map[string]float64{
-		"launch": mean(phases.Launch), "runtime": mean(phases.Runtime), "init": mean(phases.Init),
-		"connect": mean(phases.Connect), "hello": mean(phases.Hello), "ready": mean(phases.Ready),
-		"stop": mean(stopping),
+	return result{
+		Method: r.method, Transport: network, Spares: r.spares, N: n, Ready: percentilesOf(r.ready), Stop: percentilesOf(r.stop),
+		Phases: map[string]float64{
+			"launch": mean(r.phases.Launch), "runtime": mean(r.phases.Runtime), "init": mean(r.phases.Init),
+			"connect": mean(r.phases.Connect), "hello": mean(r.phases.Hello), "ready": mean(r.phases.Ready),
+			"stop": mean(r.stopping),
+		},
 	}
-	return r, nil
 }
 
 // floor starts this binary with os/exec and waits for one byte from it.
@@ -241,22 +294,26 @@ func percentilesOf(d []time.Duration) percentiles {
 
 func micros(d time.Duration) float64 { return float64(d.Round(100*time.Nanosecond)) / 1000 }
 
-func round2(x float64) float64 { return float64(int(x*100+0.5)) / 100 }
+func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 func printTables(w io.Writer, results []result) {
 	fmt.Fprintf(w, "%s %s/%s, %d CPUs%s\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), load())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "method\ttransport\tn\tready p50\tp90\tp99\tfloor p50\tratio\tstop p50\tµs\t")
+	fmt.Fprintln(tw, "method\ttransport\tspares\tn\tready p50\tp90\tp99\tto exec\tfloor p50\tratio\tstop p50\tµs\t")
 	for _, r := range results {
-		fmt.Fprintf(tw, "%s\t%s\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.2f\t%.0f\t\t\n",
-			r.Method, r.Transport, r.N, r.Ready.P50, r.Ready.P90, r.Ready.P99, r.Floor.P50, r.Ratio, r.Stop.P50)
+		toExec := "-"
+		if r.ToExec > 0 {
+			toExec = fmt.Sprintf("%.3f", r.ToExec)
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%.0f\t%.0f\t%.0f\t%s\t%.0f\t%.2f\t%.0f\t\t\n",
+			r.Method, r.Transport, r.Spares, r.N, r.Ready.P50, r.Ready.P90, r.Ready.P99, toExec, r.Floor.P50, r.Ratio, r.Stop.P50)
 	}
 	tw.Flush()
 	fmt.Fprintln(w)
 	phases := []string{"launch", "runtime", "init", "connect", "hello", "ready", "stop"}
-	fmt.Fprintln(tw, "method\ttransport\t"+strings.Join(phases, "\t")+"\tmean µs\t")
+	fmt.Fprintln(tw, "method\ttransport\tspares\t"+strings.Join(phases, "\t")+"\tmean µs\t")
 	for _, r := range results {
-		fmt.Fprintf(tw, "%s\t%s\t", r.Method, r.Transport)
+		fmt.Fprintf(tw, "%s\t%s\t%d\t", r.Method, r.Transport, r.Spares)
 		for _, p := range phases {
 			fmt.Fprintf(tw, "%.0f\t", r.Phases[p])
 		}
