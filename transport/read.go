@@ -29,7 +29,7 @@ type reader struct {
 	kind    Kind   // of the pending frame
 	size    int    // bytes of its body that are not used up
 	body    []byte // the part of a body that was moved out of buf, or was never in it; from the pool
-	lent    []byte // what ReadFrame returned; goes back to the pool at the next receive
+	lent    []byte // what ReadFrame or RecvBorrowed returned; goes back to the pool at the next receive
 
 	err   error         // what every further receive returns; set by end
 	ended chan struct{} // closed when err is set, so that others than the turn's holder may read it
@@ -108,6 +108,35 @@ func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
 	return size, nil
 }
 
+// RecvBorrowed receives one message of KindRaw and returns it in the channel's own memory, which is lent to
+// the caller until the next receive on the channel, by whomever, or its close: then it is used again. It may be
+// changed, and it must not be kept. So it is for channels on which one goroutine at a time receives, and for
+// messages whose size nobody knows before; nothing is allocated for one in the steady state, however large. Memory
+// beyond 4 MiB is left to the garbage collector with the next receive. The errors are those of Recv.
+func (c *Channel) RecvBorrowed(ctx context.Context) ([]byte, error) {
+	p, err := c.recvBorrowed(ctx)
+	if err != nil {
+		return nil, &Error{"receive", err}
+	}
+	return p, nil
+}
+
+func (c *Channel) recvBorrowed(ctx context.Context) ([]byte, error) {
+	if err := c.startReceive(ctx); err != nil {
+		return nil, err
+	}
+	defer c.rd.turn.give()
+	if err := c.nextMessage(ctx, KindRaw); err != nil {
+		return nil, err
+	}
+	body, err := c.wholeBody(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.lend()
+	return body, nil
+}
+
 // ReadFrame receives the next frame of any kind, for code that speaks the protocol itself; its
 // errors are those of Recv. It interprets nothing, but skips extension kinds and refuses unknown
 // ones. Unlike Recv it skips no more than the channel's limit, in bytes, before a frame of a known kind:
@@ -133,9 +162,14 @@ func (c *Channel) readFrame(ctx context.Context) (Frame, error) {
 		return Frame{}, err
 	}
 	f := Frame{c.rd.kind, body}
+	c.lend()
+	return f, nil
+}
+
+// lend ends the pending frame, whose body the caller gets until the next receive.
+func (c *Channel) lend() {
 	c.rd.lent, c.rd.body = c.rd.body, nil
 	c.used()
-	return f, nil
 }
 
 // startReceive takes the turn to read.

@@ -109,6 +109,15 @@ func appendFrame(b *bytes.Buffer, f Frame) {
 	b.Write(f.Body)
 }
 
+// sendable tells whether a later send may do better than one that failed.
+func (c *Channel) sendable() bool {
+	if c.wr.turn.take(context.Background(), c.closed) != nil {
+		return false
+	}
+	defer c.wr.turn.give()
+	return c.wr.err == nil && !c.closing.Load()
+}
+
 func (c *Channel) checkSize(size int) error {
 	if limit := c.limit.Load(); int64(size) > limit {
 		return &SizeError{Size: int64(size), Limit: limit}
