@@ -30,6 +30,7 @@ func TestMain(m *testing.M) {
 		return nil
 	})
 	forkspawn.Register("echo", echo)
+	forkspawn.Register("sink", sink)
 	forkspawn.Init()
 	os.Exit(m.Run())
 }
@@ -41,10 +42,10 @@ type echoArgs struct {
 	Raw   string // "network address" of the floor, where Size bytes are echoed with nothing around them
 }
 
-// message is what the typed round trips carry.
+// message is what typed messages carry.
 type message struct {
-	ID   uint64 `cbor:"1,keyasint"`
-	Body []byte `cbor:"2,keyasint"`
+	ID   uint64          `cbor:"1,keyasint"`
+	Body transport.Bytes `cbor:"2,keyasint"`
 }
 
 // echo serves the channel and the floor side by side.
@@ -132,6 +133,7 @@ func roundTrip(b *testing.B, network string, typed bool, size int) {
 
 	out, in := make([]byte, size), make([]byte, size)
 	msg := message{ID: 1, Body: out[:max(0, size-8)]} // so that the frame is about as large
+	var reply message
 	ch := child.Channel()
 	trip := func() error {
 		if !typed {
@@ -144,7 +146,6 @@ func roundTrip(b *testing.B, network string, typed bool, size int) {
 		if err := ch.Send(ctx, &msg); err != nil {
 			return err
 		}
-		var reply message
 		return ch.Recv(ctx, &reply)
 	}
 	floor := func() error {
@@ -154,29 +155,44 @@ func roundTrip(b *testing.B, network string, typed bool, size int) {
 		_, err := io.ReadFull(raw, in)
 		return err
 	}
-	turn := func(f func() error, n int) time.Duration {
-		start := time.Now()
+	b.SetBytes(int64(2 * size))
+	duel(b, block, times(trip), times(floor))
+}
+
+// times makes of one operation a function that does n of them.
+func times(f func() error) func(n int) error {
+	return func(n int) error {
 		for range n {
 			if err := f(); err != nil {
-				b.Fatal(err)
+				return err
 			}
+		}
+		return nil
+	}
+}
+
+// duel measures b.N operations of ours and as many of the floor, in turns of a block each. Both do as many
+// operations as they are asked for.
+func duel(b *testing.B, block int, ours, floor func(n int) error) {
+	turn := func(f func(int) error, n int) time.Duration {
+		start := time.Now()
+		if err := f(n); err != nil {
+			b.Fatal(err)
 		}
 		return time.Since(start)
 	}
-	turn(trip, block)
+	turn(ours, block)
 	turn(floor, block)
-	var ours, theirs time.Duration
+	var theirs time.Duration
 	var ratios []float64
-	b.SetBytes(int64(2 * size))
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; done += block {
 		n := min(block, b.N-done)
 		b.StartTimer()
-		t := turn(trip, n)
+		t := turn(ours, n)
 		b.StopTimer()
 		f := turn(floor, n)
-		ours += t
 		theirs += f
 		ratios = append(ratios, float64(t)/float64(f))
 	}
