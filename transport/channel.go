@@ -33,8 +33,8 @@ type Config struct {
 
 // Channel carries whole messages over a connection. Make one with [New]; end it with Close.
 //
-// All methods may be called concurrently. Senders take turns per frame, in no particular order;
-// each frame is one write. Receivers take turns per message. There is no goroutine behind a channel:
+// All methods may be called concurrently. Senders are served in the order in which they come, each frame in
+// one write; small frames of several that wait share one. Receivers take turns per message. There is no goroutine behind a channel:
 // the goroutine that calls Recv reads the socket itself.
 //
 // A message is whole or absent. A receive that ends early, because of its context or because the
@@ -72,10 +72,15 @@ func New(conn net.Conn, cfg Config) *Channel {
 	conn.SetWriteDeadline(time.Time{})
 	c.SetLimit(cfg.Limit)
 	c.rd.ended = make(chan struct{})
-	c.rd.turn, c.wr.turn = newTurn(), newTurn()
+	c.rd.turn = newTurn()
 	c.rd.intr.setDeadline = conn.SetReadDeadline
 	c.wr.intr.setDeadline = conn.SetWriteDeadline
+	c.rd.conn, c.wr.conn = conn, conn
+	c.rd.room, c.rd.ask = keptBufferSize, firstRead
 	c.wr.plain = isPlain(conn)
+	if c.wr.plain {
+		c.raw(conn)
+	}
 	return c
 }
 

@@ -87,12 +87,17 @@ func decodeMessage(body []byte, v any) error {
 	return nil
 }
 
-// bodies holds buffers for bodies that do not fit into a channel's read buffer.
-var bodies = sync.Pool{New: func() any { return new([]byte) }}
+// body is a buffer for the body of a message that does not fit into a channel's read buffer.
+type body struct{ b []byte }
 
-func putBody(b []byte) {
-	if cap(b) <= maxKept {
-		b = b[:0]
-		bodies.Put(&b)
+var bodies = sync.Pool{New: func() any { return new(body) }}
+
+func putBody(b *body) {
+	if cap(b.b) <= maxKept {
+		b.b = b.b[:0]
+		bodies.Put(b)
 	}
 }
+
+// pooledBuffers holds read buffers that no channel has anything in.
+var pooledBuffers = sync.Pool{New: func() any { return new([pooledBufferSize]byte) }}

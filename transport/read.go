@@ -1,16 +1,28 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
+	"syscall"
 )
 
-// readBufferSize is the size of a channel's own read buffer: prefix and body of a small message come
-// with one system call. It is allocated at the first receive.
-const readBufferSize = 8 << 10
+// A receiver reads into a buffer of its own, so that many small messages come with one system call. Where it can
+// tell whether a read would block it has the buffer, out of a pool, only while there is something in it. Elsewhere
+// it keeps a small one from the first receive on.
+const (
+	pooledBufferSize = 64 << 10
+	keptBufferSize   = 8 << 10
+)
+
+// firstRead is how much is read into the buffer until a stream of small messages shows: of a large message
+// little is copied then, and the rest is read to where it belongs.
+const firstRead = 8 << 10
 
 // firstBody is how much is allocated for a large body before its bytes arrive. Beyond that the buffer
 // doubles as it fills, so that a lying length costs the liar bandwidth and not us memory.
@@ -19,17 +31,29 @@ const firstBody = 16 << 10
 // reader is the receiving half of a Channel. Whoever holds the turn owns all of it.
 type reader struct {
 	turn turn
+	conn net.Conn
 	intr interrupter
 
-	buf  []byte // buf[r:w] was read from the connection and not used yet
-	r, w int
+	room   int    // how large buf is when there is one
+	ask    int    // how much to read into it at a time
+	buf    []byte // buf[r:w] was read from the connection and not used yet; nil when there is nothing
+	r, w   int
+	pooled *[pooledBufferSize]byte // whose memory buf is, or nil
 
-	skipped int64  // bytes of extension frames since the last frame of a known kind
-	pending bool   // a header was read and its body is not used up
-	kind    Kind   // of the pending frame
-	size    int    // bytes of its body that are not used up
-	body    []byte // the part of a body that was moved out of buf, or was never in it; from the pool
-	lent    []byte // what ReadFrame or RecvBorrowed returned; goes back to the pool at the next receive
+	raw     syscall.RawConn    // to read what has arrived; nil where that cannot be
+	tryRead func(uintptr) bool // reads to dest, or arms ctx and waits
+	ctx     context.Context    // of the read under way, like what follows
+	into    []byte             // where to; nil for the buffer
+	need    int                // how much the buffer lacks at least
+	got     int
+	failed  error
+
+	skipped int64 // bytes of extension frames since the last frame of a known kind
+	pending bool  // a header was read and its body is not used up
+	kind    Kind  // of the pending frame
+	size    int   // bytes of its body that are not used up
+	body    *body // the part of a body that was moved out of buf, or was never in it; from the pool
+	lent    *body // what ReadFrame or RecvBorrowed returned; goes back to the pool at the next receive
 
 	err   error         // what every further receive returns; set by end
 	ended chan struct{} // closed when err is set, so that others than the turn's holder may read it
@@ -63,6 +87,7 @@ func (c *Channel) recv(ctx context.Context, v any) error {
 	if err != nil {
 		return err
 	}
+	defer c.rd.release()
 	defer c.used()
 	return decodeMessage(body, v)
 }
@@ -92,7 +117,14 @@ func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
 		return 0, &ShortBufferError{Have: len(buf), Need: size}
 	}
 	buf = buf[:size]
-	got := copy(buf, rd.body) // from a receive that was cancelled half-way
+	got := 0
+	if rd.body != nil {
+		got = copy(buf, rd.body.b) // from a receive that was cancelled half-way
+	} else if size <= firstRead {
+		if err := c.fill(ctx, size); err != nil {
+			return 0, err
+		}
+	}
 	m := copy(buf[got:], rd.buf[rd.r:rd.w])
 	rd.r += m
 	got += m
@@ -100,11 +132,13 @@ func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
 		n, err := c.read(ctx, buf[got:])
 		got += n
 		if err != nil {
-			rd.body = append(takeBody(rd.body)[:0], buf[:got]...)
+			rd.body = takeBody(rd.body)
+			rd.body.b = append(rd.body.b[:0], buf[:got]...)
 			return 0, err
 		}
 	}
 	c.used()
+	rd.release()
 	return size, nil
 }
 
@@ -161,8 +195,12 @@ func (c *Channel) readFrame(ctx context.Context) (Frame, error) {
 	if err != nil {
 		return Frame{}, err
 	}
+	if c.rd.body == nil { // a handshake must not leave the large buffer with a channel on which nobody receives for long
+		body = bytes.Clone(body)
+	}
 	f := Frame{c.rd.kind, body}
 	c.lend()
+	c.rd.release()
 	return f, nil
 }
 
@@ -269,6 +307,9 @@ func (c *Channel) header(ctx context.Context, maxSkipped int64) error {
 			case n > limit:
 				return rd.end(&SizeError{Size: n, Limit: limit, Received: true})
 			}
+			if n > firstRead {
+				rd.ask = firstRead
+			}
 			rd.kind = Kind(rd.buf[rd.r+lengthSize])
 			if !rd.kind.known() && rd.kind < KindExtension {
 				return rd.end(fmt.Errorf("%w: unknown %s", ErrProtocol, rd.kind))
@@ -313,43 +354,42 @@ func (c *Channel) skip(ctx context.Context) error {
 // are good until the next receive.
 func (c *Channel) wholeBody(ctx context.Context) ([]byte, error) {
 	rd := &c.rd
-	if rd.body == nil && rd.size <= len(rd.buf) {
+	if rd.body == nil && rd.size <= rd.room {
 		if err := c.fill(ctx, rd.size); err != nil {
 			return nil, err
 		}
-		body := rd.buf[rd.r : rd.r+rd.size : rd.r+rd.size] // an append must not write over what follows
+		b := rd.buf[rd.r : rd.r+rd.size : rd.r+rd.size] // an append must not write over what follows
 		rd.r += rd.size
-		return body, nil
+		return b, nil
 	}
-	b := takeBody(rd.body)
-	m := min(rd.size-len(b), rd.w-rd.r)
-	b = append(b, rd.buf[rd.r:rd.r+m]...)
+	body := takeBody(rd.body)
+	rd.body = body
+	m := min(rd.size-len(body.b), rd.w-rd.r)
+	body.b = append(body.b, rd.buf[rd.r:rd.r+m]...)
 	rd.r += m
-	for len(b) < rd.size {
-		if len(b) == cap(b) {
-			grown := make([]byte, len(b), min(rd.size, 2*len(b)))
-			copy(grown, b)
-			b = grown
+	for len(body.b) < rd.size {
+		if len(body.b) == cap(body.b) {
+			grown := make([]byte, len(body.b), min(rd.size, 2*len(body.b)))
+			copy(grown, body.b)
+			body.b = grown
 		}
-		n, err := c.read(ctx, b[len(b):min(cap(b), rd.size)])
-		b = b[:len(b)+n]
+		n, err := c.read(ctx, body.b[len(body.b):min(cap(body.b), rd.size)])
+		body.b = body.b[:len(body.b)+n]
 		if err != nil {
-			rd.body = b
 			return nil, err
 		}
 	}
-	rd.body = b
-	return b, nil
+	return body.b, nil
 }
 
-// takeBody returns a buffer that continues b, or an empty one from the pool.
-func takeBody(b []byte) []byte {
+// takeBody returns b, or an empty one from the pool.
+func takeBody(b *body) *body {
 	if b != nil {
 		return b
 	}
-	b = *bodies.Get().(*[]byte)
-	if cap(b) < firstBody {
-		b = make([]byte, 0, firstBody)
+	b = bodies.Get().(*body)
+	if cap(b.b) < firstBody {
+		b.b = make([]byte, 0, firstBody)
 	}
 	return b
 }
@@ -363,21 +403,19 @@ func (c *Channel) used() {
 	}
 }
 
-// fill reads until at least n bytes are buffered; n is at most readBufferSize.
+// fill reads until at least n bytes are buffered; n is at most the buffer's size.
 func (c *Channel) fill(ctx context.Context, n int) error {
 	rd := &c.rd
-	if rd.buf == nil {
-		rd.buf = make([]byte, readBufferSize)
-	}
 	if rd.r == rd.w {
 		rd.r, rd.w = 0, 0
 	}
-	if rd.w-rd.r < n && len(rd.buf)-rd.r < n {
+	if rd.room-rd.r < n {
 		rd.w = copy(rd.buf, rd.buf[rd.r:rd.w])
 		rd.r = 0
 	}
 	for rd.w-rd.r < n {
-		m, err := c.read(ctx, rd.buf[rd.w:])
+		rd.need = n - (rd.w - rd.r)
+		m, err := c.read(ctx, nil)
 		if err != nil {
 			return err
 		}
@@ -386,13 +424,13 @@ func (c *Channel) fill(ctx context.Context, n int) error {
 	return nil
 }
 
-// read reads from the connection. An error means that no byte was read. Unless it is the context's,
-// the receiving side ends with it.
+// read reads from the connection to p, or, when p is nil, behind what is buffered. An error means that no
+// byte was read. Unless it is the context's, the receiving side ends with it.
 func (c *Channel) read(ctx context.Context, p []byte) (int, error) {
 	rd := &c.rd
+	defer rd.intr.rest()
 	for {
-		rd.intr.arm(ctx)
-		n, err := c.conn.Read(p)
+		n, err := rd.readSome(ctx, p)
 		if n > 0 {
 			if c.closing.Load() {
 				// Close drops input, so there may be a hole before these bytes.
@@ -414,6 +452,56 @@ func (c *Channel) read(ctx context.Context, p []byte) (int, error) {
 			return 0, err // a deadline that somebody set behind our back
 		}
 		return 0, rd.err
+	}
+}
+
+// readSome is one call of read.
+func (rd *reader) readSome(ctx context.Context, p []byte) (n int, err error) {
+	if rd.raw == nil {
+		rd.into = p
+		rd.intr.arm(ctx)
+		n, err = rd.conn.Read(rd.dest())
+	} else {
+		rd.intr.wants(ctx)
+		rd.ctx, rd.into, rd.got, rd.failed = ctx, p, 0, nil
+		err = rd.raw.Read(rd.tryRead)
+		n, rd.ctx = rd.got, nil
+		switch {
+		case err != nil:
+		case rd.failed != nil:
+			err = rd.failed
+		case n == 0:
+			err = io.EOF
+		}
+	}
+	if p == nil && n >= rd.ask {
+		rd.ask = rd.room // what is coming are many
+	}
+	rd.into = nil
+	return n, err
+}
+
+// dest is where the read under way reads to.
+func (rd *reader) dest() []byte {
+	if rd.into != nil {
+		return rd.into
+	}
+	if rd.buf == nil {
+		if rd.raw != nil {
+			rd.pooled = pooledBuffers.Get().(*[pooledBufferSize]byte)
+			rd.buf = rd.pooled[:]
+		} else {
+			rd.buf = make([]byte, rd.room)
+		}
+	}
+	return rd.buf[rd.w:min(rd.room, rd.w+max(rd.ask, rd.need))]
+}
+
+// release gives an empty buffer back.
+func (rd *reader) release() {
+	if rd.pooled != nil && rd.r == rd.w {
+		pooledBuffers.Put(rd.pooled)
+		rd.pooled, rd.buf, rd.r, rd.w = nil, nil, 0, 0
 	}
 }
 

@@ -3,25 +3,31 @@ package transport
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"net"
+	"syscall"
 )
 
 // maxCopied is the largest raw body that is copied behind its header for one plain write. A larger
 // one is written by writev from where it lies.
 const maxCopied = 8 << 10
 
-// writer is the sending half of a Channel. Whoever holds the turn owns all of it.
+// maxCombined is how many bytes of small frames of several senders go into one write.
+const maxCombined = 64 << 10
+
+// writer is the sending half of a Channel. Whoever leads the queue owns the rest of it.
 type writer struct {
-	turn turn
-	intr interrupter
+	queue sendQueue
 
-	plain  bool // a write that timed out with no byte written has left no trace; see isPlain
-	header [headerSize]byte
-	parts  [2][]byte   // header and body for writev
-	vec    net.Buffers // what is left of parts
+	conn  net.Conn
+	intr  interrupter
+	plain bool        // a write that timed out has written what it says; see isPlain
+	parts [2][]byte   // header and body for writev
+	vec   net.Buffers // what is left of parts
 
-	err error // what every further send returns
+	raw      syscall.RawConn    // to try what does not block; nil where there is none
+	tryWrite func(uintptr) bool // writes try
+	try      []byte
+	tried    int // bytes written of it
 }
 
 // isPlain tells whether a write that reports 0 bytes has written 0 bytes. A TLS connection, and
@@ -93,29 +99,33 @@ func (c *Channel) writeFrame(ctx context.Context, f Frame, last bool) error {
 	if err := c.checkSize(len(f.Body) + 1); err != nil {
 		return err
 	}
-	if len(f.Body) > maxCopied && c.wr.plain {
-		return c.write(ctx, nil, &f, last)
-	}
 	b := encoders.Get().(*bytes.Buffer)
 	defer putEncoder(b)
+	if len(f.Body) > maxCopied && c.wr.plain {
+		appendHeader(b, f.Kind, len(f.Body))
+		return c.write(ctx, b.Bytes(), f.Body, last)
+	}
 	appendFrame(b, f)
 	return c.write(ctx, b.Bytes(), nil, last)
 }
 
 func appendFrame(b *bytes.Buffer, f Frame) {
-	var header [headerSize]byte
-	putHeader(header[:], f.Kind, len(f.Body))
-	b.Write(header[:])
+	appendHeader(b, f.Kind, len(f.Body))
 	b.Write(f.Body)
+}
+
+func appendHeader(b *bytes.Buffer, kind Kind, size int) {
+	var header [headerSize]byte
+	putHeader(header[:], kind, size)
+	b.Write(header[:])
 }
 
 // sendable tells whether a later send may do better than one that failed.
 func (c *Channel) sendable() bool {
-	if c.wr.turn.take(context.Background(), c.closed) != nil {
-		return false
-	}
-	defer c.wr.turn.give()
-	return c.wr.err == nil && !c.closing.Load()
+	q := &c.wr.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.err == nil && !c.closing.Load()
 }
 
 func (c *Channel) checkSize(size int) error {
@@ -125,65 +135,79 @@ func (c *Channel) checkSize(size int) error {
 	return nil
 }
 
-// write sends p, or the frame large by writev, in this goroutine's turn.
-func (c *Channel) write(ctx context.Context, p []byte, large *Frame, last bool) error {
+// write sends whole frames; or, with a body, one frame whose header is in frame.
+func (c *Channel) write(ctx context.Context, frame, body []byte, last bool) error {
 	if ctx.Err() != nil {
 		return newContextError(ctx)
 	}
-	wr := &c.wr
-	if err := wr.turn.take(ctx, c.closed); err != nil {
-		return err
+	p := places.Get().(*place)
+	defer p.recycle()
+	p.frame, p.body, p.last = frame, body, last
+	q := &c.wr.queue
+	q.mu.Lock()
+	q.push(p)
+	if p.state == leading {
+		return c.lead(ctx, p)
 	}
-	defer wr.turn.give()
-	if c.closing.Load() && !last {
-		return ErrClosed
+	q.mu.Unlock()
+	if !c.wait(ctx, p) {
+		return p.err
 	}
-	if wr.err != nil {
-		return wr.err
-	}
-	wr.intr.arm(ctx)
-	var n int64
-	var err error
-	if large == nil {
-		var m int
-		m, err = c.conn.Write(p)
-		n = int64(m)
-	} else {
-		putHeader(wr.header[:], large.Kind, len(large.Body))
-		wr.parts[0], wr.parts[1] = wr.header[:], large.Body
-		wr.vec = wr.parts[:]
-		n, err = wr.vec.WriteTo(c.conn)
-		wr.parts[1] = nil
-	}
-	if err == nil {
-		return nil
-	}
-	return c.writeError(ctx, n, err, last)
+	q.mu.Lock()
+	return c.lead(ctx, p)
 }
 
-// writeError makes of a write that failed after n bytes what the sender gets, and what later ones do.
-func (c *Channel) writeError(ctx context.Context, n int64, err error, last bool) error {
+// writeOut writes what the kernel does not have of the places from that of lead, which is the first, to last. It
+// returns how many bytes that were.
+func (c *Channel) writeOut(ctx context.Context, lead, last *place) (n int, err error) {
 	wr := &c.wr
-	if !isTimeout(err) {
-		if c.closing.Load() && !last {
-			err = ErrClosed
+	defer wr.intr.rest()
+	switch {
+	case lead != last:
+		b := encoders.Get().(*bytes.Buffer)
+		defer putEncoder(b)
+		b.Write(lead.frame[lead.sent:])
+		for p := lead; p != last; {
+			p = p.next
+			b.Write(p.frame)
 		}
-		wr.err = netError(err)
-		return wr.err
+		return wr.write(ctx, b.Bytes())
+	case lead.body == nil:
+		return wr.write(ctx, lead.frame[lead.sent:])
+	case lead.sent >= len(lead.frame):
+		return wr.write(ctx, lead.body[lead.sent-len(lead.frame):])
 	}
-	if ctx.Err() != nil {
-		err = newContextError(ctx)
+	wr.intr.arm(ctx)
+	wr.parts[0], wr.parts[1] = lead.frame[lead.sent:], lead.body
+	wr.vec = wr.parts[:]
+	written, err := wr.vec.WriteTo(wr.conn)
+	wr.parts = [2][]byte{}
+	return int(written), err
+}
+
+// write writes p. While the socket has room it does so without arming the context.
+func (wr *writer) write(ctx context.Context, p []byte) (n int, err error) {
+	if wr.raw != nil && wr.intr.wants(ctx) {
+		wr.try, wr.tried = p, 0
+		if err := wr.raw.Write(wr.tryWrite); err != nil {
+			return 0, err
+		}
+		n, wr.try = wr.tried, nil
+		if n == len(p) {
+			return n, nil
+		}
 	}
-	if n == 0 && wr.plain {
-		return err // nothing was written
-	}
-	wr.err = ErrBroken
-	// The peer waits for the rest of a frame that will not come: let it know. A TLS connection
-	// would wait for room to do so, and write it into the middle of a record.
+	wr.intr.arm(ctx)
+	m, err := wr.conn.Write(p[n:])
+	return n + m, err
+}
+
+// shut lets the peer, which waits for the rest of a frame that will not come, know. A TLS connection
+// would wait for room to do so, and write it into the middle of a record.
+func (c *Channel) shut() {
 	if c.below != nil {
 		closeWrite(c.below)
 	} else {
 		closeWrite(c.conn)
 	}
-	return fmt.Errorf("%w after %d bytes: %w", ErrBroken, n, err)
 }

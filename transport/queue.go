@@ -1,0 +1,282 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// sendQueue is the line of those who send on a channel. The first in it leads: it alone writes. With its own
+// frame it writes those of others behind it when all are small, and they need only wait; then the
+// first of those who are left leads. So a sender that is alone meets nobody, senders in a crowd share
+// their system calls, and a frame waits for nothing but a write that is under way. Each sender keeps
+// the memory of its own frame, so what waits is bounded by who waits.
+type sendQueue struct {
+	mu          sync.Mutex // guards what follows and the places in the queue; held for moments, and never over a write
+	first, end  *place
+	crowd       bool  // the last write had frames of several senders
+	interrupted bool  // the write deadline was moved into the past by somebody who gave up
+	err         error // what every further send returns
+}
+
+// place is one sender's place in the queue. Its sender owns it, but for what the queue guards.
+type place struct {
+	frame []byte // whole frames, or one frame's header when body follows
+	body  []byte // is not copied
+	last  bool   // a goodbye: nothing may follow it
+
+	wake chan struct{} // of capacity 1; tells a sender that waits that it leads or is done
+
+	// Guarded by the queue.
+	prev, next *place
+	state      placeState
+	sent       int   // bytes that the kernel has
+	reason     error // why its sender gave up while a write was under way with it, or nil
+	err        error // the outcome when it is done
+}
+
+type placeState uint8
+
+const (
+	waiting placeState = iota // for its turn
+	taken                     // the write under way includes it, and another leads
+	leading                   // its sender is the one who writes
+	done                      // it is in no queue any more
+)
+
+// places holds those that nobody uses, each with an empty wake.
+var places = sync.Pool{New: func() any { return &place{wake: make(chan struct{}, 1)} }}
+
+// recycle gives a place back that is done and whose wake is empty.
+func (p *place) recycle() {
+	*p = place{wake: p.wake}
+	places.Put(p)
+}
+
+func (p *place) size() int { return len(p.frame) + len(p.body) }
+
+// combines tells whether the frame may be written together with those of others.
+func (p *place) combines() bool { return p.body == nil && len(p.frame) <= maxCopied && !p.last }
+
+// push makes p the last in the queue.
+func (q *sendQueue) push(p *place) {
+	if q.end == nil {
+		q.first, q.end, p.state = p, p, leading
+		return
+	}
+	p.prev, q.end.next, q.end = q.end, p, p
+}
+
+// remove takes p out with its outcome.
+func (q *sendQueue) remove(p *place, err error) {
+	if p.prev != nil {
+		p.prev.next = p.next
+	} else {
+		q.first = p.next
+	}
+	if p.next != nil {
+		p.next.prev = p.prev
+	} else {
+		q.end = p.prev
+	}
+	p.prev, p.next, p.state, p.err = nil, nil, done, err
+}
+
+// take marks what one write is to hold, from the first on, and returns the last of it. What lies between does
+// not change until the write has ended.
+func (q *sendQueue) take() (last *place) {
+	last = q.first
+	if last.combines() {
+		size := last.size() - last.sent
+		for next := last.next; next != nil && next.combines() && size+next.size() <= maxCombined; next = next.next {
+			size += next.size()
+			next.state = taken
+			last = next
+		}
+	}
+	q.crowd = last != q.first
+	return last
+}
+
+// pass lets the first who is left lead.
+func (q *sendQueue) pass() {
+	if next := q.first; next != nil {
+		next.state = leading
+		next.wake <- struct{}{}
+	}
+}
+
+// wait waits until p leads, then it returns true, or is done.
+func (c *Channel) wait(ctx context.Context, p *place) (leads bool) {
+	ended := ctx.Done()
+	if ended == nil {
+		<-p.wake
+		return p.state == leading
+	}
+	select {
+	case <-p.wake:
+		return p.state == leading
+	case <-ended:
+	}
+	q := &c.wr.queue
+	q.mu.Lock()
+	switch p.state {
+	case waiting:
+		q.remove(p, newContextError(ctx))
+		q.mu.Unlock()
+		return false
+	case taken:
+		p.reason = newContextError(ctx)
+		q.interrupted = true
+		c.conn.SetWriteDeadline(aLongTimeAgo)
+	}
+	q.mu.Unlock()
+	<-p.wake // at once: the write returns, or has returned
+	return p.state == leading
+}
+
+// lead writes, in the turn of p, until the frame of p is over. It is called with the queue locked, and unlocks it.
+func (c *Channel) lead(ctx context.Context, p *place) error {
+	q := &c.wr.queue
+	if q.crowd {
+		q.mu.Unlock()
+		runtime.Gosched() // let the others come as far as this, so that one write takes them all
+		q.mu.Lock()
+	}
+	for {
+		if err := c.refuse(ctx, p); err != nil {
+			q.remove(p, err)
+			q.pass()
+			q.mu.Unlock()
+			return err
+		}
+		last := q.take()
+		q.mu.Unlock()
+		n, err := c.writeOut(ctx, p, last)
+		q.mu.Lock()
+		over, broke := c.book(ctx, p, last, n, err)
+		if p.state == done {
+			q.pass()
+		}
+		q.mu.Unlock()
+		over.wake()
+		if broke {
+			c.shut()
+		}
+		if p.state == done {
+			return p.err
+		}
+		q.mu.Lock()
+	}
+}
+
+// refuse tells why p, whose turn it is, must not write.
+func (c *Channel) refuse(ctx context.Context, p *place) error {
+	q := &c.wr.queue
+	switch {
+	case p.sent == 0 && c.closing.Load() && !p.last:
+		return ErrClosed
+	case q.err != nil:
+		return q.err
+	case ctx.Err() == nil:
+		return nil
+	case p.sent == 0:
+		return newContextError(ctx)
+	}
+	q.err = ErrBroken
+	return broken(p.sent, newContextError(ctx))
+}
+
+// book notes a write, of which the kernel took n bytes, for all whom it was for: the places from the
+// first, which is that of lead, to last.
+func (c *Channel) book(ctx context.Context, lead, last *place, n int, err error) (over ended, broke bool) {
+	q := &c.wr.queue
+	interrupted := q.interrupted
+	if interrupted {
+		q.interrupted = false
+		c.conn.SetWriteDeadline(time.Time{}) // if lead's own context has ended too, that shows below
+	}
+	remove := func(p *place, err error) {
+		q.remove(p, err)
+		if p != lead {
+			over.add(p)
+		}
+	}
+	for {
+		p := q.first
+		if left := p.size() - p.sent; err != nil && n < left {
+			p.sent += n
+			break
+		} else {
+			n -= left
+		}
+		remove(p, nil)
+		if p == last {
+			return over, false
+		}
+	}
+	timeout := isTimeout(err)
+	switch {
+	case !timeout && c.closing.Load() && !lead.last:
+		q.err = ErrClosed
+	case !timeout:
+		q.err = netError(err)
+	case !c.wr.plain:
+		q.err = ErrBroken // what has been written nobody knows
+	}
+	for p, next := q.first, (*place)(nil); ; p = next {
+		next = p.next
+		reason := p.reason
+		if p == lead {
+			switch {
+			case !timeout:
+				reason = q.err
+			case ctx.Err() != nil:
+				reason = newContextError(ctx)
+			case !interrupted:
+				reason = err // somebody else has set a deadline
+			}
+		} else {
+			p.state = waiting
+		}
+		switch {
+		case reason == nil:
+		case timeout && (p.sent > 0 || !c.wr.plain):
+			q.err = ErrBroken
+			remove(p, broken(p.sent, reason))
+		default:
+			remove(p, reason)
+		}
+		if p == last {
+			return over, timeout && q.err != nil
+		}
+	}
+}
+
+// ended is a list of places that are done, whose senders are to be woken when the queue is not locked.
+type ended struct{ first, end *place }
+
+func (e *ended) add(p *place) {
+	if e.end == nil {
+		e.first = p
+	} else {
+		e.end.next = p
+	}
+	e.end = p
+}
+
+func (e *ended) wake() {
+	for p := e.first; p != nil; {
+		next := p.next // p is its sender's once it is woken
+		p.next = nil
+		p.wake <- struct{}{}
+		p = next
+	}
+}
+
+// broken is the error of the send that ended in the middle of its frame.
+func broken(n int, reason error) error {
+	return fmt.Errorf("%w after %d bytes: %w", ErrBroken, n, reason)
+}

@@ -1,0 +1,50 @@
+//go:build unix
+
+package transport
+
+import (
+	"net"
+	"os"
+	"syscall"
+)
+
+// raw prepares reads and writes that do not block, on a connection that is a socket of the kernel's.
+func (c *Channel) raw(conn net.Conn) {
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return // it is closed already, and every call will say so
+	}
+	wr := &c.wr
+	wr.raw = raw
+	wr.tryWrite = func(fd uintptr) bool {
+		for {
+			n, err := syscall.Write(int(fd), wr.try)
+			if err == syscall.EINTR {
+				continue
+			}
+			wr.tried = max(n, 0) // an error comes again from the write that may block
+			return true
+		}
+	}
+	rd := &c.rd
+	rd.raw, rd.room = raw, pooledBufferSize
+	rd.tryRead = func(fd uintptr) bool {
+		p := rd.dest()
+		for {
+			n, err := syscall.Read(int(fd), p)
+			switch err {
+			case nil:
+				rd.got = n
+				return true
+			case syscall.EINTR:
+			case syscall.EAGAIN:
+				rd.release()
+				rd.intr.arm(rd.ctx)
+				return false
+			default:
+				rd.failed = os.NewSyscallError("read", err)
+				return true
+			}
+		}
+	}
+}
