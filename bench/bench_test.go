@@ -120,21 +120,10 @@ const block = 20
 
 func roundTrip(b *testing.B, network string, typed bool, size int) {
 	ctx := context.Background()
-	s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
-	require.NoError(b, err)
-	defer s.Close()
-	ln := rawListener(b, network)
-	args := echoArgs{Size: size, Typed: typed, Raw: ln.Addr().Network() + " " + ln.Addr().String()}
-	child, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo", Args: args})
-	require.NoError(b, err)
-	raw, err := ln.Accept()
-	require.NoError(b, err)
-	defer raw.Close()
-
+	ch, raw := withEcho(b, network, typed, size)
 	out, in := make([]byte, size), make([]byte, size)
 	msg := message{ID: 1, Body: out[:max(0, size-8)]} // so that the frame is about as large
 	var reply message
-	ch := child.Channel()
 	trip := func() error {
 		if !typed {
 			if err := ch.SendBytes(ctx, out); err != nil {
@@ -157,6 +146,26 @@ func roundTrip(b *testing.B, network string, typed bool, size int) {
 	}
 	b.SetBytes(int64(2 * size))
 	duel(b, block, times(trip), times(floor))
+}
+
+// withEcho starts the process that echoes, and connects it for the floor too.
+func withEcho(b *testing.B, network string, typed bool, size int) (*transport.Channel, net.Conn) {
+	return withPeer(b, "echo", network, echoArgs{Size: size, Typed: typed})
+}
+
+func withPeer(b *testing.B, entry, network string, args echoArgs) (*transport.Channel, net.Conn) {
+	b.Helper()
+	s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
+	require.NoError(b, err)
+	b.Cleanup(func() { s.Close() })
+	ln := rawListener(b, network)
+	args.Raw = ln.Addr().Network() + " " + ln.Addr().String()
+	child, err := s.Spawn(context.Background(), spawnspec.Spec{Entry: entry, Args: args})
+	require.NoError(b, err)
+	raw, err := ln.Accept()
+	require.NoError(b, err)
+	b.Cleanup(func() { raw.Close() })
+	return child.Channel(), raw
 }
 
 // times makes of one operation a function that does n of them.
@@ -184,7 +193,7 @@ func duel(b *testing.B, block int, ours, floor func(n int) error) {
 	turn(ours, block)
 	turn(floor, block)
 	var theirs time.Duration
-	var ratios []float64
+	var ratios, extra []float64
 	b.ReportAllocs()
 	b.ResetTimer()
 	for done := 0; done < b.N; done += block {
@@ -195,9 +204,12 @@ func duel(b *testing.B, block int, ours, floor func(n int) error) {
 		f := turn(floor, n)
 		theirs += f
 		ratios = append(ratios, float64(t)/float64(f))
+		extra = append(extra, float64(t-f)/float64(n))
 	}
 	slices.Sort(ratios)
+	slices.Sort(extra)
 	b.ReportMetric(ratios[len(ratios)/2], "x/raw")
+	b.ReportMetric(extra[len(extra)/2], "extra-ns/op")
 	b.ReportMetric(float64(theirs)/float64(b.N), "raw-ns/op")
 }
 

@@ -8,10 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -178,16 +175,5 @@ func rawRun(conn net.Conn, size int) func(n int) error {
 
 // withSink starts the process that receives, and connects it for the floor too.
 func withSink(b *testing.B, network string, typed bool, size int) (*transport.Channel, net.Conn) {
-	ctx := context.Background()
-	s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
-	require.NoError(b, err)
-	b.Cleanup(func() { s.Close() })
-	ln := rawListener(b, network)
-	args := echoArgs{Size: size, Typed: typed, Raw: ln.Addr().Network() + " " + ln.Addr().String()}
-	child, err := s.Spawn(ctx, spawnspec.Spec{Entry: "sink", Args: args})
-	require.NoError(b, err)
-	raw, err := ln.Accept()
-	require.NoError(b, err)
-	b.Cleanup(func() { raw.Close() })
-	return child.Channel(), raw
+	return withPeer(b, "sink", network, echoArgs{Size: size, Typed: typed})
 }

@@ -42,14 +42,26 @@ func (b *Batch) Send(ctx context.Context, v any) error {
 
 // SendBytes adds p as one message of KindRaw; p may be used again when it returns. Otherwise it is as Send.
 func (b *Batch) SendBytes(ctx context.Context, p []byte) error {
-	err := b.add(ctx, func(buf *bytes.Buffer) error {
-		appendFrame(buf, Frame{KindRaw, p})
-		return nil
-	})
-	if err != nil {
+	if err := b.sendBytes(ctx, p); err != nil {
 		return &Error{"send", err}
 	}
 	return nil
+}
+
+func (b *Batch) sendBytes(ctx context.Context, p []byte) error {
+	if err := b.c.checkSize(len(p) + 1); err != nil {
+		return err
+	}
+	if len(p) < batchSize {
+		return b.add(ctx, func(buf *bytes.Buffer) error {
+			appendFrame(buf, Frame{KindRaw, p})
+			return nil
+		})
+	}
+	if err := b.flush(ctx); err != nil {
+		return err
+	}
+	return b.c.writeFrame(ctx, Frame{KindRaw, p}, false) // from where it lies
 }
 
 func (b *Batch) add(ctx context.Context, encode func(*bytes.Buffer) error) error {

@@ -69,3 +69,60 @@ func ExampleChannel_Recv_cancelled() {
 	// true
 	// still here
 }
+
+// Many small messages cost least when they are written together.
+func ExampleBatch() {
+	here, there := net.Pipe()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	go func() { // the sender
+		ch := transport.New(there, transport.Config{})
+		defer ch.Close()
+		batch := ch.NewBatch()
+		for i := range 1000 {
+			if err := batch.Send(ctx, i); err != nil {
+				return
+			}
+		}
+		batch.Flush(ctx) // whenever nothing more comes for now
+	}()
+
+	ch := transport.New(here, transport.Config{})
+	defer ch.Close()
+	sum := 0
+	for {
+		var n int
+		if err := ch.Recv(ctx, &n); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			fmt.Println(err)
+			return
+		}
+		sum += n
+	}
+	fmt.Println(sum)
+	// Output: 499500
+}
+
+// A message whose size nobody knows before is looked at where it lies.
+func ExampleChannel_RecvBorrowed() {
+	here, there := net.Pipe()
+	ch, peer := transport.New(here, transport.Config{}), transport.New(there, transport.Config{})
+	defer ch.Abort()
+	defer peer.Abort()
+	go func() {
+		peer.SendBytes(context.Background(), []byte("one"))
+		peer.SendBytes(context.Background(), []byte("two"))
+	}()
+	for range 2 {
+		p, err := ch.RecvBorrowed(context.Background())
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Printf("%s\n", p) // done with it before the next receive
+	}
+	// Output:
+	// one
+	// two
+}

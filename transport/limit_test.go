@@ -199,7 +199,11 @@ func TestAHugeExtensionFrameIsSkippedWithoutBeingStored(t *testing.T) {
 	ctx, buf := soon(t), make([]byte, 1)
 	before := allocated()
 	_, err := c.RecvBytes(ctx, buf)
-	assert.Less(t, allocated()-before, uint64(100<<10))
+	bound := uint64(1 << 20)
+	if raceDetector {
+		bound *= 8 // it makes a pool forget what it is given, now and then
+	}
+	assert.Less(t, allocated()-before, bound)
 	require.NoError(t, err)
 	require.NoError(t, wrote())
 	assert.Equal(t, "x", string(buf))

@@ -16,7 +16,8 @@ import (
 type sendQueue struct {
 	mu          sync.Mutex // guards what follows and the places in the queue; held for moments, and never over a write
 	first, end  *place
-	crowd       bool  // the last write had frames of several senders
+	length      int
+	crowd       int   // how many were there when the last turn ended, with those who were done then
 	interrupted bool  // the write deadline was moved into the past by somebody who gave up
 	err         error // what every further send returns
 }
@@ -36,6 +37,13 @@ type place struct {
 	reason     error // why its sender gave up while a write was under way with it, or nil
 	err        error // the outcome when it is done
 }
+
+// A leader that expects others yields until that has brought none so many times, 200 ns each on an idle machine, and
+// at most so long, but for one turn of somebody who computes.
+const (
+	maxBarren = 4
+	maxGather = 20 * time.Microsecond
+)
 
 type placeState uint8
 
@@ -62,6 +70,7 @@ func (p *place) combines() bool { return p.body == nil && len(p.frame) <= maxCop
 
 // push makes p the last in the queue.
 func (q *sendQueue) push(p *place) {
+	q.length++
 	if q.end == nil {
 		q.first, q.end, p.state = p, p, leading
 		return
@@ -71,6 +80,7 @@ func (q *sendQueue) push(p *place) {
 
 // remove takes p out with its outcome.
 func (q *sendQueue) remove(p *place, err error) {
+	q.length--
 	if p.prev != nil {
 		p.prev.next = p.next
 	} else {
@@ -87,6 +97,7 @@ func (q *sendQueue) remove(p *place, err error) {
 // take marks what one write is to hold, from the first on, and returns the last of it. What lies between does
 // not change until the write has ended.
 func (q *sendQueue) take() (last *place) {
+
 	last = q.first
 	if last.combines() {
 		size := last.size() - last.sent
@@ -96,15 +107,14 @@ func (q *sendQueue) take() (last *place) {
 			last = next
 		}
 	}
-	q.crowd = last != q.first
 	return last
 }
 
-// pass lets the first who is left lead.
-func (q *sendQueue) pass() {
+// pass lets the first who is left lead, and adds it to those who are to be woken.
+func (q *sendQueue) pass(over *ended) {
 	if next := q.first; next != nil {
 		next.state = leading
-		next.wake <- struct{}{}
+		over.lead = next
 	}
 }
 
@@ -140,25 +150,24 @@ func (c *Channel) wait(ctx context.Context, p *place) (leads bool) {
 // lead writes, in the turn of p, until the frame of p is over. It is called with the queue locked, and unlocks it.
 func (c *Channel) lead(ctx context.Context, p *place) error {
 	q := &c.wr.queue
-	if q.crowd {
-		q.mu.Unlock()
-		runtime.Gosched() // let the others come as far as this, so that one write takes them all
-		q.mu.Lock()
-	}
+	q.gather()
 	for {
 		if err := c.refuse(ctx, p); err != nil {
+			var over ended
 			q.remove(p, err)
-			q.pass()
+			q.pass(&over)
 			q.mu.Unlock()
+			over.wake()
 			return err
 		}
 		last := q.take()
 		q.mu.Unlock()
 		n, err := c.writeOut(ctx, p, last)
 		q.mu.Lock()
+		q.crowd = max(q.length, q.crowd-(q.crowd+7)/8)
 		over, broke := c.book(ctx, p, last, n, err)
 		if p.state == done {
-			q.pass()
+			q.pass(&over)
 		}
 		q.mu.Unlock()
 		over.wake()
@@ -169,6 +178,28 @@ func (c *Channel) lead(ctx context.Context, p *place) error {
 			return p.err
 		}
 		q.mu.Lock()
+	}
+}
+
+// gather lets the others whom the last writes have shown come as far as the queue, so that one write takes them all.
+// It yields the processor, to whoever can run, as long as that brings some; a sender that is alone does not.
+func (q *sendQueue) gather() {
+	if q.length >= q.crowd {
+		return
+	}
+	start := time.Now()
+	for barren := 0; q.length < q.crowd && barren < maxBarren; {
+		before := q.length
+		q.mu.Unlock()
+		runtime.Gosched()
+		late := time.Since(start) > maxGather
+		q.mu.Lock()
+		if late {
+			return
+		}
+		if barren++; q.length != before {
+			barren = 0
+		}
 	}
 }
 
@@ -255,8 +286,11 @@ func (c *Channel) book(ctx context.Context, lead, last *place, n int, err error)
 	}
 }
 
-// ended is a list of places that are done, whose senders are to be woken when the queue is not locked.
-type ended struct{ first, end *place }
+// ended is whom to wake when the queue is not locked any more.
+type ended struct {
+	first, end *place // those who are done, by next
+	lead       *place // who leads now, if anybody
+}
 
 func (e *ended) add(p *place) {
 	if e.end == nil {
@@ -273,6 +307,9 @@ func (e *ended) wake() {
 		p.next = nil
 		p.wake <- struct{}{}
 		p = next
+	}
+	if e.lead != nil {
+		e.lead.wake <- struct{}{} // last, so that the others have a start
 	}
 }
 

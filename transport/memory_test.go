@@ -1,0 +1,226 @@
+package transport_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/fxamacker/cbor/v2"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
+
+func TestBorrowedBytesAreGoodUntilTheNextReceive(t *testing.T) {
+	for _, l := range links() {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			a, b := l.channels(t)
+			rng := rand.New(rand.NewPCG(1, 1))
+			var all []int
+			for range 10 {
+				all = append(all, sizes[:len(sizes)-1]...)
+			}
+			rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+			sent := background(t, func() error {
+				batch := a.NewBatch()
+				for i, size := range all {
+					if err := batch.SendBytes(soon(t), pattern(i, size)); err != nil {
+						return err
+					}
+				}
+				return batch.Flush(soon(t))
+			})
+			for i, size := range all {
+				got, err := b.RecvBorrowed(soon(t))
+				require.NoError(t, err)
+				// Other channels must not touch what is lent.
+				c, d := l.channels(t)
+				other := background(t, func() error { return c.SendBytes(soon(t), make([]byte, size)) })
+				_, err = d.RecvBorrowed(soon(t))
+				require.NoError(t, err)
+				require.NoError(t, other())
+				c.Abort()
+				d.Abort()
+				require.True(t, bytes.Equal(pattern(i, size), got), "%d bytes", size)
+				_ = append(got, "this must not write over the next message"...)
+				clear(got)
+			}
+			require.NoError(t, sent())
+		})
+	}
+}
+
+func TestABorrowedReceiveRefusesWhatRecvBytesDoes(t *testing.T) {
+	a, b := sockets[0].channels(t)
+	require.NoError(t, a.Send(soon(t), 1))
+	var kind *transport.KindError
+	_, err := b.RecvBorrowed(soon(t))
+	require.ErrorAs(t, err, &kind)
+	require.NoError(t, b.Recv(soon(t), new(int)))
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(errCause)
+	_, err = b.RecvBorrowed(ctx)
+	require.ErrorIs(t, err, errCause)
+	require.NoError(t, a.Close())
+	_, err = b.RecvBorrowed(soon(t))
+	var bye *transport.GoodbyeError
+	require.ErrorAs(t, err, &bye)
+}
+
+func TestBytesAreAByteStringOnTheWireAndReuseTheirMemory(t *testing.T) {
+	type chunk struct {
+		N    int
+		Data transport.Bytes
+	}
+	type plain struct {
+		N    int
+		Data []byte
+	}
+	a, b := sockets[0].channels(t)
+	got := chunk{Data: make(transport.Bytes, 0, 1<<20)}
+	memory := &got.Data[:1][0]
+	for i, size := range []int{0, 1, 23, 24, 255, 256, 65_535, 65_536, 1 << 20, 5} {
+		want := pattern(i, size)
+		sent := background(t, func() error { return a.Send(soon(t), plain{i, want}) })
+		require.NoError(t, b.Recv(soon(t), &got))
+		require.NoError(t, sent())
+		require.Equal(t, i, got.N)
+		require.True(t, bytes.Equal(want, got.Data), "%d bytes", size)
+		require.Same(t, memory, &got.Data[:1][0])
+
+		sent = background(t, func() error { return a.Send(soon(t), chunk{i, want}) })
+		var back plain
+		require.NoError(t, b.Recv(soon(t), &back))
+		require.NoError(t, sent())
+		require.True(t, bytes.Equal(want, back.Data), "%d bytes", size)
+	}
+}
+
+func TestBytesDecodeWhatABytesFieldDoes(t *testing.T) {
+	for _, item := range [][]byte{
+		{0x40}, {0x43, 1, 2, 3}, {0x58, 1, 9}, {0x59, 0, 2, 8, 9}, {0x5a, 0, 0, 0, 1, 7}, {0x5b, 0, 0, 0, 0, 0, 0, 0, 1, 7},
+		{0x5f, 0x41, 1, 0x42, 2, 3, 0xff}, {0x5f, 0xff}, {0xf6}, {0xf7}, {0x83, 1, 2, 3}, {0x63, 'a', 'b', 'c'}, {0x01}, {0xa0}, {0xc2, 0x41, 5},
+		{0x43, 1, 2}, {0x58}, {0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x5c}, {}, {0x41, 1, 2},
+	} {
+		var want []byte
+		wantErr := cbor.Unmarshal(item, &want)
+		got := transport.Bytes("old")
+		err := cbor.Unmarshal(item, &got)
+		require.Equal(t, wantErr == nil, err == nil, "%x: %v, %v", item, wantErr, err)
+		if err == nil {
+			require.Equal(t, fmt.Sprintf("%x", want), fmt.Sprintf("%x", []byte(got)), "%x", item)
+		}
+		direct := transport.Bytes("old")
+		err = direct.UnmarshalCBOR(item)
+		require.Equal(t, wantErr == nil, err == nil, "%x: %v, %v", item, wantErr, err)
+	}
+}
+
+func TestLargeMessagesAllocateNothingInTheSteadyState(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
+	type chunk struct {
+		N    int
+		Data transport.Bytes
+	}
+	for _, size := range []int{0, 100, 8 << 10, 64 << 10, 200_000} {
+		a, b := sockets[0].channels(t)
+		ctx := context.Background()
+		sent, got := &chunk{1, make([]byte, size)}, new(chunk)
+		batch := a.NewBatch()
+		borrow := func() error { _, err := b.RecvBorrowed(ctx); return err }
+		for name, test := range map[string]struct {
+			send, recv func() error
+			most       float64
+		}{
+			"borrowed": {func() error { return a.SendBytes(ctx, sent.Data) }, borrow, 0},
+			"batched": {func() error {
+				if err := batch.SendBytes(ctx, sent.Data); err != nil {
+					return err
+				}
+				return batch.Flush(ctx)
+			}, borrow, 0},
+			"typed": {func() error { return a.Send(ctx, sent) }, func() error { return b.Recv(ctx, got) }, 1},
+		} {
+			begin, result := make(chan struct{}), make(chan error)
+			go func() {
+				for range begin {
+					result <- test.send()
+				}
+			}()
+			allocs := testing.AllocsPerRun(300, func() {
+				begin <- struct{}{}
+				if err := test.recv(); err != nil {
+					t.Error(err)
+				}
+				if err := <-result; err != nil {
+					t.Error(err)
+				}
+			})
+			close(begin)
+			assert.LessOrEqual(t, allocs, test.most, "%s, %d bytes", name, size)
+		}
+	}
+}
+
+// An idle channel is one that was used, and on which somebody waits for the next message.
+func TestAnIdleChannelCostsLittleMemory(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector's memory is no measure")
+	}
+	const pairs = 300
+	a := make([]*transport.Channel, pairs)
+	b := make([]*transport.Channel, pairs)
+	for i := range pairs {
+		a[i], b[i] = sockets[0].channels(t)
+	}
+	inUse := func() uint64 {
+		runtime.GC()
+		runtime.GC() // what the pools have goes with the second
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.HeapAlloc + stats.StackInuse
+	}
+	before := inUse()
+	ctx := context.Background()
+	var wg sync.WaitGroup
+	for i := range pairs {
+		for _, c := range []*transport.Channel{a[i], b[i]} {
+			wg.Go(func() {
+				for {
+					var p transport.Bytes
+					if c.Recv(ctx, &p) != nil {
+						return
+					}
+				}
+			})
+		}
+	}
+	for _, size := range []int{10, 100_000, 10} {
+		for i := range pairs {
+			require.NoError(t, a[i].Send(ctx, transport.Bytes(make([]byte, size))))
+			require.NoError(t, b[i].Send(ctx, transport.Bytes(make([]byte, size))))
+		}
+	}
+	for i := range pairs { // all of it has arrived
+		_, err := a[i].Ping(soon(t))
+		require.NoError(t, err)
+		_, err = b[i].Ping(soon(t))
+		require.NoError(t, err)
+	}
+	each := float64(inUse()-before) / (2 * pairs)
+	t.Logf("%.0f bytes each, with the stack of the goroutine that receives", each)
+	assert.Less(t, each, float64(16<<10))
+	for i := range pairs {
+		a[i].Abort()
+		b[i].Abort()
+	}
+	wg.Wait()
+}
