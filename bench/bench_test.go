@@ -119,8 +119,15 @@ func BenchmarkRoundTrip(b *testing.B) {
 const block = 20
 
 func roundTrip(b *testing.B, network string, typed bool, size int) {
+	trip, floor := trips(b, network, typed, size)
+	b.SetBytes(int64(2 * size))
+	duel(b, block, trip, floor)
+}
+
+// trips returns round trips over a channel, and over the floor.
+func trips(t testing.TB, network string, typed bool, size int) (trips, floor func(n int) error) {
 	ctx := context.Background()
-	ch, raw := withEcho(b, network, typed, size)
+	ch, raw := withEcho(t, network, typed, size)
 	out, in := make([]byte, size), make([]byte, size)
 	msg := message{ID: 1, Body: out[:max(0, size-8)]} // so that the frame is about as large
 	var reply message
@@ -137,34 +144,33 @@ func roundTrip(b *testing.B, network string, typed bool, size int) {
 		}
 		return ch.Recv(ctx, &reply)
 	}
-	floor := func() error {
+	rawTrip := func() error {
 		if _, err := raw.Write(out); err != nil {
 			return err
 		}
 		_, err := io.ReadFull(raw, in)
 		return err
 	}
-	b.SetBytes(int64(2 * size))
-	duel(b, block, times(trip), times(floor))
+	return times(trip), times(rawTrip)
 }
 
 // withEcho starts the process that echoes, and connects it for the floor too.
-func withEcho(b *testing.B, network string, typed bool, size int) (*transport.Channel, net.Conn) {
-	return withPeer(b, "echo", network, echoArgs{Size: size, Typed: typed})
+func withEcho(t testing.TB, network string, typed bool, size int) (*transport.Channel, net.Conn) {
+	return withPeer(t, "echo", network, echoArgs{Size: size, Typed: typed})
 }
 
-func withPeer(b *testing.B, entry, network string, args echoArgs) (*transport.Channel, net.Conn) {
-	b.Helper()
+func withPeer(t testing.TB, entry, network string, args echoArgs) (*transport.Channel, net.Conn) {
+	t.Helper()
 	s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
-	require.NoError(b, err)
-	b.Cleanup(func() { s.Close() })
-	ln := rawListener(b, network)
+	require.NoError(t, err)
+	t.Cleanup(func() { s.Close() })
+	ln := rawListener(t, network)
 	args.Raw = ln.Addr().Network() + " " + ln.Addr().String()
 	child, err := s.Spawn(context.Background(), spawnspec.Spec{Entry: entry, Args: args})
-	require.NoError(b, err)
+	require.NoError(t, err)
 	raw, err := ln.Accept()
-	require.NoError(b, err)
-	b.Cleanup(func() { raw.Close() })
+	require.NoError(t, err)
+	t.Cleanup(func() { raw.Close() })
 	return child.Channel(), raw
 }
 
@@ -183,15 +189,8 @@ func times(f func() error) func(n int) error {
 // duel measures b.N operations of ours and as many of the floor, in turns of a block each. Both do as many
 // operations as they are asked for.
 func duel(b *testing.B, block int, ours, floor func(n int) error) {
-	turn := func(f func(int) error, n int) time.Duration {
-		start := time.Now()
-		if err := f(n); err != nil {
-			b.Fatal(err)
-		}
-		return time.Since(start)
-	}
-	turn(ours, block)
-	turn(floor, block)
+	turn(b, ours, block)
+	turn(b, floor, block)
 	var theirs time.Duration
 	var ratios, extra []float64
 	b.ReportAllocs()
@@ -199,18 +198,29 @@ func duel(b *testing.B, block int, ours, floor func(n int) error) {
 	for done := 0; done < b.N; done += block {
 		n := min(block, b.N-done)
 		b.StartTimer()
-		t := turn(ours, n)
+		t := turn(b, ours, n)
 		b.StopTimer()
-		f := turn(floor, n)
+		f := turn(b, floor, n)
 		theirs += f
 		ratios = append(ratios, float64(t)/float64(f))
 		extra = append(extra, float64(t-f)/float64(n))
 	}
-	slices.Sort(ratios)
-	slices.Sort(extra)
-	b.ReportMetric(ratios[len(ratios)/2], "x/raw")
-	b.ReportMetric(extra[len(extra)/2], "extra-ns/op")
+	b.ReportMetric(median(ratios), "x/raw")
+	b.ReportMetric(median(extra), "extra-ns/op")
 	b.ReportMetric(float64(theirs)/float64(b.N), "raw-ns/op")
+}
+
+// turn is how long n operations take.
+func turn(t testing.TB, f func(n int) error, n int) time.Duration {
+	t.Helper()
+	start := time.Now()
+	require.NoError(t, f(n))
+	return time.Since(start)
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // BenchmarkSpawn measures the call of Spawn, until the child is ready. Command spawnbench shows where the
@@ -242,20 +252,20 @@ func listen(network string) transport.Addr {
 }
 
 // rawListener is where the other process connects for the floor.
-func rawListener(b *testing.B, network string) net.Listener {
-	b.Helper()
+func rawListener(t testing.TB, network string) net.Listener {
+	t.Helper()
 	var ln net.Listener
 	var err error
 	if network == "tcp" {
 		ln, err = net.Listen("tcp", "127.0.0.1:0")
 	} else {
 		dir, derr := os.MkdirTemp("", "bench-")
-		require.NoError(b, derr)
-		b.Cleanup(func() { os.RemoveAll(dir) })
+		require.NoError(t, derr)
+		t.Cleanup(func() { os.RemoveAll(dir) })
 		ln, err = net.Listen("unix", filepath.Join(dir, "s"))
 	}
-	require.NoError(b, err)
-	b.Cleanup(func() { ln.Close() })
+	require.NoError(t, err)
+	t.Cleanup(func() { ln.Close() })
 	return ln
 }
 

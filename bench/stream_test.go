@@ -81,40 +81,9 @@ func BenchmarkStream(b *testing.B) {
 			for _, how := range []string{"batch", "each"} {
 				for _, s := range streams {
 					b.Run(network+"/"+kind+"/"+how+"/"+s.name, func(b *testing.B) {
-						ctx := context.Background()
-						typed := kind == "typed"
-						ch, raw := withSink(b, network, typed, s.n)
-						body := make([]byte, s.n)
-						body[0] = 1
-						msg := message{ID: 1, Body: body[:s.n-8]}
-						batch := ch.NewBatch()
-						run := func(n int) error {
-							if err := ch.Send(ctx, n); err != nil {
-								return err
-							}
-							for range n {
-								var err error
-								switch {
-								case typed && how == "batch":
-									err = batch.Send(ctx, &msg)
-								case typed:
-									err = ch.Send(ctx, &msg)
-								case how == "batch":
-									err = batch.SendBytes(ctx, body)
-								default:
-									err = ch.SendBytes(ctx, body)
-								}
-								if err != nil {
-									return err
-								}
-							}
-							if err := batch.Flush(ctx); err != nil {
-								return err
-							}
-							return ch.Recv(ctx, &n)
-						}
+						run, floor := stream(b, network, kind == "typed", how == "batch", s.n)
 						b.SetBytes(int64(s.n))
-						duel(b, s.block, run, rawRun(raw, s.n))
+						duel(b, s.block, run, floor)
 					})
 				}
 			}
@@ -122,36 +91,74 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
+// stream returns a run of messages over a channel, and over the floor.
+func stream(t testing.TB, network string, typed, batched bool, size int) (run, floor func(n int) error) {
+	ctx := context.Background()
+	ch, raw := withSink(t, network, typed, size)
+	body := make([]byte, size)
+	msg := message{ID: 1, Body: body[:size-8]}
+	batch := ch.NewBatch()
+	send, sendBytes := ch.Send, ch.SendBytes
+	if batched {
+		send, sendBytes = batch.Send, batch.SendBytes
+	}
+	return func(n int) error {
+		if err := ch.Send(ctx, n); err != nil {
+			return err
+		}
+		for range n {
+			var err error
+			if typed {
+				err = send(ctx, &msg)
+			} else {
+				err = sendBytes(ctx, body)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if err := batch.Flush(ctx); err != nil {
+			return err
+		}
+		return ch.Recv(ctx, &n)
+	}, rawRun(raw, size)
+}
+
 // BenchmarkManySenders measures 64 goroutines that send typed messages of 64 bytes on one channel, per message.
 func BenchmarkManySenders(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		b.Run(network, func(b *testing.B) {
-			const senders, size = 64, 64
-			ctx := context.Background()
-			ch, raw := withSink(b, network, true, size)
-			run := func(n int) error {
-				if err := ch.Send(ctx, n); err != nil {
-					return err
-				}
-				var wg sync.WaitGroup
-				for s := range senders {
-					wg.Go(func() {
-						msg := message{ID: 1, Body: make([]byte, size-8)}
-						for i := s; i < n; i += senders {
-							if err := ch.Send(ctx, &msg); err != nil {
-								b.Error(err)
-								return
-							}
-						}
-					})
-				}
-				wg.Wait()
-				return ch.Recv(ctx, &n)
-			}
+			const size = 64
+			run, floor := crowd(b, network, 64, size)
 			b.SetBytes(size)
-			duel(b, 20_000, run, rawRun(raw, size))
+			duel(b, 20_000, run, floor)
 		})
 	}
+}
+
+// crowd returns a run of messages that many goroutines send on one channel, and the floor.
+func crowd(t testing.TB, network string, senders, size int) (run, floor func(n int) error) {
+	ctx := context.Background()
+	ch, raw := withSink(t, network, true, size)
+	return func(n int) error {
+		if err := ch.Send(ctx, n); err != nil {
+			return err
+		}
+		var wg sync.WaitGroup
+		for s := range senders {
+			wg.Go(func() {
+				msg := message{ID: 1, Body: make([]byte, size-8)}
+				for i := s; i < n; i += senders {
+					if err := ch.Send(ctx, &msg); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return ch.Recv(ctx, &n)
+	}, rawRun(raw, size)
 }
 
 // rawRun is the floor of a stream.
@@ -174,6 +181,6 @@ func rawRun(conn net.Conn, size int) func(n int) error {
 }
 
 // withSink starts the process that receives, and connects it for the floor too.
-func withSink(b *testing.B, network string, typed bool, size int) (*transport.Channel, net.Conn) {
-	return withPeer(b, "sink", network, echoArgs{Size: size, Typed: typed})
+func withSink(t testing.TB, network string, typed bool, size int) (*transport.Channel, net.Conn) {
+	return withPeer(t, "sink", network, echoArgs{Size: size, Typed: typed})
 }
