@@ -101,7 +101,10 @@ func (b *Batch) flush(ctx context.Context) error {
 	if b.buf == nil || b.buf.Len() == 0 {
 		return nil
 	}
-	err := b.c.write(ctx, b.buf.Bytes(), nil, false)
+	p := places.Get().(*place)
+	defer p.recycle()
+	p.frame = b.buf.Bytes()
+	err := b.c.write(ctx, p)
 	if err == nil || !b.c.sendable() {
 		putEncoder(b.buf)
 		b.buf = nil

@@ -48,9 +48,7 @@ func putHeader(b []byte, kind Kind, size int) {
 	b[lengthSize] = byte(kind)
 }
 
-// encoders holds the buffers in which frames are put together. A frame is encoded before its sender
-// takes the turn to write, so that senders encode side by side and a value that cannot be encoded
-// disturbs nobody.
+// encoders holds the buffers of batches, and those in which the frames of several senders become one write.
 var encoders = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // maxKept is the largest buffer that goes back into a pool. Fresh memory costs more than system calls

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"runtime"
@@ -24,9 +25,10 @@ type sendQueue struct {
 
 // place is one sender's place in the queue. Its sender owns it, but for what the queue guards.
 type place struct {
-	frame []byte // whole frames, or one frame's header when body follows
-	body  []byte // is not copied
-	last  bool   // a goodbye: nothing may follow it
+	buf   bytes.Buffer // for frame, unless that is somebody else's
+	frame []byte       // whole frames, or one frame's header when body follows
+	body  []byte       // is not copied
+	last  bool         // a goodbye: nothing may follow it
 
 	wake chan struct{} // of capacity 1; tells a sender that waits that it leads or is done
 
@@ -54,12 +56,18 @@ const (
 	done                      // it is in no queue any more
 )
 
-// places holds those that nobody uses, each with an empty wake.
+// places holds those that nobody uses, each with an empty wake and the memory in which a frame is put together: before
+// its sender takes its place in the queue, so that senders encode side by side and a value that cannot be
+// encoded disturbs nobody.
 var places = sync.Pool{New: func() any { return &place{wake: make(chan struct{}, 1)} }}
 
 // recycle gives a place back that is done and whose wake is empty.
 func (p *place) recycle() {
-	*p = place{wake: p.wake}
+	if p.buf.Cap() > maxKept {
+		p.buf = bytes.Buffer{}
+	}
+	p.buf.Reset()
+	*p = place{wake: p.wake, buf: p.buf}
 	places.Put(p)
 }
 

@@ -54,15 +54,16 @@ func (c *Channel) Send(ctx context.Context, v any) error {
 }
 
 func (c *Channel) send(ctx context.Context, v any) error {
-	b := encoders.Get().(*bytes.Buffer)
-	defer putEncoder(b)
-	if err := encodeMessage(b, v); err != nil {
+	p := places.Get().(*place)
+	defer p.recycle()
+	if err := encodeMessage(&p.buf, v); err != nil {
 		return err
 	}
-	if err := c.checkSize(b.Len() - lengthSize); err != nil {
+	if err := c.checkSize(p.buf.Len() - lengthSize); err != nil {
 		return err
 	}
-	return c.write(ctx, b.Bytes(), nil, false)
+	p.frame = p.buf.Bytes()
+	return c.write(ctx, p)
 }
 
 // SendBytes sends p as one message of KindRaw: the peer gets it with RecvBytes. p is not changed and
@@ -77,18 +78,19 @@ func (c *Channel) SendBytes(ctx context.Context, p []byte) error {
 // WriteFrames sends frames of any kind in one write, for code that speaks the protocol itself. The
 // errors are those of Send.
 func (c *Channel) WriteFrames(ctx context.Context, frames ...Frame) error {
-	b := encoders.Get().(*bytes.Buffer)
-	defer putEncoder(b)
+	p := places.Get().(*place)
+	defer p.recycle()
 	for _, f := range frames {
 		if err := c.checkSize(len(f.Body) + 1); err != nil {
 			return &Error{"send", err}
 		}
-		appendFrame(b, f)
+		appendFrame(&p.buf, f)
 	}
-	if b.Len() == 0 {
+	if p.buf.Len() == 0 {
 		return nil // some connections wait for a reader of nothing
 	}
-	if err := c.write(ctx, b.Bytes(), nil, false); err != nil {
+	p.frame = p.buf.Bytes()
+	if err := c.write(ctx, p); err != nil {
 		return &Error{"send", err}
 	}
 	return nil
@@ -99,14 +101,16 @@ func (c *Channel) writeFrame(ctx context.Context, f Frame, last bool) error {
 	if err := c.checkSize(len(f.Body) + 1); err != nil {
 		return err
 	}
-	b := encoders.Get().(*bytes.Buffer)
-	defer putEncoder(b)
+	p := places.Get().(*place)
+	defer p.recycle()
 	if len(f.Body) > maxCopied && c.wr.plain {
-		appendHeader(b, f.Kind, len(f.Body))
-		return c.write(ctx, b.Bytes(), f.Body, last)
+		appendHeader(&p.buf, f.Kind, len(f.Body))
+		p.body = f.Body
+	} else {
+		appendFrame(&p.buf, f)
 	}
-	appendFrame(b, f)
-	return c.write(ctx, b.Bytes(), nil, last)
+	p.frame, p.last = p.buf.Bytes(), last
+	return c.write(ctx, p)
 }
 
 func appendFrame(b *bytes.Buffer, f Frame) {
@@ -135,14 +139,11 @@ func (c *Channel) checkSize(size int) error {
 	return nil
 }
 
-// write sends whole frames; or, with a body, one frame whose header is in frame.
-func (c *Channel) write(ctx context.Context, frame, body []byte, last bool) error {
+// write sends what p holds.
+func (c *Channel) write(ctx context.Context, p *place) error {
 	if ctx.Err() != nil {
 		return newContextError(ctx)
 	}
-	p := places.Get().(*place)
-	defer p.recycle()
-	p.frame, p.body, p.last = frame, body, last
 	q := &c.wr.queue
 	q.mu.Lock()
 	q.push(p)
