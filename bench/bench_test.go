@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 	})
 	forkspawn.Register("echo", echo)
 	forkspawn.Register("sink", sink)
+	forkspawn.Register("many", many)
 	forkspawn.Init()
 	os.Exit(m.Run())
 }
@@ -40,6 +41,7 @@ type echoArgs struct {
 	Size  int    // of a message, in bytes
 	Typed bool   // messages are of type message, else raw bytes
 	Raw   string // "network address" of the floor, where Size bytes are echoed with nothing around them
+	Many  int    // how many channels and floors to open there, in turns
 }
 
 // message is what typed messages carry.
@@ -60,17 +62,7 @@ func echo(ctx context.Context, p *forkspawn.Parent) error {
 		return err
 	}
 	defer conn.Close()
-	go func() {
-		buf := make([]byte, args.Size)
-		for {
-			if _, err := io.ReadFull(conn, buf); err != nil {
-				return // closed
-			}
-			if _, err := conn.Write(buf); err != nil {
-				return
-			}
-		}
-	}()
+	go rawEcho(conn, args.Size)
 	ch := p.Channel()
 	defer context.AfterFunc(ctx, func() { ch.Abort() })()
 	ctx = context.Background() // as the floor has none
@@ -91,6 +83,19 @@ func echo(ctx context.Context, p *forkspawn.Parent) error {
 		}
 		if err != nil {
 			return nil // the parent is done
+		}
+	}
+}
+
+// rawEcho is the floor of an echo.
+func rawEcho(conn net.Conn, size int) {
+	buf := make([]byte, size)
+	for {
+		if _, err := io.ReadFull(conn, buf); err != nil {
+			return // closed
+		}
+		if _, err := conn.Write(buf); err != nil {
+			return
 		}
 	}
 }
@@ -121,7 +126,7 @@ const block = 20
 func roundTrip(b *testing.B, network string, typed bool, size int) {
 	trip, floor := trips(b, network, typed, size)
 	b.SetBytes(int64(2 * size))
-	duel(b, block, trip, floor)
+	duel(b, "raw", block, trip, floor)
 }
 
 // trips returns round trips over a channel, and over the floor.
@@ -187,8 +192,8 @@ func times(f func() error) func(n int) error {
 }
 
 // duel measures b.N operations of ours and as many of the floor, in turns of a block each. Both do as many
-// operations as they are asked for.
-func duel(b *testing.B, block int, ours, floor func(n int) error) {
+// operations as they are asked for. name is the floor's.
+func duel(b *testing.B, name string, block int, ours, floor func(n int) error) {
 	turn(b, ours, block)
 	turn(b, floor, block)
 	var theirs time.Duration
@@ -205,9 +210,9 @@ func duel(b *testing.B, block int, ours, floor func(n int) error) {
 		ratios = append(ratios, float64(t)/float64(f))
 		extra = append(extra, float64(t-f)/float64(n))
 	}
-	b.ReportMetric(median(ratios), "x/raw")
+	b.ReportMetric(median(ratios), "x/"+name)
 	b.ReportMetric(median(extra), "extra-ns/op")
-	b.ReportMetric(float64(theirs)/float64(b.N), "raw-ns/op")
+	b.ReportMetric(float64(theirs)/float64(b.N), name+"-ns/op")
 }
 
 // turn is how long n operations take.
@@ -295,7 +300,7 @@ func TestEchoGivesBackWhatItGot(t *testing.T) {
 			buf := make([]byte, 100)
 			n, err := c.RecvBytes(ctx, buf)
 			require.NoError(t, err)
-			require.Equal(t, sent.Body, buf[:n])
+			require.Equal(t, []byte(sent.Body), buf[:n])
 		})
 	}
 }

@@ -40,7 +40,7 @@ func BenchmarkContext(b *testing.B) {
 					return err
 				}
 			}
-			duel(b, block, times(trip(true)), times(trip(false)))
+			duel(b, "none", block, times(trip(true)), times(trip(false)))
 		})
 	}
 }

@@ -83,7 +83,7 @@ func BenchmarkStream(b *testing.B) {
 					b.Run(network+"/"+kind+"/"+how+"/"+s.name, func(b *testing.B) {
 						run, floor := stream(b, network, kind == "typed", how == "batch", s.n)
 						b.SetBytes(int64(s.n))
-						duel(b, s.block, run, floor)
+						duel(b, "raw", s.block, run, floor)
 					})
 				}
 			}
@@ -131,7 +131,7 @@ func BenchmarkManySenders(b *testing.B) {
 			const size = 64
 			run, floor := crowd(b, network, 64, size)
 			b.SetBytes(size)
-			duel(b, 20_000, run, floor)
+			duel(b, "raw", 20_000, run, floor)
 		})
 	}
 }

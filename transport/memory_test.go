@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"runtime/pprof"
 	"sync"
 	"testing"
 
@@ -188,7 +189,7 @@ func TestAnIdleChannelCostsLittleMemory(t *testing.T) {
 		runtime.ReadMemStats(&stats)
 		return stats.HeapAlloc + stats.StackInuse
 	}
-	before := inUse()
+	before, threads := inUse(), pprof.Lookup("threadcreate").Count()
 	ctx := context.Background()
 	var wg sync.WaitGroup
 	for i := range pairs {
@@ -218,6 +219,7 @@ func TestAnIdleChannelCostsLittleMemory(t *testing.T) {
 	each := float64(inUse()-before) / (2 * pairs)
 	t.Logf("%.0f bytes each, with the stack of the goroutine that receives", each)
 	assert.Less(t, each, float64(16<<10))
+	assert.Less(t, pprof.Lookup("threadcreate").Count()-threads, 20, "no thread waits with them")
 	for i := range pairs {
 		a[i].Abort()
 		b[i].Abort()
