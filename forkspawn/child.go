@@ -139,6 +139,13 @@ func (c *Child) RecvBytes(ctx context.Context, buf []byte) (int, error) {
 	return n, c.explain(ctx, err)
 }
 
+// RecvBorrowed receives one raw message in memory that is lent until the next receive; see
+// transport.Channel.RecvBorrowed.
+func (c *Child) RecvBorrowed(ctx context.Context) ([]byte, error) {
+	b, err := c.peer.Channel.RecvBorrowed(ctx)
+	return b, c.explain(ctx, err)
+}
+
 // statusBound is how long the end of a child's stream waits for the child's exit status, unless the
 // caller's context ends before. A process that dies has its sockets closed a moment before it can be
 // waited for, one that says goodbye has still to exit, and the machine may be busy.

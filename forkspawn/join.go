@@ -243,6 +243,13 @@ func (p *Parent) RecvBytes(ctx context.Context, buf []byte) (int, error) {
 	return n, p.explain(err)
 }
 
+// RecvBorrowed receives one raw message in memory that is lent until the next receive; see
+// transport.Channel.RecvBorrowed.
+func (p *Parent) RecvBorrowed(ctx context.Context) ([]byte, error) {
+	b, err := p.joined.Channel.RecvBorrowed(ctx)
+	return b, p.explain(err)
+}
+
 // explain notices the parent's end, and lets a cancellation win over it.
 func (p *Parent) explain(err error) error {
 	var bye *transport.GoodbyeError

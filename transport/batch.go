@@ -71,18 +71,25 @@ func (b *Batch) add(ctx context.Context, encode func(*bytes.Buffer) error) error
 	if b.buf == nil {
 		b.buf = encoders.Get().(*bytes.Buffer)
 	}
-	before := b.buf.Len()
-	err := encode(b.buf)
-	if err == nil {
-		err = b.c.checkSize(b.buf.Len() - before - lengthSize)
+	before, added := b.buf.Len(), false
+	defer func() {
+		if !added && b.buf != nil {
+			b.buf.Truncate(before) // also when the encoding of a value panics
+		}
+	}()
+	if err := encode(b.buf); err != nil {
+		return err
 	}
-	if err == nil && b.buf.Len() >= batchSize {
-		err = b.flush(ctx)
+	if err := b.c.checkSize(b.buf.Len() - before - lengthSize); err != nil {
+		return err
 	}
-	if err != nil && b.buf != nil {
-		b.buf.Truncate(before)
+	if b.buf.Len() >= batchSize {
+		if err := b.flush(ctx); err != nil {
+			return err
+		}
 	}
-	return err
+	added = true
+	return nil
 }
 
 // Flush writes what has gathered. A nil error means that the kernel has every message of the batch, not

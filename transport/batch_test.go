@@ -93,6 +93,8 @@ func TestAMessageThatABatchRefusesLeavesTheOthersInIt(t *testing.T) {
 	assert.Equal(t, transport.SizeError{Size: 100_001, Limit: 100_000}, *size)
 	var encode *transport.EncodeError
 	require.ErrorAs(t, batch.Send(ctx, struct{ A, B any }{1, make(chan int)}), &encode)
+	require.ErrorIs(t, batch.Send(ctx, refuses{}), errCause)
+	require.Panics(t, func() { batch.Send(ctx, panics{}) })
 	over, cancel := context.WithCancelCause(context.Background())
 	cancel(errCause)
 	require.ErrorIs(t, batch.Send(over, 9), errCause)

@@ -34,8 +34,8 @@ type Config struct {
 // Channel carries whole messages over a connection. Make one with [New]; end it with Close.
 //
 // All methods may be called concurrently. Senders are served in the order in which they come, each frame in
-// one write; small frames of several that wait share one. Receivers take turns per message. There is no goroutine behind a channel:
-// the goroutine that calls Recv reads the socket itself.
+// one write; small frames of several that wait share one. Receivers take turns per message. There is no
+// goroutine behind a channel: the goroutine that calls Recv reads the socket itself.
 //
 // A message is whole or absent. A receive that ends early, because of its context or because the
 // message is of the other kind or too large for the buffer, leaves the message for the next

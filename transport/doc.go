@@ -11,6 +11,15 @@
 //	var reply string
 //	if err := ch.Recv(ctx, &reply); err != nil { ... }
 //
+// Many or large messages are cheap where they are sent so that they can be:
+//
+//   - [Channel.NewBatch] gathers the small messages of one goroutine for one write; those of goroutines that send on a
+//     channel at the same time share writes by themselves.
+//   - [Channel.SendBytes] writes many bytes from where they lie, [Channel.RecvBytes] reads them to where they
+//     belong, and [Channel.RecvBorrowed] lends the channel's own memory until the next receive.
+//   - A [Bytes] field of a typed message reuses its memory from one receive to the next. A cbor.RawMessage does too,
+//     and leaves its part of the message undecoded.
+//
 // Every call takes a context and returns when it ends. A cancelled receive loses nothing. A cancelled
 // send wrote nothing, or the channel is broken and says so ([ErrBroken]).
 //

@@ -18,7 +18,7 @@ type sendQueue struct {
 	mu          sync.Mutex // guards what follows and the places in the queue; held for moments, and never over a write
 	first, end  *place
 	length      int
-	crowd       int   // how many were there when the last turn ended, with those who were done then
+	crowd       int   // how many were there with the last write, or half of what it was before
 	interrupted bool  // the write deadline was moved into the past by somebody who gave up
 	err         error // what every further send returns
 }
@@ -105,7 +105,6 @@ func (q *sendQueue) remove(p *place, err error) {
 // take marks what one write is to hold, from the first on, and returns the last of it. What lies between does
 // not change until the write has ended.
 func (q *sendQueue) take() (last *place) {
-
 	last = q.first
 	if last.combines() {
 		size := last.size() - last.sent
@@ -166,13 +165,16 @@ func (c *Channel) lead(ctx context.Context, p *place) error {
 			q.pass(&over)
 			q.mu.Unlock()
 			over.wake()
+			if p.sent > 0 { // its frame was cut, and nobody goes on with it
+				c.shut()
+			}
 			return err
 		}
 		last := q.take()
 		q.mu.Unlock()
 		n, err := c.writeOut(ctx, p, last)
 		q.mu.Lock()
-		q.crowd = max(q.length, q.crowd-(q.crowd+7)/8)
+		q.crowd = max(q.length, q.crowd/2)
 		over, broke := c.book(ctx, p, last, n, err)
 		if p.state == done {
 			q.pass(&over)
@@ -282,6 +284,8 @@ func (c *Channel) book(ctx context.Context, lead, last *place, n int, err error)
 		}
 		switch {
 		case reason == nil:
+		case !timeout && p.sent > 0:
+			remove(p, q.err)
 		case timeout && (p.sent > 0 || !c.wr.plain):
 			q.err = ErrBroken
 			remove(p, broken(p.sent, reason))

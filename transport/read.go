@@ -66,7 +66,7 @@ type reader struct {
 // is a [*GoodbyeError] (it matches [io.EOF]); when it crashed, [ErrPeerGone]. An ended ctx gives its
 // error and its cause, and loses nothing.
 //
-// What v gets is copied out of the channel's buffers. A field of type cbor.RawMessage reuses its
+// What v gets is copied out of the channel's buffers. A field of type [Bytes] or cbor.RawMessage reuses its
 // capacity, a []byte is always fresh memory.
 func (c *Channel) Recv(ctx context.Context, v any) error {
 	if err := c.recv(ctx, v); err != nil {
@@ -143,10 +143,10 @@ func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
 }
 
 // RecvBorrowed receives one message of KindRaw and returns it in the channel's own memory, which is lent to
-// the caller until the next receive on the channel, by whomever, or its close: then it is used again. It may be
-// changed, and it must not be kept. So it is for channels on which one goroutine at a time receives, and for
-// messages whose size nobody knows before; nothing is allocated for one in the steady state, however large. Memory
-// beyond 4 MiB is left to the garbage collector with the next receive. The errors are those of Recv.
+// the caller until the next receive on the channel, by whomever: then it is used again, for this or another channel. The
+// bytes may be changed, and must not be kept. So it is for channels on which one goroutine at a time receives, and
+// for messages whose size nobody knows before. In the steady state nothing is allocated for messages up to 4 MiB; the memory
+// of a larger one is left to the garbage collector with the next receive. The errors are those of Recv.
 func (c *Channel) RecvBorrowed(ctx context.Context) ([]byte, error) {
 	p, err := c.recvBorrowed(ctx)
 	if err != nil {
@@ -195,7 +195,7 @@ func (c *Channel) readFrame(ctx context.Context) (Frame, error) {
 	if err != nil {
 		return Frame{}, err
 	}
-	if c.rd.body == nil { // a handshake must not leave the large buffer with a channel on which nobody receives for long
+	if c.rd.body == nil { // so that a channel which is idle behind its handshake has no buffer
 		body = bytes.Clone(body)
 	}
 	f := Frame{c.rd.kind, body}

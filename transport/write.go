@@ -45,7 +45,8 @@ func isPlain(conn net.Conn) bool {
 // Errors: [*EncodeError] and [*SizeError], nothing was written; an ended ctx, nothing was written;
 // [ErrBroken] with the context's error, ctx ended in the middle of the frame and no more can be
 // sent; [ErrPeerGone]; [ErrClosed]. A nil error means that the kernel has the message, not that the
-// peer has it.
+// peer has it. So the messages that one goroutine sends stay in their order, and a peer that does not read
+// holds up who sends.
 func (c *Channel) Send(ctx context.Context, v any) error {
 	if err := c.send(ctx, v); err != nil {
 		return &Error{"send", err}
