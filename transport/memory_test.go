@@ -3,7 +3,9 @@ package transport_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"runtime"
 	"runtime/pprof"
@@ -72,6 +74,68 @@ func TestABorrowedReceiveRefusesWhatRecvBytesDoes(t *testing.T) {
 	_, err = b.RecvBorrowed(soon(t))
 	var bye *transport.GoodbyeError
 	require.ErrorAs(t, err, &bye)
+}
+
+// A large message makes the receiver expect another one like it.
+func TestWhatFollowsALargeMessageNeedNotBeLikeIt(t *testing.T) {
+	const large = 64 << 10
+	for _, l := range links() {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(3, 3))
+			var data []byte
+			var want []message
+			add := func(kind transport.Kind, body []byte) {
+				m := message{kind, body}
+				if kind == transport.KindMessage {
+					body = append([]byte{0x5a, 0, byte(len(body) >> 16), byte(len(body) >> 8), byte(len(body))}, body...)
+				}
+				data = append(data, frame(kind, body...)...)
+				if kind == transport.KindRaw || kind == transport.KindMessage {
+					want = append(want, m)
+				}
+			}
+			for i, size := range []int{large, large - 1, large + 1, 0, 1, 100, 8 << 10, 8<<10 + 1, 20_000, 200_000, large} {
+				for _, kind := range []transport.Kind{transport.KindRaw, transport.KindMessage, transport.KindExtension, transport.KindPing} {
+					add(transport.KindRaw, pattern(i, large))
+					if kind == transport.KindPing {
+						size = min(size, 60)
+					}
+					for range 1 + rng.IntN(3) {
+						add(kind, pattern(i+1, size))
+					}
+				}
+			}
+			add(transport.KindRaw, nil)
+			c, peer := l.withRawPeer(t, transport.Config{})
+			wrote := background(t, func() error { _, err := peer.Write(data); return err })
+			pongs := background(t, func() error { _, err := io.Copy(io.Discard, peer); return err })
+			buf := make([]byte, 200_000)
+			for i, m := range want {
+				var kind *transport.KindError
+				var short *transport.ShortBufferError
+				if i%3 == 0 {
+					_, err := c.RecvBytes(soon(t), buf[:min(large, len(m.body))/2])
+					require.True(t, len(m.body) < 2 || errors.As(err, &kind) || errors.As(err, &short), "%v", err)
+					if err == nil {
+						continue
+					}
+				}
+				n, err := c.RecvBytes(soon(t), buf)
+				got := transport.Bytes(buf[:n])
+				if errors.As(err, &kind) {
+					require.Equal(t, m.kind, kind.Got)
+					err = c.Recv(soon(t), &got)
+				}
+				require.NoError(t, err)
+				require.True(t, bytes.Equal(m.body, got), "message %d", i)
+			}
+			require.NoError(t, wrote())
+			c.Abort()
+			peer.Close()
+			pongs()
+		})
+	}
 }
 
 func TestBytesAreAByteStringOnTheWireAndReuseTheirMemory(t *testing.T) {

@@ -30,11 +30,23 @@ func (c *Channel) raw(conn net.Conn) {
 	rd.raw, rd.room = raw, pooledBufferSize
 	rd.tryRead = func(fd uintptr) bool {
 		p := rd.dest()
+		ahead := rd.ahead != nil && !rd.pending && rd.w == 0 && readv != nil
+		if ahead {
+			p = p[:headerSize]
+			rd.iov = [2][]byte{p, rd.ahead[:min(rd.expect, rd.room-headerSize)]}
+		}
 		for {
-			n, err := syscall.Read(int(fd), p)
+			var n int
+			var err error
+			if ahead {
+				n, err = readv(int(fd), rd.iov[:])
+			} else {
+				n, err = syscall.Read(int(fd), p)
+			}
 			switch err {
 			case nil:
-				rd.got = n
+				rd.got = min(n, len(p))
+				rd.gotAhead = n - rd.got
 				return true
 			case syscall.EINTR:
 			case syscall.EAGAIN:

@@ -16,7 +16,7 @@ import (
 // tell whether a read would block it has the buffer, out of a pool, only while there is something in it. Elsewhere
 // it keeps a small one from the first receive on.
 const (
-	pooledBufferSize = 64 << 10
+	pooledBufferSize = 64<<10 + 512 // a header and a message of 64 KiB fit
 	keptBufferSize   = 8 << 10
 )
 
@@ -47,6 +47,12 @@ type reader struct {
 	need    int                // how much the buffer lacks at least
 	got     int
 	failed  error
+
+	// Where one large raw message follows another, RecvBytes has the body read together with its header.
+	expect   int       // size of the last raw message, when it was large
+	ahead    []byte    // the caller's buffer, to read the body to
+	gotAhead int       // bytes there that came with a header
+	iov      [2][]byte // header and body
 
 	skipped int64 // bytes of extension frames since the last frame of a known kind
 	pending bool  // a header was read and its body is not used up
@@ -93,8 +99,9 @@ func (c *Channel) recv(ctx context.Context, v any) error {
 }
 
 // RecvBytes receives one message of KindRaw into buf and returns its length. Large bodies are read
-// from the socket into buf directly. A message larger than buf gives a [*ShortBufferError] and stays,
-// one of KindMessage a [*KindError]; the other errors are those of Recv.
+// from the socket into buf directly; behind the message, and after an error, buf may have been written to. A
+// message larger than buf gives a [*ShortBufferError] and stays, one of KindMessage a [*KindError]; the other errors
+// are those of Recv.
 func (c *Channel) RecvBytes(ctx context.Context, buf []byte) (int, error) {
 	n, err := c.recvBytes(ctx, buf)
 	if err != nil {
@@ -108,16 +115,25 @@ func (c *Channel) recvBytes(ctx context.Context, buf []byte) (int, error) {
 		return 0, err
 	}
 	defer c.rd.turn.give()
+	rd := &c.rd
+	if rd.expect > 0 && rd.expect <= len(buf) {
+		rd.ahead = buf
+		defer func() { rd.ahead, rd.iov = nil, [2][]byte{} }()
+	}
 	if err := c.nextMessage(ctx, KindRaw); err != nil {
 		return 0, err
 	}
-	rd := &c.rd
 	size := rd.size
 	if size > len(buf) {
 		return 0, &ShortBufferError{Have: len(buf), Need: size}
 	}
+	rd.expect = 0
+	if size > firstRead {
+		rd.expect = size
+	}
 	buf = buf[:size]
-	got := 0
+	got := rd.gotAhead
+	rd.gotAhead = 0
 	if rd.body != nil {
 		got = copy(buf, rd.body.b) // from a receive that was cancelled half-way
 	} else if size <= firstRead {
@@ -316,6 +332,10 @@ func (c *Channel) header(ctx context.Context, maxSkipped int64) error {
 			}
 			rd.r += headerSize
 			rd.pending, rd.size = true, int(n)-1
+			if rd.gotAhead > 0 && !rd.asExpected() {
+				rd.w += copy(rd.buf[rd.w:], rd.ahead[:rd.gotAhead])
+				rd.gotAhead = 0
+			}
 			if rd.kind >= KindExtension {
 				rd.skipped += n
 			}
@@ -331,6 +351,11 @@ func (c *Channel) header(ctx context.Context, maxSkipped int64) error {
 			return err
 		}
 	}
+}
+
+// asExpected tells whether what was read ahead belongs to the pending frame, and may stay where it is.
+func (rd *reader) asExpected() bool {
+	return rd.kind == KindRaw && rd.size > firstRead && rd.size >= rd.gotAhead && rd.size <= len(rd.ahead)
 }
 
 // skip drops the pending body without storing it.

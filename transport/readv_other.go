@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package transport
+
+var readv func(fd int, bufs [][]byte) (int, error)
