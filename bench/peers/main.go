@@ -1,0 +1,251 @@
+// Command peers measures this library beside its peers and its floors: the same work, in two processes each, in turns. It
+// prints Markdown tables, and writes plots and the figures themselves where it is told to:
+//
+//	go -C bench/peers run . -plots /tmp/plots -json /tmp/peers.json
+//
+// README.md says what the columns mean, and how to add a peer.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/bench/peers/growth"
+	"github.com/spawnwire/spawnwire/bench/peers/measure"
+	"github.com/spawnwire/spawnwire/bench/peers/peer"
+	"github.com/spawnwire/spawnwire/bench/peers/report"
+	"github.com/spawnwire/spawnwire/bench/peers/spawn"
+)
+
+// settings are the flags.
+type settings struct {
+	rounds   int
+	turn     time.Duration
+	spawns   int
+	messages int // of the longest stream of the growth
+	only     string
+	peers    string
+	plots    string
+	json     string
+	from     string
+}
+
+// sections are the parts of a run, in order.
+var sections = []string{"trips", "streams", "senders", "tcp", "spawn", "growth"}
+
+func main() {
+	peer.Init()
+
+	var s settings
+	flag.IntVar(&s.rounds, "rounds", 100, "rounds of each job")
+	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond, "length of each competitor's turn in a round, about")
+	flag.IntVar(&s.spawns, "spawns", 150, "children of each competitor")
+	flag.IntVar(&s.messages, "messages", 10_000_000, "messages of the longest stream of the growth")
+	flag.StringVar(&s.only, "only", strings.Join(sections, ","), "sections to measure, with commas between")
+	flag.StringVar(&s.peers, "peers", "", "measure only competitors whose names begin so, and the floor; with commas between")
+	flag.StringVar(&s.plots, "plots", "", "write plots as SVG into this directory")
+	flag.StringVar(&s.json, "json", "", "write the figures into this file")
+	flag.StringVar(&s.from, "from", "", "measure nothing: take the figures from this file that -json has written")
+	quick := flag.Bool("quick", false, "a short run: -rounds 16 -spawns 15 -messages 100000")
+	flag.Parse()
+	if *quick {
+		s.rounds, s.spawns, s.messages = 16, 15, 100_000
+	}
+	if err := s.check(); err != nil {
+		fmt.Fprintln(os.Stderr, "peers:", err)
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := s.run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "peers:", err)
+		os.Exit(1)
+	}
+}
+
+func (s *settings) check() error {
+	if flag.NArg() > 0 {
+		return fmt.Errorf("what is %q?", flag.Arg(0))
+	}
+	if s.rounds < 1 || s.turn <= 0 || s.spawns < 1 || s.messages < 10 {
+		return errors.New("-rounds, -turn and -spawns begin with 1, -messages with 10")
+	}
+	for _, name := range strings.Split(s.only, ",") {
+		if !slices.Contains(sections, name) {
+			return fmt.Errorf("-only %q: there are %s", name, strings.Join(sections, ", "))
+		}
+	}
+	if len(s.competitors()) < 2 {
+		return fmt.Errorf("-peers %q: no name begins so", s.peers)
+	}
+	return nil
+}
+
+// competitors returns those that -peers names, and the floor.
+func (s *settings) competitors() []peer.Peer {
+	return slices.DeleteFunc(peer.All(), func(p peer.Peer) bool {
+		return p.Name() != peer.Floor && !slices.ContainsFunc(strings.Split(s.peers, ","), func(name string) bool {
+			return strings.HasPrefix(p.Name(), name)
+		})
+	})
+}
+
+func (s *settings) run(ctx context.Context) error {
+	r, err := s.results(ctx)
+	if err != nil {
+		return err
+	}
+	if s.json != "" {
+		if err := r.Write(s.json); err != nil {
+			return err
+		}
+	}
+	if s.plots != "" {
+		if err := r.Plots(s.plots); err != nil {
+			return err
+		}
+	}
+	if err := r.Markdown(os.Stdout); err != nil {
+		return err
+	}
+	if failed := r.Failed(); len(failed) > 0 {
+		return errors.New("failed: " + strings.Join(failed, "; "))
+	}
+	return nil
+}
+
+func (s *settings) results(ctx context.Context) (*report.Results, error) {
+	if s.from != "" {
+		return report.Read(s.from)
+	}
+	dir, err := os.MkdirTemp("", "peers-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	r := &report.Results{Machine: report.ThisMachine(), Rounds: s.rounds, Turn: s.turn, Spawns: s.spawns}
+	if err := peer.CompileC(ctx, dir); err != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("Without the floor in C: %v.", err))
+	}
+	p := newProgress()
+	defer p.end()
+	if s.has("spawn") {
+		if err := spawn.Build(ctx, dir, p.say); err != nil { // now, and not after minutes
+			return nil, err
+		}
+	}
+	opt := measure.Options{Rounds: s.rounds, Turn: s.turn, Progress: p.say}
+	for _, job := range s.jobs() {
+		table, err := measure.Job(ctx, s.competitors(), job, opt)
+		if err != nil {
+			return nil, err
+		}
+		r.Tables = append(r.Tables, table)
+	}
+	// A section that fails leaves the others their figures.
+	failed := func(section string, err error) {
+		if err != nil {
+			r.Errors = append(r.Errors, section+": "+err.Error())
+		}
+	}
+	if s.has("spawn") {
+		r.Spawn, err = spawn.Measure(ctx, dir, s.spawns, p.say)
+		failed("spawn", err)
+	}
+	if s.has("growth") {
+		few := opt
+		few.Rounds = max(1, s.rounds/4) // of many counts
+		r.Channels, err = growth.Channels(ctx, []int{1, 3, 10, 30, 100, 300, 1000}, few)
+		failed("growth", err)
+		var counts []int
+		for n := 10; n <= s.messages; n *= 10 {
+			counts = append(counts, n)
+		}
+		r.Messages, err = growth.Messages(ctx, counts, p.say)
+		failed("growth", err)
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	r.Machine.LoadEnd = report.Load()
+	return r, nil
+}
+
+func (s *settings) has(section string) bool {
+	return slices.Contains(strings.Split(s.only, ","), section)
+}
+
+// jobs returns the jobs of the sections that are asked for.
+func (s *settings) jobs() []peer.Job {
+	trips := []int{32, 1 << 10, 64 << 10, 1 << 20}
+	streams := []int{64, 1 << 10, 64 << 10}
+	var jobs []peer.Job
+	add := func(work peer.Work, network string, sizes ...int) {
+		for _, size := range sizes {
+			jobs = append(jobs, peer.Job{Work: work, Network: network, Size: size})
+		}
+	}
+	if s.has("trips") {
+		add(peer.RoundTrip, "unix", trips...)
+	}
+	if s.has("streams") {
+		add(peer.Stream, "unix", streams...)
+	}
+	if s.has("senders") {
+		add(peer.Senders, "unix", 64)
+	}
+	if s.has("tcp") {
+		add(peer.RoundTrip, "tcp", trips...)
+		add(peer.Stream, "tcp", streams...)
+		add(peer.Senders, "tcp", 64)
+	}
+	return jobs
+}
+
+// progress is a line on stderr that says what is being done.
+type progress struct {
+	began    time.Time
+	terminal bool
+	last     time.Time
+	width    int
+}
+
+func newProgress() *progress {
+	info, err := os.Stderr.Stat()
+	return &progress{began: time.Now(), terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
+}
+
+// say writes over the line where it is a terminal's, and else a new one every five seconds.
+func (p *progress) say(what string) {
+	pause := 5 * time.Second
+	if p.terminal {
+		pause = 100 * time.Millisecond
+	}
+	now := time.Now()
+	if now.Sub(p.last) < pause {
+		return
+	}
+	p.last = now
+	line := fmt.Sprintf("%4.0f s  %s", now.Sub(p.began).Seconds(), what)
+	if !p.terminal {
+		fmt.Fprintln(os.Stderr, line)
+		return
+	}
+	fmt.Fprintf(os.Stderr, "\r%-*s", p.width, line)
+	p.width = len(line)
+}
+
+func (p *progress) end() {
+	if p.terminal {
+		fmt.Fprintf(os.Stderr, "\r%-*s\r", p.width, "")
+	}
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/bench/peers/peer"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+)
+
+func TestMain(m *testing.M) {
+	peer.Init()
+	spawntest.Main(m)
+}
+
+// The shortest run of everything: each competitor has figures in the end.
+func TestARunOfAllSections(t *testing.T) {
+	spawntest.NoLeaks(t)
+	s := settings{rounds: 1, turn: time.Millisecond, spawns: 1, messages: 100, only: strings.Join(sections, ",")}
+	r, err := s.results(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, r.Failed())
+	rows := map[string]bool{}
+	for _, table := range r.Tables {
+		for _, row := range table.Rows {
+			rows[row.Peer] = true
+			assert.Positive(t, row.Op.P50, "%s, %s", row.Peer, table.Job)
+			assert.Positive(t, row.Ratio.P50, "%s, %s", row.Peer, table.Job)
+		}
+	}
+	_, noCompiler := exec.LookPath("cc")
+	for _, p := range peer.All() {
+		assert.Equal(t, p.Name() != "C" || noCompiler == nil, rows[p.Name()], p.Name())
+	}
+	assert.Equal(t, noCompiler != nil, len(r.Notes) == 1, "a note says what is left out: %v", r.Notes)
+	var b strings.Builder
+	require.NoError(t, r.Markdown(&b))
+	for _, heading := range []string{"Round trips, TCP", "streams, Unix", "64 goroutines", "Spawn to ready", "over n channels", "of n messages", "Targets"} {
+		assert.Contains(t, b.String(), heading)
+	}
+	require.NoError(t, r.Plots(t.TempDir()))
+}

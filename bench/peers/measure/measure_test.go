@@ -1,0 +1,133 @@
+package measure
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/bench/peers/peer"
+)
+
+// fake takes a time for each operation that it only says it takes.
+type fake struct {
+	name  string
+	op    time.Duration
+	fails int // the Run that fails, from 1; 0 is none
+	hangs bool
+	order *[]string
+
+	runs   int
+	closed chan struct{}
+}
+
+func (f *fake) Name() string                                        { return f.name }
+func (f *fake) Module() string                                      { return "" }
+func (f *fake) Does(peer.Job) bool                                  { return true }
+func (f *fake) Serve(peer.Job, peer.Ready) error                    { return nil }
+func (f *fake) Open(context.Context, peer.Job) (peer.Worker, error) { return f, nil }
+
+func (f *fake) Run(n int) (peer.Took, error) {
+	f.runs++
+	if f.runs == f.fails {
+		return peer.Took{}, errors.New("it is broken")
+	}
+	if f.hangs {
+		<-f.closed
+		return peer.Took{}, errors.New("closed")
+	}
+	if f.order != nil {
+		*f.order = append(*f.order, f.name)
+	}
+	took := peer.Took{Total: time.Duration(n) * f.op}
+	for range n {
+		took.Each = append(took.Each, f.op)
+	}
+	return took, nil
+}
+
+func (f *fake) Close() error {
+	if f.closed != nil {
+		select {
+		case <-f.closed:
+		default:
+			close(f.closed)
+		}
+	}
+	return nil
+}
+
+func options(rounds int) Options {
+	return Options{Rounds: rounds, Turn: time.Millisecond, Progress: func(string) {}}
+}
+
+var trips = peer.Job{Work: peer.RoundTrip, Network: "unix", Size: 64}
+
+func TestRatiosAreToTheFloorOfTheSameRound(t *testing.T) {
+	all := []peer.Peer{&fake{name: "slow", op: 30 * time.Microsecond}, &fake{name: peer.Floor, op: 20 * time.Microsecond}}
+	table, err := Job(t.Context(), all, trips, options(5))
+	require.NoError(t, err)
+	require.Len(t, table.Rows, 2)
+	slow, floor := table.Rows[0], table.Rows[1]
+	assert.Equal(t, "slow", slow.Peer)
+	assert.InDelta(t, 1.5, slow.Ratio.P50, 1e-9)
+	assert.InDelta(t, 30e3, slow.Op.P50, 1e-9)
+	assert.InEpsilon(t, 30e3, slow.Latency.P99, 0.03)
+	assert.InDelta(t, 1, floor.Ratio.P90, 1e-9)
+	require.NotNil(t, slow.Allocs)
+}
+
+func TestOneThatFailsLeavesTheOthersTheirFigures(t *testing.T) {
+	broken := &fake{name: "broken", op: time.Microsecond, fails: 20}
+	hangs := &fake{name: "hangs", hangs: true, closed: make(chan struct{})}
+	opt := options(10)
+	opt.Patience = 100 * time.Millisecond
+	table, err := Job(t.Context(), []peer.Peer{broken, hangs, &fake{name: peer.Floor, op: time.Microsecond}}, trips, opt)
+	require.NoError(t, err)
+	assert.Contains(t, table.Rows[0].Error, "it is broken")
+	assert.Zero(t, table.Rows[0].Ratio)
+	assert.Contains(t, table.Rows[1].Error, "no answer within 100ms")
+	assert.Empty(t, table.Rows[2].Error)
+	assert.InDelta(t, 1, table.Rows[2].Ratio.P50, 1e-9)
+}
+
+// Over the rounds each competitor is first as often as the others, and comes after each other one.
+func TestTheOrderOfTurnsChanges(t *testing.T) {
+	var order []string
+	var all []peer.Peer
+	for _, name := range []string{"a", "b", "c"} {
+		all = append(all, &fake{name: name, op: time.Millisecond, order: &order})
+	}
+	const rounds = 6
+	_, err := Job(t.Context(), all, trips, options(rounds))
+	require.NoError(t, err)
+	order = order[len(order)-rounds*6:] // each turn is two runs
+	first, pairs := map[string]int{}, map[string]bool{}
+	for i := 0; i < len(order); i += 2 {
+		assert.Equal(t, order[i], order[i+1], "the run that does not count is before the one that does")
+		if i%6 == 0 {
+			first[order[i]]++
+		} else {
+			pairs[order[i-2]+order[i]] = true
+		}
+	}
+	assert.Equal(t, map[string]int{"a": 2, "b": 2, "c": 2}, first)
+	assert.Len(t, pairs, 6)
+}
+
+func TestJobEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	enough := errors.New("enough")
+	opt := options(math.MaxInt16)
+	opt.Progress = func(what string) {
+		if what != trips.String()+": a" {
+			cancel(enough)
+		}
+	}
+	_, err := Job(ctx, []peer.Peer{&fake{name: "a", op: time.Microsecond}}, trips, opt)
+	assert.ErrorIs(t, err, enough)
+}

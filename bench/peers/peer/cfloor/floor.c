@@ -1,0 +1,163 @@
+/*
+ * The floor below Go: the same work between two processes in C, with write(2) and read(2) on a Unix socket.
+ *
+ *	floor trip|stream SIZE
+ *
+ * forks; the parent reads a number n as eight bytes from its stdin, does n round trips, or sends n messages and waits for
+ * the receiver's report, and writes to its stdout the time it took in ns, then for round trips the time of each, for
+ * a stream the receiver's count and checksum; all numbers are uint64 in the machine's order. It ends at the end of its stdin,
+ * and its child with it. payload.go says what a payload and a report are.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static const uint64_t tail = 0x5350574e53505752, end_of_stream = UINT64_MAX;
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static void write_all(int fd, const void *p, size_t n)
+{
+	while (n > 0) {
+		ssize_t k = write(fd, p, n);
+		if (k < 0) {
+			if (errno == EINTR)
+				continue;
+			fail("write");
+		}
+		p = (const char *)p + k;
+		n -= (size_t)k;
+	}
+}
+
+/* read_all returns 0 at the end of the file. */
+static int read_all(int fd, void *p, size_t n)
+{
+	while (n > 0) {
+		ssize_t k = read(fd, p, n);
+		if (k == 0)
+			return 0;
+		if (k < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno == ECONNRESET)
+				return 0;
+			fail("read");
+		}
+		p = (char *)p + k;
+		n -= (size_t)k;
+	}
+	return 1;
+}
+
+static uint64_t now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void serve(int fd, int trip, unsigned char *buf, size_t size)
+{
+	uint64_t report[2] = {0, 0}, number, last;
+
+	while (read_all(fd, buf, size)) {
+		if (trip) {
+			write_all(fd, buf, size);
+			continue;
+		}
+		memcpy(&number, buf, 8);
+		if (number == end_of_stream) {
+			write_all(fd, report, sizeof report);
+			report[0] = report[1] = 0;
+			continue;
+		}
+		memcpy(&last, buf + size - 8, 8);
+		report[0]++;
+		report[1] += number + last + size;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int pair[2], trip;
+	size_t size;
+	unsigned char *out, *in;
+	uint64_t n, number = 0, report[2], *each = NULL;
+
+	if (argc != 3)
+		return 2;
+	trip = strcmp(argv[1], "trip") == 0;
+	size = strtoul(argv[2], NULL, 10);
+	if (size < 16)
+		return 2;
+	out = calloc(1, size);
+	in = calloc(1, size);
+	if (!out || !in)
+		fail("calloc");
+	memcpy(out + size - 8, &tail, 8);
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0)
+		fail("socketpair");
+	switch (fork()) {
+	case -1:
+		fail("fork");
+	case 0:
+		close(pair[0]);
+		close(0);
+		close(1);
+		serve(pair[1], trip, in, size);
+		return 0;
+	}
+	close(pair[1]);
+	while (read_all(0, &n, sizeof n)) {
+		uint64_t i, start, last, took;
+
+		if (trip) {
+			each = realloc(each, n * sizeof *each);
+			if (!each)
+				fail("realloc");
+		}
+		start = last = now();
+		for (i = 0; i < n; i++) {
+			if (!trip) {
+				memcpy(out, &i, 8);
+				write_all(pair[0], out, size);
+				continue;
+			}
+			number++;
+			memcpy(out, &number, 8);
+			write_all(pair[0], out, size);
+			if (!read_all(pair[0], in, size) || memcmp(in, out, 8) != 0) {
+				fprintf(stderr, "floor: a round trip's answer is not what was sent\n");
+				return 1;
+			}
+			took = now();
+			each[i] = took - last;
+			last = took;
+		}
+		if (!trip) {
+			memcpy(out, &end_of_stream, 8);
+			write_all(pair[0], out, size);
+			if (!read_all(pair[0], report, sizeof report)) {
+				fprintf(stderr, "floor: the receiver is gone\n");
+				return 1;
+			}
+		}
+		took = now() - start;
+		write_all(1, &took, sizeof took);
+		if (trip)
+			write_all(1, each, n * sizeof *each);
+		else
+			write_all(1, report, sizeof report);
+	}
+	return 0;
+}
