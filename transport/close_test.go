@@ -306,13 +306,13 @@ func TestCloseWakesWhoeverIsBlocked(t *testing.T) {
 			end   func(c *transport.Channel) error
 			bound time.Duration
 		}{
-			"Close":             {func(c *transport.Channel) error { return c.Close() }, 2500 * time.Millisecond},
-			"CloseWith a bound": {closeSoon, time.Second},
-			"Abort":             {func(c *transport.Channel) error { return c.Abort() }, time.Second},
+			"Close":             {func(c *transport.Channel) error { return c.Close() }, 10 * time.Second},
+			"CloseWith a bound": {closeSoon, 10 * time.Second},
+			"Abort":             {func(c *transport.Channel) error { return c.Abort() }, 10 * time.Second},
 			"Abort while Close waits": {func(c *transport.Channel) error {
 				go c.Close()
 				return c.Abort()
-			}, time.Second},
+			}, 10 * time.Second},
 		} {
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				t.Parallel()
