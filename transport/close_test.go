@@ -406,7 +406,7 @@ func TestCloseIsBoundedWhenTLSCannotTakeItsLeave(t *testing.T) {
 	stalled.left.Store(1) // the goodbye, but not TLS's own
 	start := time.Now()
 	require.NoError(t, c.Close())
-	assert.Less(t, time.Since(start), 2500*time.Millisecond)
+	assert.Less(t, time.Since(start), 10*time.Second)
 	require.ErrorIs(t, peer.Recv(soon(t), new(any)), io.EOF)
 }
 
