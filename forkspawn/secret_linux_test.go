@@ -212,6 +212,7 @@ func TestTheSecretIsNowhereElse(t *testing.T) {
 		return fields[2]
 	}
 	var secrets []string
+	var child *forkspawn.Child
 	file := filepath.Join(t.TempDir(), "ticket")
 
 	t.Run("of a child that joins", func(t *testing.T) {
@@ -231,7 +232,7 @@ func TestTheSecretIsNowhereElse(t *testing.T) {
 				assert.Contains(t, string(b), "PATH=", "the rest is as it was")
 			}
 		}
-		seen(c, s)
+		child = c
 		result, err := c.Stop(testContext(t))
 		seen(result, err, c.StderrTail())
 	})
@@ -247,6 +248,7 @@ func TestTheSecretIsNowhereElse(t *testing.T) {
 		seen(err)
 	})
 	require.NoError(t, s.Close())
+	seen(child, s) // now that nothing in them changes
 	require.Len(t, secrets, 2)
 	told = append(told, log.String(), shown.String())
 	for _, secret := range secrets {
