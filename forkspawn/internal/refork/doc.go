@@ -1,0 +1,2 @@
+// Package refork forks a running Go program without exec.
+package refork

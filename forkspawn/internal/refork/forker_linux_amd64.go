@@ -1,0 +1,386 @@
+package refork
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Forker forks this process. There is one in a process.
+type Forker struct {
+	a      *arena
+	cgroup []cgroupFile
+
+	mu    sync.Mutex // held from a Fork's beginning to its end, in the child too
+	stats Stats
+}
+
+// Stats tell what forks took, for measurements.
+type Stats struct {
+	Forks   int // that made a child
+	Retries int // attempts to freeze that ran out of time and were made again
+	// Of the last fork: until all threads were frozen, from then until they ran again, and how many there were.
+	Freeze, Frozen time.Duration
+	Threads        int
+}
+
+// Prepare does what is to be done once in a process, a few milliseconds, and finds out whether it can be
+// forked at all. The error is a *Refused. Later calls return the same.
+func Prepare() (*Forker, error) { return prepare() }
+
+var prepare = sync.OnceValues(func() (*Forker, error) {
+	if raceDetector {
+		return nil, &Refused{Reason: "this program is built with the race detector, which needs cgo", Remedy: "build with CGO_ENABLED=0 and without -race"}
+	}
+	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
+		if err == nil {
+			err = fmt.Errorf("/proc/self is %s in process %d", self, os.Getpid())
+		}
+		return nil, &Refused{Reason: "/proc is not that of this process's pid namespace", Err: err, Remedy: "mount one"}
+	}
+	layout, err := findLayout()
+	if err != nil {
+		return nil, err
+	}
+	cgroup, err := cgroupFiles()
+	if err != nil {
+		return nil, err
+	}
+	a, err := newArena()
+	if err != nil {
+		return nil, err
+	}
+	a.layout = layout
+	a.newAction = sigaction{
+		handler:  handlerPC(),
+		restorer: restorerPC(),
+		flags:    saSiginfo | saOnStack | saRestart | saRestorer,
+		mask:     ^uint64(0),
+	}
+	shared = a
+	return &Forker{a: a, cgroup: cgroup}, nil
+})
+
+// Stats returns what this process's forks took; a child begins with its parent's.
+func (f *Forker) Stats() Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stats
+}
+
+// The bound of an attempt to freeze all threads, and how often it is made: 2.5 seconds together.
+const (
+	firstWait = 5 * time.Millisecond
+	lastWait  = 320 * time.Millisecond
+	maxTries  = 12
+)
+
+// Fork forks the process. It returns twice: in the parent with the child's pid, in the child with 0, on
+// the same thread, which is the child's thread group leader. The pidfd is -1 where there is none. The
+// error is a *Refused, and there is no child then.
+//
+// To do in the child what belongs to its first thread, as its name and its parent-death signal do, lock the goroutine
+// to its thread before the call. A goroutine that ends while it is locked takes its thread with it, and a
+// process whose first thread has ended cannot be forked again.
+//
+// Forks of several goroutines take turns. Programs are not started meanwhile (syscall.ForkLock).
+func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.request(&o); err != nil {
+		return 0, -1, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	closeFiles, err := f.open()
+	if err != nil {
+		return 0, -1, err
+	}
+	a := f.a
+	wait := firstWait
+	blocking := map[uint32]int{}
+	for try := 1; ; try++ {
+		a.wait = int64(wait)
+		start := clock(a)
+		if freezeAndFork(a) {
+			// The child. Of the parent's descriptors only the poison is left.
+			syscall.Close(int(a.poison))
+			return 0, -1, nil
+		}
+		if a.result.code == ok {
+			f.stats.Forks++
+			f.stats.Freeze = time.Duration(a.frozenAt - start)
+			f.stats.Frozen = time.Duration(a.thawedAt - a.frozenAt)
+			f.stats.Threads = a.nTids
+			closeFiles()
+			pidfd = -1
+			if o.Pidfd {
+				pidfd = int(a.pidfd)
+			}
+			return int(a.pid), pidfd, nil
+		}
+		refused, retry := f.explain(a.result, blocking)
+		if !retry || try == maxTries {
+			closeFiles()
+			return 0, -1, refused
+		}
+		f.stats.Retries++
+		// What kept a thread from stopping goes on now: see the package comment.
+		time.Sleep(time.Millisecond)
+		wait = min(2*wait, lastWait)
+	}
+}
+
+// request puts what is asked for into the arena.
+func (f *Forker) request(o *Options) error {
+	if err := refuseNow(); err != nil {
+		return err
+	}
+	a := f.a
+	a.cloneFlags = uintptr(syscall.SIGCHLD)
+	if o.Sibling {
+		a.cloneFlags |= unix.CLONE_PARENT
+	}
+	if o.Pidfd {
+		a.cloneFlags |= unix.CLONE_PIDFD
+	}
+	a.pidfd = -1
+
+	a.nKeep = 0
+	for _, c := range f.cgroup {
+		var st syscall.Stat_t
+		if err := syscall.Fstat(c.fd, &st); err == nil && st.Dev == c.dev && st.Ino == c.ino && a.nKeep < maxMoves {
+			a.keep[a.nKeep] = uint32(c.fd)
+			a.nKeep++
+		}
+	}
+	if len(o.Files) > maxMoves {
+		return &Refused{Reason: fmt.Sprintf("%d files for the child, of at most %d", len(o.Files), maxMoves)}
+	}
+	a.nMoves = 0
+	a.dupMin = 3
+	for i, file := range o.Files {
+		if _, err := unix.FcntlInt(uintptr(file.From), unix.F_GETFD, 0); err != nil || file.From < 0 {
+			return &Refused{Reason: fmt.Sprintf("descriptor %d, which the child shall get, is not open", file.From), Err: err}
+		}
+		taken := file.To < 0 || file.To >= maxFiles || uint32(file.To) == a.layout.epoll || uint32(file.To) == a.layout.eventfd
+		for _, k := range a.keep[:a.nKeep] {
+			taken = taken || uint32(file.To) == k
+		}
+		if taken {
+			return &Refused{Reason: fmt.Sprintf("the child cannot have a descriptor %d of yours", file.To), Remedy: "use another number"}
+		}
+		m := move{from: uint32(file.From), to: uint32(file.To)}
+		for j, other := range o.Files {
+			if i != j && other.To == file.To {
+				return &Refused{Reason: fmt.Sprintf("two files are to be descriptor %d", file.To)}
+			}
+			m.first = m.first || i != j && other.To == file.From && file.From != file.To
+		}
+		a.moves[a.nMoves] = m
+		a.nMoves++
+		a.dupMin = max(a.dupMin, uintptr(file.To)+1)
+	}
+	return nil
+}
+
+// open opens what one fork needs. They lie above the numbers that the child's files go to.
+func (f *Forker) open() (closeAll func(), err error) {
+	a := f.a
+	var fds []int
+	closeAll = func() {
+		for _, fd := range fds {
+			syscall.Close(fd)
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+	above := func(what string, fd int, err error) (uintptr, error) {
+		if err == nil && fd < int(a.dupMin) {
+			low := fd
+			fd, err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, int(a.dupMin))
+			syscall.Close(low)
+		}
+		if err != nil {
+			return 0, &Refused{Reason: what, Err: err}
+		}
+		fds = append(fds, fd)
+		return uintptr(fd), nil
+	}
+	openAbove := func(name string) (uintptr, error) {
+		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		return above("open "+name, fd, err)
+	}
+	if a.taskDir, err = openAbove("/proc/self/task"); err != nil {
+		return nil, err
+	}
+	if a.fdDir, err = openAbove("/proc/self/fd"); err != nil {
+		return nil, err
+	}
+	if a.fdInfo, err = openAbove("/proc/self/fdinfo/" + strconv.Itoa(int(a.layout.epoll))); err != nil {
+		return nil, err
+	}
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, &Refused{Reason: "socketpair", Err: err}
+	}
+	syscall.Close(pair[1])
+	if a.poison, err = above("fcntl", pair[0], nil); err != nil {
+		return nil, err
+	}
+	return closeAll, nil
+}
+
+// explain turns the frozen section's numbers into an error, and tells whether another attempt may end better.
+// blocking counts how often each thread was seen to block the signal.
+func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, retry bool) {
+	var cause error
+	if r.errno != 0 {
+		cause = r.errno
+	}
+	say := func(format string, args ...any) *Refused {
+		return &Refused{Reason: fmt.Sprintf(format, args...), Err: cause}
+	}
+	switch r.code {
+	case failedMask:
+		return say("rt_sigprocmask"), false
+	case failedAction:
+		return say("rt_sigaction for signal %d", freezeSignal), false
+	case foreignHandler:
+		refused = say("signal %d has a handler already, at %#x", freezeSignal, r.a)
+		refused.Remedy = "leave that signal to this package"
+		return refused, false
+	case stillInside:
+		return say("%d threads have not left the handler of signal %d", r.a, freezeSignal), true
+	case timedOut:
+		return f.explainTimeOut(r, blocking)
+	case failedList:
+		return say("list of /proc/self/task or /proc/self/fd"), false
+	case tooManyThreads:
+		return say("more than %d threads", maxThreads), false
+	case tooManyFiles:
+		return say("more than %d descriptors", maxFiles), false
+	case noSelf:
+		return say("/proc/self/task does not list the calling thread %d", r.a), false
+	case wrongCount:
+		return say("%d threads stopped, of %d with this one", r.a, r.b), true
+	case wrongM:
+		// Also true of a thread that has just started: it may be better the next time.
+		refused = say("thread %d is not one of the Go runtime, whose record has %d in its place", r.a, r.b)
+		refused.Remedy = "start no threads but by the Go runtime"
+		return refused, true
+	case wrongFS:
+		return cgoLinked().(*Refused), false
+	case wrongRand:
+		return say("thread %d has no random state where it should be", r.a), false
+	case wrongGlobalRand:
+		return say("the global random state is not where it should be"), false
+	case profiling:
+		refused = say("a CPU profile is running")
+		refused.Remedy = "stop it before (pprof.StopCPUProfile)"
+		return refused, false
+	case failedTimer:
+		return say("whether a CPU profile is running cannot be told"), false
+	case posixTimer:
+		refused = say("POSIX timer %d exists, which the child would not have", r.a)
+		refused.Remedy = "a CPU profile leaves its timers behind until its threads have run Go code once more (refork.ShedThreads)"
+		return refused, false
+	case failedPoller:
+		return say("read of /proc/self/fdinfo/%d", f.a.layout.epoll), false
+	case pollerTooLong:
+		return say("more files in the runtime's poller than a list of %d bytes has", textSize), false
+	case pollerChanged:
+		return say("the runtime's poller has %d wake-up descriptors in place of one", r.a), false
+	case failedClone:
+		refused = say("clone")
+		switch r.errno {
+		case syscall.EAGAIN:
+			refused.Remedy = "raise the limit of processes (RLIMIT_NPROC, pids.max)"
+		case syscall.EINVAL:
+			refused.Remedy = "the first process of a pid namespace cannot have siblings"
+		}
+		return refused, false
+	}
+	return say("result %d", r.code), false
+}
+
+// explainTimeOut looks at the threads that did not stop. A thread that blocks the signal in five attempts on end
+// is taken to do so for good: the runtime does it for moments.
+func (f *Forker) explainTimeOut(r result, blocking map[uint32]int) (refused *Refused, retry bool) {
+	a := f.a
+	var late []string
+	for _, tid := range a.tids[:a.nTids] {
+		if tid == a.self.tid || wasFrozen(a, tid) {
+			continue
+		}
+		state, blocked := threadState(tid)
+		if state == "" {
+			continue // ended meanwhile
+		}
+		what := ""
+		switch {
+		case strings.HasPrefix(state, "Z"):
+			what = ", has ended, and is the process's first"
+		case blocked:
+			what = ", blocks the signal"
+		}
+		late = append(late, fmt.Sprintf("thread %d (%s%s)", tid, state, what))
+		if blocked {
+			blocking[tid]++
+		}
+		if blocking[tid] >= 5 {
+			return &Refused{
+				Reason: fmt.Sprintf("thread %d blocks signal %d", tid, freezeSignal),
+				Remedy: "unblock it there (rt_sigprocmask)",
+			}, false
+		}
+		if strings.HasPrefix(state, "Z") {
+			return &Refused{
+				Reason: "the process's first thread has ended",
+				Remedy: "no goroutine may end while it is locked to that thread",
+			}, false
+		}
+	}
+	return &Refused{Reason: fmt.Sprintf("%d of %d threads did not stop in time: %s", int(r.a)-int(r.b), r.a, strings.Join(late, ", "))}, true
+}
+
+// wasFrozen tells whether a thread had stopped when the last attempt ended, which raised gen by one.
+func wasFrozen(a *arena, tid uint32) bool {
+	for i := range slots(a) {
+		if a.slots[i].gen == a.gen-1 && a.slots[i].tid == tid {
+			return true
+		}
+	}
+	return false
+}
+
+// threadState reads a thread's state and whether it blocks the signal (proc_pid_status(5)).
+func threadState(tid uint32) (state string, blocked bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", tid))
+	if err != nil {
+		return "", false
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch key {
+		case "State":
+			state = strings.TrimSpace(value)
+		case "SigBlk":
+			mask, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			blocked = err == nil && mask&(1<<(freezeSignal-1)) != 0
+		}
+	}
+	return state, blocked
+}

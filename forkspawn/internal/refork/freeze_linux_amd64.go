@@ -1,0 +1,288 @@
+package refork
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// freezeSignal stops a thread. 34 is the one signal that the Go runtime never blocks, while threads run Go
+// code, and never handles: package os/signal has a thread that blocks all others that can be caught, 33 is the
+// runtime's own and 32 belongs to C libraries (sigtab_linux_generic.go of the Go runtime).
+const freezeSignal = 34
+
+// In assembly.
+
+func handlerPC() uintptr
+func restorerPC() uintptr
+func currentG() uintptr
+
+// freezeAndFork is the frozen section: from the moment that all signals are blocked, until they are not.
+// What it calls, and it itself, makes raw system calls and touches the arena and nothing else: it cannot
+// allocate, take a lock, grow its stack, or be preempted. It stays on the goroutine's own stack: when the mask
+// is restored at its end, a pending preemption signal is handled right there, and a goroutine preempted on
+// any other stack would end the program at the next collection.
+//
+// In the parent arena.pid is the child's, or 0 and arena.result says why there is none. In the child it
+// is 0, and the return value is true.
+//
+//go:nosplit
+//go:noinline
+func freezeAndFork(a *arena) (child bool) {
+	all := uintptr(unsafe.Pointer(&allSignals))
+	a.pid = 0
+	a.frozenAt, a.stopAt, a.thawedAt = 0, 0, 0
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, all, uintptr(unsafe.Pointer(&a.oldMask)), 8, 0, 0); e != 0 {
+		a.result = result{code: failedMask, errno: e}
+		return false
+	}
+	a.result = freeze(a)
+	if a.result.code == ok {
+		a.frozenAt = clock(a)
+		a.result = inspect(a)
+	}
+	if a.result.code == ok {
+		pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, a.cloneFlags, 0, uintptr(unsafe.Pointer(&a.pidfd)), 0, 0, 0)
+		switch {
+		case e != 0:
+			a.result = result{code: failedClone, errno: e}
+		case pid == 0:
+			rebuild(a)
+			child = true
+		default:
+			a.pid = pid
+		}
+	}
+	if !child {
+		thaw(a)
+		a.thawedAt = clock(a)
+	}
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&a.oldMask)), 0, 8, 0, 0)
+	return child
+}
+
+var allSignals = ^uint64(0)
+
+// freeze stops every other thread in the handler, within arena.wait.
+//
+// A thread may start another one until it is frozen, so threads are listed again and again, until all of a
+// list were frozen before it was made: then nobody was left who could have changed it.
+//
+//go:nosplit
+func freeze(a *arena) result {
+	if r := install(a); r.code != ok {
+		return r
+	}
+	deadline := clock(a) + a.wait
+	// No handler of an earlier attempt may write to a slot that this one hands out.
+	for load(&a.inside) != 0 {
+		if clock(a) > deadline {
+			return result{code: stillInside, a: uint64(load(&a.inside))}
+		}
+		syscall.RawSyscall6(syscall.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
+	}
+	// The order matters. A handler reads gen first: one that reads the old gen and then sees active, takes
+	// a slot of this attempt that is never valid, and goes on at once, as gen is not what it waits for.
+	a.taken = 0
+	a.nSent = 0
+	add(&a.gen)
+	store(&a.active, 1)
+
+	pid, _, _ := syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
+	self, _, _ := syscall.RawSyscall6(syscall.SYS_GETTID, 0, 0, 0, 0, 0, 0)
+	a.self = slot{tid: uint32(self)}
+	for {
+		before := frozen(a)
+		n, e := list(a, a.taskDir, &a.tids[0], maxThreads)
+		if e != 0 {
+			return result{code: failedList, errno: e, a: uint64(a.taskDir)}
+		}
+		if n < 0 {
+			return result{code: tooManyThreads}
+		}
+		a.nTids = n
+		links, e := threadCount(a)
+		if e != 0 {
+			return result{code: failedList, errno: e, a: uint64(a.taskDir)}
+		}
+		seenSelf, missing := false, 0
+		for i := range a.tids[:n] {
+			tid := a.tids[i]
+			switch {
+			case tid == uint32(self):
+				seenSelf = true
+			case !hasSlot(a, tid):
+				missing++
+				if !wasSent(a, tid) {
+					if a.nSent == maxThreads {
+						return result{code: tooManyThreads}
+					}
+					a.sent[a.nSent] = tid
+					a.nSent++
+					// It may be gone (ESRCH): then the next list lacks it.
+					syscall.RawSyscall6(syscall.SYS_TGKILL, pid, uintptr(tid), freezeSignal, 0, 0, 0)
+				}
+			}
+		}
+		if !seenSelf {
+			return result{code: noSelf, a: uint64(self)}
+		}
+		if missing == 0 && before == n-1 && links == n {
+			return result{}
+		}
+		// Wait until all that are listed are frozen, and list again.
+		for spins := 0; ; spins++ {
+			if frozen(a) >= n-1 {
+				break
+			}
+			now := clock(a)
+			if now > deadline {
+				return result{code: timedOut, a: uint64(n - 1), b: uint64(frozen(a))}
+			}
+			if spins < 100 {
+				syscall.RawSyscall6(syscall.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
+				continue
+			}
+			*(*syscall.Timespec)(unsafe.Pointer(&a.scratch)) = syscall.Timespec{Nsec: 50_000}
+			syscall.RawSyscall6(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.scratch)), 0, 0, 0, 0, 0)
+			if spins%8 == 0 {
+				break // one that was listed may have ended, and will never be frozen
+			}
+		}
+		if clock(a) > deadline {
+			return result{code: timedOut, a: uint64(n - 1), b: uint64(frozen(a))}
+		}
+	}
+}
+
+// thaw lets all threads go on. Those that the signal has not reached yet leave the handler as they enter it.
+//
+//go:nosplit
+func thaw(a *arena) {
+	store(&a.active, 0)
+	add(&a.gen)
+	syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&a.gen)), 1|128 /* FUTEX_WAKE_PRIVATE */, 1<<30, 0, 0, 0)
+}
+
+// install sets the handler, at every fork, as somebody may have set another. It stays: without one the signal
+// would end the process, and it may still be under way to a thread.
+//
+//go:nosplit
+func install(a *arena) result {
+	for {
+		_, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, freezeSignal, 0, uintptr(unsafe.Pointer(&a.oldAction)), 8, 0, 0)
+		if e != 0 {
+			return result{code: failedAction, errno: e}
+		}
+		switch a.oldAction.handler {
+		case a.newAction.handler:
+			return result{}
+		case 0, 1: // SIG_DFL, SIG_IGN
+			if _, _, e = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, freezeSignal, uintptr(unsafe.Pointer(&a.newAction)), 0, 8, 0, 0); e != 0 {
+				return result{code: failedAction, errno: e}
+			}
+		default:
+			return result{code: foreignHandler, a: uint64(a.oldAction.handler)}
+		}
+	}
+}
+
+// frozen counts the slots of this attempt.
+//
+//go:nosplit
+func frozen(a *arena) int {
+	n := 0
+	gen := a.gen
+	for i := range slots(a) {
+		if load(&a.slots[i].gen) == gen {
+			n++
+		}
+	}
+	return n
+}
+
+// slots is how many were handed out; not all need to be whole.
+//
+//go:nosplit
+func slots(a *arena) int { return int(min(load(&a.taken), maxThreads)) }
+
+//go:nosplit
+func hasSlot(a *arena, tid uint32) bool {
+	gen := a.gen
+	for i := range slots(a) {
+		if load(&a.slots[i].gen) == gen && a.slots[i].tid == tid {
+			return true
+		}
+	}
+	return false
+}
+
+//go:nosplit
+func wasSent(a *arena, tid uint32) bool {
+	for i := range a.nSent {
+		if a.sent[i] == tid {
+			return true
+		}
+	}
+	return false
+}
+
+// threadCount is the kernel's own count of the process's threads: the links of /proc/self/task are two more.
+//
+//go:nosplit
+func threadCount(a *arena) (int, syscall.Errno) {
+	st := (*syscall.Stat_t)(unsafe.Pointer(&a.text))
+	_, _, e := syscall.RawSyscall6(syscall.SYS_FSTAT, a.taskDir, uintptr(unsafe.Pointer(st)), 0, 0, 0, 0)
+	return int(st.Nlink) - 2, e
+}
+
+// list reads the numbers that are names in a directory. -1 is: more than max.
+//
+//go:nosplit
+func list(a *arena, dir uintptr, out *uint32, max int) (int, syscall.Errno) {
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_LSEEK, dir, 0, 0, 0, 0, 0); e != 0 {
+		return 0, e
+	}
+	n := 0
+	for {
+		size, _, e := syscall.RawSyscall6(syscall.SYS_GETDENTS64, dir, uintptr(unsafe.Pointer(&a.text)), textSize, 0, 0, 0)
+		if e != 0 {
+			return 0, e
+		}
+		if size == 0 {
+			return n, 0
+		}
+		for pos := uintptr(0); pos < size; {
+			// struct linux_dirent64 of getdents(2): ino, off, then reclen at 16, type, the name at 19.
+			length := uintptr(a.text[pos+16]) | uintptr(a.text[pos+17])<<8
+			number, isNumber := uint32(0), false
+			for i := pos + 19; a.text[i] != 0; i++ {
+				digit := a.text[i] - '0'
+				isNumber = digit <= 9
+				if !isNumber {
+					break
+				}
+				number = number*10 + uint32(digit)
+			}
+			pos += length
+			if !isNumber {
+				continue
+			}
+			if n == max {
+				return -1, 0
+			}
+			*(*uint32)(unsafe.Add(unsafe.Pointer(out), n*4)) = number
+			n++
+		}
+	}
+}
+
+// clock is CLOCK_MONOTONIC in ns.
+//
+//go:nosplit
+func clock(a *arena) int64 {
+	ts := (*syscall.Timespec)(unsafe.Pointer(&a.scratch))
+	syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(ts)), 0, 0, 0, 0)
+	return ts.Sec*1e9 + ts.Nsec
+}

@@ -1,0 +1,103 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// The handler of the freeze signal. The kernel calls it on the thread's alternate stack, or on the stack
+// that it interrupts if it has none, with SP at the signal frame, whose first word is the restorer's
+// address. It calls nothing and uses no stack: all that is the thread's is in the frame, and rt_sigreturn
+// puts all registers back. Signals are blocked in it.
+TEXT ·handler(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVQ	·shared(SB), BX			// the arena
+	LOCK					// count in, before anything is read
+	INCL	arena_inside(BX)
+	MOVL	arena_gen(BX), R12		// the attempt; read before active, see freeze.go
+	CMPL	arena_active(BX), $0		// is there an attempt at all?
+	JEQ	leave				// no: a signal of somebody else, or one that is late
+	MOVL	$1, R13				// take a slot
+	LOCK
+	XADDL	R13, arena_taken(BX)
+	CMPL	R13, $const_maxThreads		// is there one?
+	JAE	leave
+	IMULQ	$slot__size, R13		// its offset in the array
+	LEAQ	arena_slots(BX)(R13*1), R13	// its address
+	MOVQ	SP, slot_frame(R13)		// the frame
+	MOVL	$186, AX			// gettid
+	SYSCALL					// overwrites CX and R11, as every system call
+	MOVL	AX, slot_tid(R13)
+	MOVQ	$0, slot_fs(R13)
+	MOVQ	$0, slot_g(R13)
+	MOVQ	$0, slot_m(R13)
+	MOVL	$0x1003, DI			// ARCH_GET_FS
+	LEAQ	slot_fs(R13), SI
+	MOVL	$158, AX			// arch_prctl
+	SYSCALL
+	MOVQ	slot_fs(R13), CX		// no FS base: not a thread of the Go runtime
+	TESTQ	CX, CX
+	JEQ	filled
+	MOVQ	-8(CX), CX			// g is at FS-8, the local-exec TLS slot of Go
+	MOVQ	CX, slot_g(R13)
+	TESTQ	CX, CX
+	JEQ	filled
+	MOVQ	const_offsetM(CX), CX		// g.m
+	MOVQ	CX, slot_m(R13)
+filled:
+	MOVL	R12, slot_gen(R13)		// the slot is whole; amd64 keeps the order of stores
+wait:
+	LEAQ	arena_gen(BX), DI		// sleep while the attempt lasts
+	MOVL	$128, SI			// FUTEX_WAIT_PRIVATE
+	MOVL	R12, DX				// while gen is still this
+	XORL	R10, R10			// for ever
+	MOVL	$202, AX			// futex
+	SYSCALL
+	CMPL	R12, arena_gen(BX)		// woken by something else?
+	JEQ	wait
+leave:
+	LOCK
+	DECL	arena_inside(BX)		// count out
+	ADDQ	$8, SP				// where rt_sigreturn expects it: past the restorer's address
+	MOVL	$15, AX				// rt_sigreturn
+	SYSCALL					// does not come back
+
+// The kernel demands a restorer on amd64. The handler does not return to it.
+TEXT ·restorer(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
+	MOVL	$15, AX				// rt_sigreturn
+	SYSCALL					// does not come back
+
+// func handlerPC() uintptr
+//
+// The handler's own address; a func value of Go would be that of a wrapper.
+TEXT ·handlerPC(SB),NOSPLIT,$0-8
+	LEAQ	·handler(SB), AX
+	MOVQ	AX, ret+0(FP)
+	RET
+
+// func restorerPC() uintptr
+TEXT ·restorerPC(SB),NOSPLIT,$0-8
+	LEAQ	·restorer(SB), AX
+	MOVQ	AX, ret+0(FP)
+	RET
+
+// func currentG() uintptr
+TEXT ·currentG(SB),NOSPLIT,$0-8
+	MOVQ	(TLS), AX			// this thread's g
+	MOVQ	AX, ret+0(FP)
+	RET
+
+// func resume(flags, stack, tid, tls uintptr) uintptr
+//
+// The clone system call for a thread that goes on where a signal frame says. It returns the new
+// thread's id, or a number of -4095 to -1, an errno.
+TEXT ·resume(SB),NOSPLIT,$0-40
+	MOVQ	flags+0(FP), DI
+	MOVQ	stack+8(FP), SI			// the new thread's SP: the frame, past its first word
+	MOVQ	tid+16(FP), DX			// where the kernel writes its id: m.procid
+	XORL	R10, R10			// no child_tid
+	MOVQ	tls+24(FP), R8			// its FS base
+	MOVL	$56, AX				// clone
+	SYSCALL					// both threads come back
+	TESTQ	AX, AX
+	JNE	created
+	MOVL	$15, AX				// the new thread: rt_sigreturn, and it is where the old one was
+	SYSCALL					// does not come back
+created:
+	MOVQ	AX, ret+32(FP)
+	RET

@@ -1,0 +1,375 @@
+package refork
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"unsafe"
+)
+
+// How much of an m is searched.
+const (
+	searchProcid = 1024
+	searchRand   = 2048
+)
+
+// findLayout finds out where this program's runtime keeps what a fork must know. Everything is found by
+// what it holds, and must be found exactly once.
+func findLayout() (layout, error) {
+	var l layout
+	mem, err := os.Open("/proc/self/mem") // reads fail with an error, where a stray pointer would end the program
+	if err != nil {
+		return l, &Refused{Reason: "no look at this process's own memory", Err: err}
+	}
+	defer mem.Close()
+
+	if err := findThreadLayout(&l, mem); err != nil {
+		return l, err
+	}
+	data, err := dataSegment()
+	if err != nil {
+		return l, err
+	}
+	if err := findGlobalRand(&l, data); err != nil {
+		return l, err
+	}
+	return l, findPoller(&l, data)
+}
+
+// findThreadLayout looks at four threads, each held by a goroutine, and takes what fits all.
+func findThreadLayout(l *layout, mem *os.File) error {
+	const threads = 4
+	var (
+		found   [threads]threadLayout
+		errs    [threads]error
+		ready   sync.WaitGroup
+		done    sync.WaitGroup
+		release = make(chan struct{})
+	)
+	ready.Add(threads)
+	for i := range threads {
+		done.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			found[i], errs[i] = lookAtThread(mem)
+			ready.Done()
+			<-release // so that the four are four
+		})
+	}
+	ready.Wait()
+	close(release)
+	done.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+
+	procid, chacha := found[0].procid, found[0].chacha
+	for _, f := range found[1:] {
+		procid, chacha = common(procid, f.procid), common(chacha, f.chacha)
+		if f.fs != found[0].fs {
+			return &Refused{Reason: fmt.Sprintf("threads keep their g in different places, %d and %d bytes from their m", f.fs, found[0].fs)}
+		}
+	}
+	if len(procid) != 1 {
+		return unknownRuntime(fmt.Sprintf("m.procid was found in %d places", len(procid)))
+	}
+	if len(chacha) != 1 {
+		return unknownRuntime(fmt.Sprintf("a thread's random state was found in %d places", len(chacha)))
+	}
+	l.procid, l.chacha, l.fs = procid[0], chacha[0], found[0].fs
+	return nil
+}
+
+// unknownRuntime refuses a runtime that is not laid out as expected.
+func unknownRuntime(what string) error {
+	return &Refused{Reason: what + " in the runtime of " + runtime.Version(), Remedy: "use the start method exec with this version of Go"}
+}
+
+type threadLayout struct {
+	fs             uintptr
+	procid, chacha []uintptr
+}
+
+// lookAtThread looks at the calling thread.
+func lookAtThread(mem *os.File) (threadLayout, error) {
+	var t threadLayout
+	g := currentG()
+	m, err := readWord(mem, g+offsetM)
+	if err != nil {
+		return t, unknownRuntime("no m at g+48")
+	}
+	// An m begins with its g0, which belongs to that m.
+	if g0, err := readWord(mem, m); err != nil {
+		return t, unknownRuntime("no m at g+48")
+	} else if back, err := readWord(mem, g0+offsetM); err != nil || back != m {
+		return t, unknownRuntime("no m at g+48")
+	}
+	var fs uintptr
+	if _, _, e := syscall.RawSyscall(syscall.SYS_ARCH_PRCTL, 0x1003 /* ARCH_GET_FS */, uintptr(unsafe.Pointer(&fs)), 0); e != 0 {
+		return t, &Refused{Reason: "arch_prctl(ARCH_GET_FS)", Err: e}
+	}
+	// The runtime of a program without cgo has the thread's FS base in its m. With cgo it is the C library's.
+	t.fs = fs - m
+	if t.fs >= searchRand {
+		return t, cgoLinked()
+	}
+	content := make([]byte, searchRand)
+	for range 10 { // the runtime may use the random state meanwhile
+		if _, err := mem.ReadAt(content, int64(m)); err != nil {
+			return t, &Refused{Reason: "no look at this process's own memory", Err: err}
+		}
+		t.procid, t.chacha = nil, nil
+		for off := 0; off < searchProcid; off += 8 {
+			if binary.LittleEndian.Uint64(content[off:]) == uint64(syscall.Gettid()) {
+				t.procid = append(t.procid, uintptr(off))
+			}
+		}
+		for off := 0; off+randSize <= len(content); off += 8 {
+			if computesTo(content[off:]) {
+				t.chacha = append(t.chacha, uintptr(off))
+			}
+		}
+		if len(t.chacha) > 0 {
+			break
+		}
+	}
+	return t, nil
+}
+
+func cgoLinked() error {
+	return &Refused{Reason: "this program is linked with cgo, whose C library would not survive it", Remedy: "build with CGO_ENABLED=0"}
+}
+
+func readWord(mem *os.File, addr uintptr) (uintptr, error) {
+	var b [8]byte
+	_, err := mem.ReadAt(b[:], int64(addr))
+	return uintptr(binary.LittleEndian.Uint64(b[:])), err
+}
+
+func common(a, b []uintptr) []uintptr {
+	var both []uintptr
+	for _, x := range a {
+		for _, y := range b {
+			if x == y {
+				both = append(both, x)
+			}
+		}
+	}
+	return both
+}
+
+// computesTo tells whether a random state's block is what its seed and counter make, computed by the same generator
+// in package math/rand/v2, whose output is documented.
+func computesTo(state []byte) bool {
+	next := binary.LittleEndian.Uint32(state[randNext:])
+	limit := binary.LittleEndian.Uint32(state[randLimit:])
+	counter := binary.LittleEndian.Uint32(state[randCounter:])
+	if next > limit || limit == 0 || limit > 32 || counter >= 16 || counter%4 != 0 {
+		return false
+	}
+	if bytes.Count(state[randSeed:randNext], []byte{0}) > 16 {
+		return false // not a seed
+	}
+	generator := rand.NewChaCha8([32]byte(state[randSeed:randNext]))
+	for range counter / 4 * 32 {
+		generator.Uint64()
+	}
+	for i := range limit {
+		if generator.Uint64() != binary.LittleEndian.Uint64(state[i*8:]) {
+			return false
+		}
+	}
+	return true
+}
+
+// segment is the program's writable data: the runtime's variables are there.
+type segment struct{ from, to uintptr }
+
+func (s segment) holds(addr uint64) bool { return uintptr(addr) >= s.from && uintptr(addr)+8 <= s.to }
+
+// dataSegment finds the mappings around a variable of this package (proc_pid_maps(5)), without gaps.
+func dataSegment() (segment, error) {
+	own := uintptr(unsafe.Pointer(&shared))
+	var s segment
+	list, err := mappings()
+	if err != nil {
+		return s, err
+	}
+	for _, m := range list {
+		if !m.writable || m.private && strings.HasPrefix(m.name, "[") {
+			continue
+		}
+		if m.from != s.to {
+			if own >= s.from && own < s.to {
+				break
+			}
+			s.from = m.from
+		}
+		s.to = m.to
+	}
+	if own < s.from || own >= s.to {
+		return s, &Refused{Reason: "/proc/self/maps does not show the program's data"}
+	}
+	return s, nil
+}
+
+// mapping is a line of /proc/self/maps.
+type mapping struct {
+	from, to          uintptr
+	writable, private bool
+	name              string // "" is anonymous memory
+}
+
+func mappings() ([]mapping, error) {
+	text, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return nil, &Refused{Reason: "no list of this process's memory", Err: err}
+	}
+	var list []mapping
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line) // 00400000-00452000 rw-p 00000000 08:02 173521 /usr/bin/x
+		if len(fields) < 5 {
+			continue
+		}
+		from, to, _ := strings.Cut(fields[0], "-")
+		start, err1 := strconv.ParseUint(from, 16, 64)
+		end, err2 := strconv.ParseUint(to, 16, 64)
+		if err1 != nil || err2 != nil || len(fields[1]) != 4 {
+			return nil, &Refused{Reason: fmt.Sprintf("/proc/self/maps has a line %q", line)}
+		}
+		m := mapping{from: uintptr(start), to: uintptr(end), writable: fields[1][:2] == "rw", private: fields[1][3] == 'p'}
+		if len(fields) > 5 {
+			m.name = fields[5]
+		}
+		list = append(list, m)
+	}
+	return list, nil
+}
+
+// findGlobalRand finds the runtime's globalRand: 32 bytes of seed, zeroed after use, the state, and true.
+func findGlobalRand(l *layout, data segment) error {
+	var found []uintptr
+	size := data.to - data.from
+	for off := uintptr(32); off+randSize+8 <= size; off += 8 {
+		state := data.from + off
+		if *at(state + randSize) != 1 || !isRand(state) || *at(state - 32)|*at(state - 24)|*at(state - 16)|*at(state - 8) != 0 {
+			continue
+		}
+		content := make([]byte, randSize)
+		for range 10 { // a thread that starts may use it meanwhile
+			for i := uintptr(0); i < randSize; i += 8 {
+				binary.LittleEndian.PutUint64(content[i:], *at(state + i))
+			}
+			if computesTo(content) {
+				found = append(found, state)
+				break
+			}
+			if binary.LittleEndian.Uint32(content[randLimit:]) == 0 {
+				break
+			}
+		}
+	}
+	if len(found) != 1 {
+		return unknownRuntime(fmt.Sprintf("the global random state was found in %d places", len(found)))
+	}
+	l.globalRand = found[0]
+	return nil
+}
+
+// findPoller finds the descriptors of the runtime's poller: the epoll instance that watches an eventfd with
+// a variable of the runtime as its data, which holds the eventfd's number.
+func findPoller(l *layout, data segment) error {
+	// The runtime makes it for the first file that can be polled.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return &Refused{Reason: "no pipe", Err: err}
+	}
+	r.Close()
+	w.Close()
+
+	links, err := descriptors()
+	if err != nil {
+		return err
+	}
+	found := 0
+	for epoll, name := range links {
+		if name != "anon_inode:[eventpoll]" {
+			continue
+		}
+		info, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", epoll))
+		if err != nil {
+			continue // closed meanwhile: not the runtime's
+		}
+		for line := range strings.Lines(string(info)) {
+			var fd, events uint32
+			var at uint64
+			if n, _ := fmt.Sscanf(line, "tfd: %d events: %x data: %x", &fd, &events, &at); n != 3 {
+				continue
+			}
+			if links[int(fd)] != "anon_inode:[eventfd]" || !data.holds(at) || *word(at) != uint64(fd) {
+				continue
+			}
+			l.epoll, l.eventfd, l.eventfdVar = uint32(epoll), fd, uintptr(at)
+			found++
+		}
+	}
+	if found != 1 {
+		return unknownRuntime(fmt.Sprintf("the poller was found %d times", found))
+	}
+	return nil
+}
+
+func word(addr uint64) *uint64 { return at(uintptr(addr)) }
+
+// descriptors are this process's open descriptors and what they are of.
+func descriptors() (map[int]string, error) {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, &Refused{Reason: "no list of this process's descriptors", Err: err}
+	}
+	links := map[int]string{}
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if link, err := os.Readlink("/proc/self/fd/" + entry.Name()); err == nil {
+			links[fd] = link
+		}
+	}
+	return links, nil
+}
+
+// cgroupFile is a descriptor on a limit of the process's control group, which the runtime keeps open from its start
+// and reads now and then (Go 1.25 and later).
+type cgroupFile struct {
+	fd       int
+	dev, ino uint64
+}
+
+func cgroupFiles() ([]cgroupFile, error) {
+	links, err := descriptors()
+	if err != nil {
+		return nil, err
+	}
+	var files []cgroupFile
+	for fd, name := range links {
+		switch filepath.Base(name) {
+		case "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us":
+			var st syscall.Stat_t
+			if err := syscall.Fstat(fd, &st); err == nil {
+				files = append(files, cgroupFile{fd, st.Dev, st.Ino})
+			}
+		}
+	}
+	return files, nil
+}

@@ -1,0 +1,5 @@
+//go:build !race
+
+package refork
+
+const raceDetector = false

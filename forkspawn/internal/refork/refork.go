@@ -1,0 +1,52 @@
+package refork
+
+import "strings"
+
+// Options say what a child gets.
+type Options struct {
+	// Sibling makes the child a child of this process's own parent (CLONE_PARENT in clone(2)): that one waits
+	// for it and gets its exit status. Else it is a child of this process, as after fork(2).
+	Sibling bool
+	// Files are the descriptors that the child gets besides those of this process's 0, 1 and 2 that no
+	// File replaces. All others are dead in the child: see the package comment.
+	Files []File
+	// Pidfd asks for a pidfd of the child, close-on-exec, which the caller closes.
+	Pidfd bool
+}
+
+// File is a descriptor that the child gets.
+type File struct {
+	From int // its number in this process
+	// To is its number in the child. 0, 1 and 2 stay open when the child executes a program, others are
+	// close-on-exec. A number above 2 is best the same as From, and no os.File of this process its
+	// owner: such a File exists in the child as well, and closes the number there when it is collected.
+	To int
+}
+
+// Refused tells why a process was not forked. It is as healthy as before.
+type Refused struct {
+	Reason string // what was found
+	Remedy string // what to do about it; "" when nothing can be done
+	Err    error  // the cause, or nil
+}
+
+func (r *Refused) Error() string {
+	var b strings.Builder
+	b.WriteString("cannot fork without exec: ")
+	b.WriteString(r.Reason)
+	if r.Err != nil {
+		b.WriteString(": ")
+		b.WriteString(r.Err.Error())
+	}
+	if r.Remedy != "" {
+		b.WriteString("; ")
+		b.WriteString(r.Remedy)
+	}
+	return b.String()
+}
+
+func (r *Refused) Unwrap() error { return r.Err }
+
+// RebuildFailed is the exit status of a child that was forked and could not be made whole, for want
+// of threads for example. It has told its stderr what failed, and has run no Go code.
+const RebuildFailed = 117

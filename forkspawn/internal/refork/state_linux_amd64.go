@@ -1,0 +1,179 @@
+package refork
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What one fork has room for; more is refused.
+const (
+	maxThreads = 4096
+	maxFiles   = 32768
+	maxMoves   = 64
+	textSize   = 1 << 20 // of the poller's list: about 10,000 sockets
+)
+
+// arena is everything that the frozen section and the signal handler read and write: numbers only, in
+// memory of its own that Go's collector does not know, so that nothing there can allocate, move, or need a write
+// barrier. The pages that no fork ever touches take no memory.
+type arena struct {
+	// The handler's part; handler_linux_amd64.s knows these names.
+
+	gen    uint32 // counts attempts to freeze, and their ends; what frozen threads wait on (futex)
+	active uint32 // whether the handler shall freeze its thread
+	taken  uint32 // slots handed out in this attempt
+	inside uint32 // handlers that run
+	slots  [maxThreads]slot
+
+	layout layout // found once, before the first fork
+
+	// What is asked for. Written before the threads are frozen.
+
+	cloneFlags uintptr
+	taskDir    uintptr // descriptors of /proc/self/task, /proc/self/fd and the poller's fdinfo
+	fdDir      uintptr
+	fdInfo     uintptr
+	poison     uintptr
+	wait       int64 // for all threads to freeze, in ns
+	moves      [maxMoves]move
+	nMoves     int
+	dupMin     uintptr // a number above all that moves go to
+	keep       [maxMoves]uint32 // descriptors that stay as they are
+	nKeep      int
+	oldAction  sigaction
+	newAction  sigaction
+
+	// What was found while frozen.
+
+	result   result
+	self     slot // of the thread that forks; it has no frame
+	oldMask  uint64
+	pid      uintptr
+	pidfd    int32
+	nTids    int
+	tids     [maxThreads]uint32 // the last listing of threads
+	nSent    int
+	sent     [maxThreads]uint32 // threads that were sent the signal
+	nFDs     int
+	fds      [maxFiles]uint32
+	nPolled  int
+	polled   [maxFiles]polled
+	timer    uint32 // the lowest POSIX timer id that was never looked at
+	frozenAt int64  // clock when all were frozen, thawedAt when they ran again
+	stopAt   int64
+	thawedAt int64
+
+	text    [textSize]byte
+	scratch [128]byte
+	random  [(maxThreads + 2) * 32]byte
+}
+
+// offsetM is where a g has its m (runtime2.go of the Go runtime). The assembly uses it too; that it holds
+// is proved by findLayout.
+const offsetM = 48
+
+// layout is where the runtime keeps what the child must set. None of it is known beforehand but offsetM.
+type layout struct {
+	procid     uintptr // in an m
+	fs         uintptr // FS base minus m, the same for all threads of a program without cgo
+	chacha     uintptr // the random state in an m
+	globalRand uintptr // the address of the random state that new threads are seeded from
+	epoll      uint32  // descriptors of the runtime's poller
+	eventfd    uint32
+	eventfdVar uintptr // the address of the runtime's variable that holds eventfd
+}
+
+// slot is one frozen thread.
+type slot struct {
+	frame uintptr // the kernel's signal frame: all registers, the mask and the alternate stack
+	fs    uintptr // FS base, where the thread finds its g
+	g     uintptr
+	m     uintptr
+	tid   uint32
+	gen   uint32 // written last: the slot is valid if it is the arena's
+	_     [3]uint64
+}
+
+// move is a File in the making.
+type move struct {
+	from, to uint32
+	first    bool // from is overwritten by another move: it is duplicated before any
+}
+
+// polled is one entry of the runtime's poller.
+type polled struct {
+	data   uint64
+	fd     uint32
+	events uint32
+}
+
+// sigaction is the kernel's struct of rt_sigaction(2).
+type sigaction struct {
+	handler  uintptr
+	flags    uint64
+	restorer uintptr
+	mask     uint64
+}
+
+// Flags of rt_sigaction(2).
+const (
+	saSiginfo  = 0x4
+	saRestorer = 0x04000000
+	saOnStack  = 0x08000000
+	saRestart  = 0x10000000
+)
+
+// shared is the one arena of this process; the handler reads it.
+var shared *arena
+
+func newArena() (*arena, error) {
+	p, err := unix.MmapPtr(-1, 0, nil, unsafe.Sizeof(arena{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	if err != nil {
+		return nil, &Refused{Reason: "no memory for the list of threads", Err: err}
+	}
+	return (*arena)(p), nil
+}
+
+// result tells how an attempt ended. Numbers, as no text can be made while threads are frozen.
+type result struct {
+	code  code
+	errno syscall.Errno
+	a, b  uint64
+}
+
+type code uint32
+
+const (
+	ok code = iota
+	failedMask
+	failedAction
+	foreignHandler // a: its address
+	stillInside    // a: handlers of an earlier attempt that have not left
+	failedList     // a: which list
+	tooManyThreads
+	tooManyFiles
+	noSelf
+	timedOut   // a: threads, b: of them frozen
+	wrongCount // a: slots, b: threads
+	wrongM     // a: tid, b: m.procid
+	wrongFS    // a: tid, b: FS base - m
+	wrongRand  // a: tid
+	wrongGlobalRand
+	profiling     // CPU profile
+	failedTimer   //
+	posixTimer    // a: its id
+	failedPoller  // reading its list
+	pollerTooLong //
+	pollerChanged // a: eventfd entries
+	failedClone
+)
+
+// at gives the words of the runtime's own structures.
+//
+//go:nosplit
+func at(addr uintptr) *uint64 { return *(**uint64)(unsafe.Pointer(&addr)) }
+
+//go:nosplit
+func at32(addr uintptr) *uint32 { return *(**uint32)(unsafe.Pointer(&addr)) }
