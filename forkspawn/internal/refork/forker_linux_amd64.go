@@ -75,11 +75,11 @@ func (f *Forker) Stats() Stats {
 	return f.stats
 }
 
-// The bound of an attempt to freeze all threads, and how often it is made: 2.5 seconds together.
+// The bound of an attempt to freeze all threads, and how often it is made: 3.5 seconds together.
 const (
 	firstWait = 5 * time.Millisecond
 	lastWait  = 320 * time.Millisecond
-	maxTries  = 12
+	maxTries  = 16
 )
 
 // Fork forks the process. It returns twice: in the parent with the child's pid, in the child with 0, on

@@ -39,7 +39,7 @@ type arena struct {
 	wait       int64 // for all threads to freeze, in ns
 	moves      [maxMoves]move
 	nMoves     int
-	dupMin     uintptr // a number above all that moves go to
+	dupMin     uintptr          // a number above all that moves go to
 	keep       [maxMoves]uint32 // descriptors that stay as they are
 	nKeep      int
 	oldAction  sigaction

@@ -1,0 +1,204 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork/selftest"
+)
+
+// shape is what a template does while it forks.
+type shape struct {
+	name  string
+	procs int // GOMAXPROCS; 0 is the default
+	depth int // forks in one another, below the first
+	busy  bool
+	storm bool // of signals
+	exits bool // of threads
+}
+
+var shapes = []shape{
+	{name: "quiet"},
+	{name: "busy", busy: true},
+	{name: "nested", depth: 3},
+	{name: "procs-1", procs: 1, busy: true},
+	{name: "procs-2", procs: 2, busy: true},
+	{name: "procs-8", procs: 8, busy: true},
+	{name: "storm", busy: true, storm: true},
+	{name: "exits", exits: true},
+}
+
+// template forks, and reports on stdout.
+func template(job string) {
+	var name string
+	var n int
+	fmt.Sscanf(job, "%s %d", &name, &n)
+	s := shapes[slices.IndexFunc(shapes, func(s shape) bool { return s.name == name })]
+	f, err := refork.Prepare()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if s.storm {
+		c := make(chan os.Signal, 100)
+		signal.Notify(c, syscall.SIGUSR1, syscall.SIGURG, syscall.SIGWINCH)
+		go func() {
+			for range c {
+			}
+		}()
+	}
+	if s.busy {
+		keepBusy()
+	}
+	if s.exits {
+		for range 2 {
+			go exits()
+		}
+	}
+	conn, err := selftest.Echo()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+
+	out := json.NewEncoder(os.Stdout)
+	var part tally
+	out.Encode(part) // ready: a storm may begin
+	var draws []uint64
+	retries := 0
+	reported := time.Now()
+	for i := range n {
+		draws = append(draws, rand.Uint64())
+		o := selftest.Fork(f, s.depth, 0)
+		draws = append(draws, o.Draws...)
+		part.Forks++
+		part.Call = append(part.Call, o.Call)
+		part.Hello = append(part.Hello, o.Hello)
+		switch o.Failure {
+		case "":
+		case "refused":
+			part.Refused++
+		case "hang":
+			part.Hangs++
+		case "crash":
+			part.Crashes++
+		default:
+			part.Wrong++
+		}
+		if o.Failure != "" {
+			part.Failures = append(part.Failures, fmt.Sprintf("fork %d: %s: %s", i, o.Failure, o.Detail))
+		}
+		if err := conn.Check(); err != nil {
+			part.Wrong++
+			part.Failures = append(part.Failures, fmt.Sprintf("fork %d: the template's own socket: %v", i, err))
+		}
+		if i == n-1 {
+			slices.Sort(draws)
+			if twice := len(draws) - len(slices.Compact(draws)); twice > 0 {
+				part.Wrong++
+				part.Failures = append(part.Failures, fmt.Sprintf("%d random numbers were drawn twice", twice))
+			}
+		}
+		if time.Since(reported) > time.Second || i == n-1 {
+			stats := f.Stats()
+			part.Retries, retries = stats.Retries-retries, stats.Retries
+			part.Threads = stats.Threads
+			if err := out.Encode(part); err != nil {
+				os.Exit(1)
+			}
+			part, reported = tally{}, time.Now()
+		}
+	}
+}
+
+// keepBusy starts goroutines that allocate, collect, tick and talk. They run in the children too.
+func keepBusy() {
+	for range 2 {
+		go func() {
+			var keep [][]byte
+			for i := 0; ; i++ {
+				keep = append(keep[:len(keep)%200], make([]byte, 100+i%2000))
+				if i%500 == 0 {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		}()
+	}
+	go func() {
+		for {
+			runtime.GC()
+			time.Sleep(3 * time.Millisecond)
+		}
+	}()
+	for range 3 {
+		go func() {
+			for range time.Tick(200 * time.Microsecond) {
+			}
+		}()
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return // a place without a network: the rest will do
+	}
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return // in a child, where the socket is dead
+			}
+			go func() {
+				io.Copy(c, c)
+				c.Close()
+			}()
+		}
+	}()
+	for range 2 {
+		go func() {
+			for {
+				c, err := net.Dial("tcp", listener.Addr().String())
+				if err != nil {
+					return
+				}
+				buf := []byte(strings.Repeat("x", 100))
+				for range 1000 {
+					if _, err := c.Write(buf); err != nil {
+						c.Close()
+						return
+					}
+					if _, err := io.ReadFull(c, buf); err != nil {
+						c.Close()
+						return
+					}
+					time.Sleep(100 * time.Microsecond)
+				}
+				c.Close()
+			}
+		}()
+	}
+}
+
+// exits ends threads: a goroutine that ends while it is locked to one takes it along.
+func exits() {
+	for {
+		done := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(done)
+		}()
+		<-done
+		time.Sleep(100 * time.Microsecond)
+	}
+}

@@ -1,0 +1,110 @@
+//go:build linux
+
+// Package selftest finds out whether this machine, kernel, and build of a program can be trusted to fork without exec.
+package selftest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+)
+
+// Forks is how many children a Run has.
+const Forks = 20
+
+// Run forks a child to try it in, which forks Forks children one after the other beside a
+// ticker and an allocator, each of which does a Workout and forks once more. It takes about half a second. Each of them
+// collects, which is cheap only while the heap is small.
+//
+// A fork that goes wrong in an unforeseen way could harm the calling process too. Run it where that can be borne.
+func Run(ctx context.Context, f *refork.Forker) error {
+	var p [2]int
+	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+		return fmt.Errorf("self-test: pipe: %w", err)
+	}
+	syscall.SetNonblock(p[0], true)
+	r := os.NewFile(uintptr(p[0]), "self-test")
+	defer r.Close()
+
+	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}})
+	if err != nil {
+		syscall.Close(p[1])
+		return fmt.Errorf("self-test: %w", err)
+	}
+	if pid == 0 {
+		syscall.Setpgid(0, 0)
+		text := "ok"
+		if err := try(f); err != nil {
+			text = err.Error()
+		}
+		syscall.Write(p[1], []byte(text))
+		os.Exit(0)
+	}
+	syscall.Setpgid(pid, pid)
+	syscall.Close(p[1])
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	text, err := io.ReadAll(r)
+	syscall.Kill(-pid, syscall.SIGKILL)
+	status := reap(pid)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("self-test: %w", context.Cause(ctx))
+	case err != nil:
+		return fmt.Errorf("self-test: %w", err)
+	case string(text) == "ok":
+		return nil
+	case len(text) == 0:
+		return fmt.Errorf("self-test: the first child died: exit status %d, signal %d", status.ExitStatus(), status.Signal())
+	}
+	return errors.New("self-test: " + string(text))
+}
+
+// try is Run's work, in its child.
+func try(f *refork.Forker) error {
+	conn, err := Echo()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ticker := time.NewTicker(100 * time.Microsecond)
+	defer ticker.Stop()
+	quit := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var garbage [][]byte
+		for {
+			select {
+			case <-quit:
+				return
+			case <-ticker.C:
+				garbage = append(garbage[:len(garbage)%100], make([]byte, 1000))
+			}
+		}
+	}()
+	var seen []uint64
+	for i := range Forks {
+		seen = append(seen, rand.Uint64(), rand.Uint64())
+		o := Fork(f, 1, 2*time.Second)
+		if o.Failure != "" {
+			return fmt.Errorf("child %d of %d: %s: %s", i+1, Forks, o.Failure, o.Detail)
+		}
+		seen = append(seen, o.Draws...)
+	}
+	close(quit)
+	<-ended
+	slices.Sort(seen)
+	if n := len(seen) - len(slices.Compact(seen)); n > 0 {
+		return fmt.Errorf("%d random numbers of %d were drawn twice", n, len(seen))
+	}
+	return conn.Check()
+}

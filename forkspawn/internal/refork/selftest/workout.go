@@ -1,0 +1,324 @@
+//go:build linux
+
+package selftest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+)
+
+// Draws is how many random numbers a Workout draws.
+const Draws = 4
+
+// Workout does in a forked child what needs a whole runtime: it collects, runs goroutines and
+// timers, preempts a loop that never yields, talks over a socket, executes a program, and forks again, depth times
+// in one another. It returns random numbers of its own and of its descendants.
+func Workout(f *refork.Forker, depth int) ([]uint64, error) {
+	draws := make([]uint64, Draws)
+	for i := range draws {
+		draws[i] = rand.Uint64()
+	}
+	for _, step := range []struct {
+		name string
+		run  func() error
+	}{
+		{"collect", collect},
+		{"goroutines", goroutines},
+		{"timers", timers},
+		{"preempt", preempt},
+		{"echo over a socket", echo},
+		{"collect again", collect},
+		{"execute a program", execute},
+	} {
+		if err := step.run(); err != nil {
+			return draws, fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	if depth > 0 {
+		o := Fork(f, depth-1, 0)
+		if o.Failure != "" {
+			return draws, fmt.Errorf("fork once more: %s: %s", o.Failure, o.Detail)
+		}
+		draws = append(draws, o.Draws...)
+	}
+	return draws, nil
+}
+
+func collect() error {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var keep [][]byte
+	for range 20 {
+		keep = append(keep, bytes.Repeat([]byte{7}, 10_000))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if after.NumGC == before.NumGC {
+		return errors.New("no collection took place")
+	}
+	for _, b := range keep {
+		if bytes.Count(b, []byte{7}) != len(b) {
+			return errors.New("memory has changed")
+		}
+	}
+	return nil
+}
+
+func goroutines() error {
+	var wg sync.WaitGroup
+	var n atomic.Int32
+	c := make(chan int)
+	for range 20 {
+		wg.Go(func() {
+			n.Add(int32(<-c))
+		})
+	}
+	for range 20 {
+		c <- 1
+	}
+	wg.Wait()
+	if n.Load() != 20 {
+		return fmt.Errorf("%d of 20 ran", n.Load())
+	}
+	return nil
+}
+
+func timers() error {
+	start := time.Now()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	<-tick.C
+	<-time.After(time.Millisecond)
+	time.Sleep(time.Millisecond)
+	if time.Since(start) < 2*time.Millisecond {
+		return errors.New("too early")
+	}
+	return nil
+}
+
+// preempt ends loops that do not call anything, so that only a signal of the runtime interrupts them.
+func preempt() error {
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for !stop.Load() {
+			}
+		})
+	}
+	runtime.Gosched()
+	runtime.GC() // stops the world
+	stop.Store(true)
+	wg.Wait()
+	return nil
+}
+
+func echo() error {
+	c, err := Echo()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Check()
+}
+
+// Conn is one end of a socket pair with a goroutine of this process at the other, which sends everything back.
+type Conn struct {
+	net.Conn
+	ended chan struct{}
+}
+
+// Echo makes a Conn. The caller closes it.
+func Echo() (*Conn, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var conns [2]net.Conn
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "socket pair")
+		conns[i], err = net.FileConn(file)
+		file.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	c := &Conn{conns[0], make(chan struct{})}
+	go func() {
+		defer close(c.ended)
+		defer conns[1].Close()
+		io.Copy(struct{ io.Writer }{conns[1]}, struct{ io.Reader }{conns[1]})
+	}()
+	return c, nil
+}
+
+// Check sends something and waits for it.
+func (c *Conn) Check() error {
+	c.SetDeadline(time.Now().Add(Bound))
+	message := bytes.Repeat([]byte("x"), 1000)
+	if _, err := c.Write(message); err != nil {
+		return err
+	}
+	answer := make([]byte, 1000)
+	if _, err := io.ReadFull(c, answer); err != nil {
+		return err
+	}
+	if !bytes.Equal(answer, message) {
+		return errors.New("another answer")
+	}
+	return nil
+}
+
+// Close ends the goroutine too.
+func (c *Conn) Close() error {
+	err := c.Conn.Close()
+	<-c.ended
+	return err
+}
+
+func execute() error {
+	if _, err := os.Stat("/bin/true"); err != nil {
+		return nil
+	}
+	err := exec.Command("/bin/true").Run()
+	if errors.Is(err, syscall.ECHILD) {
+		return nil // somebody else waits for all children here
+	}
+	return err
+}
+
+// Outcome is how one child fared.
+type Outcome struct {
+	Call    time.Duration // of Fork, in the parent
+	Hello   time.Duration // from the call of Fork until the child's first byte is there
+	Draws   []uint64
+	Failure string // "" is success; else refused, hang, crash, wrong
+	Detail  string
+}
+
+// Bound is for one child to finish its workout; one that takes longer hangs.
+const Bound = 20 * time.Second
+
+// Fork forks a child that does a Workout, and waits for it. With no Bound given it is Bound, and more for nested ones.
+// A child that hangs is asked for its goroutines (SIGQUIT), on stderr, and killed.
+func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
+	if bound == 0 {
+		bound = Bound * time.Duration(depth+1)
+	}
+	fail := func(failure string, format string, args ...any) Outcome {
+		o.Failure, o.Detail = failure, fmt.Sprintf(format, args...)
+		return o
+	}
+	var p [2]int
+	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+		return fail("refused", "pipe: %v", err)
+	}
+	syscall.SetNonblock(p[0], true)
+	r := os.NewFile(uintptr(p[0]), "answer")
+	defer r.Close()
+
+	start := time.Now()
+	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}})
+	if err != nil {
+		syscall.Close(p[1])
+		return fail("refused", "%v", err)
+	}
+	if pid == 0 {
+		syscall.Write(p[1], []byte("hello\n"))
+		answer(f, p[1], depth)
+	}
+	o.Call = time.Since(start)
+	syscall.Close(p[1])
+	r.SetReadDeadline(start.Add(bound))
+	var text strings.Builder
+	buf := make([]byte, 4096)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && o.Hello == 0 {
+			o.Hello = time.Since(start)
+		}
+		text.Write(buf[:n])
+		if err == io.EOF {
+			break
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			inspect(pid)
+			syscall.Kill(pid, syscall.SIGQUIT)
+			time.Sleep(time.Second)
+			syscall.Kill(pid, syscall.SIGKILL)
+			reap(pid)
+			return fail("hang", "child %d has not finished in %v; it said %q", pid, bound, text.String())
+		}
+		if err != nil {
+			return fail("wrong", "read: %v", err)
+		}
+	}
+	status := reap(pid)
+	said, found := strings.CutPrefix(text.String(), "hello\n")
+	switch {
+	case status.Signaled() || !found || !strings.HasSuffix(said, "\n"):
+		return fail("crash", "child %d: signal %d, exit status %d; it said %q", pid, status.Signal(), status.ExitStatus(), text.String())
+	case status.ExitStatus() != 42 || !strings.HasPrefix(said, "ok"):
+		return fail("wrong", "child %d: exit status %d; it said %q", pid, status.ExitStatus(), said)
+	}
+	for word := range strings.FieldsSeq(strings.TrimPrefix(said, "ok")) {
+		var x uint64
+		if _, err := fmt.Sscanf(word, "%x", &x); err != nil {
+			return fail("wrong", "child %d said %q", pid, said)
+		}
+		o.Draws = append(o.Draws, x)
+	}
+	if len(o.Draws) != Draws*(depth+1) {
+		return fail("wrong", "child %d gave %d random numbers for %d", pid, len(o.Draws), Draws*(depth+1))
+	}
+	return o
+}
+
+// answer is the child's part.
+func answer(f *refork.Forker, fd, depth int) {
+	draws, err := Workout(f, depth)
+	text := "ok"
+	for _, x := range draws {
+		text += fmt.Sprintf(" %x", x)
+	}
+	if err != nil {
+		text = err.Error()
+	}
+	syscall.Write(fd, []byte(text+"\n"))
+	os.Exit(42)
+}
+
+// inspect writes where each thread of a process that hangs is.
+func inspect(pid int) {
+	dir := fmt.Sprintf("/proc/%d/task", pid)
+	tasks, _ := os.ReadDir(dir)
+	for _, t := range tasks {
+		for _, name := range []string{"status", "syscall", "wchan"} {
+			text, _ := os.ReadFile(dir + "/" + t.Name() + "/" + name)
+			fmt.Fprintf(os.Stderr, "thread %s of %d, %s: %s\n", t.Name(), pid, name, text)
+		}
+	}
+}
+
+func reap(pid int) syscall.WaitStatus {
+	var status syscall.WaitStatus
+	for {
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+			return status
+		}
+	}
+}
