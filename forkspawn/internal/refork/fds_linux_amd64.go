@@ -58,7 +58,12 @@ func poisonFiles(a *arena) {
 		if fd <= 2 || fd == uint32(a.poison) || fd == uint32(a.taskDir) || fd == uint32(a.fdDir) || fd == uint32(a.fdInfo) || isKept(a, fd) {
 			continue
 		}
-		if _, _, e := syscall.RawSyscall6(syscall.SYS_DUP3, a.poison, uintptr(fd), unix.O_CLOEXEC, 0, 0, 0); e != 0 {
+		_, _, e := syscall.RawSyscall6(syscall.SYS_DUP3, a.poison, uintptr(fd), unix.O_CLOEXEC, 0, 0, 0)
+		if e == syscall.EBADF {
+			// A number above the limit of open files, inherited or older than the limit, is not used again.
+			_, _, e = syscall.RawSyscall6(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0, 0, 0)
+		}
+		if e != 0 {
 			die("dup3 of the poison\n", e)
 		}
 	}

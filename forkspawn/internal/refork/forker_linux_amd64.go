@@ -65,7 +65,12 @@ var prepare = sync.OnceValues(func() (*Forker, error) {
 		mask:     ^uint64(0),
 	}
 	shared = a
-	return &Forker{a: a, cgroup: cgroup}, nil
+	f := &Forker{a: a, cgroup: cgroup}
+	if r := install(a); r.code != ok {
+		refused, _ := f.explain(r, nil)
+		return nil, refused
+	}
+	return f, nil
 })
 
 // Stats returns what this process's forks took; a child begins with its parent's.
@@ -129,6 +134,9 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 			return int(a.pid), pidfd, nil
 		}
 		refused, retry := f.explain(a.result, blocking)
+		if a.result.code == posixTimer {
+			retry = deleteOrphanTimers()
+		}
 		if !retry || try == maxTries {
 			closeFiles()
 			return 0, -1, refused
@@ -166,13 +174,17 @@ func (f *Forker) request(o *Options) error {
 	if len(o.Files) > maxMoves {
 		return &Refused{Reason: fmt.Sprintf("%d files for the child, of at most %d", len(o.Files), maxMoves)}
 	}
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return &Refused{Reason: "getrlimit(RLIMIT_NOFILE)", Err: err}
+	}
 	a.nMoves = 0
 	a.dupMin = 3
 	for i, file := range o.Files {
 		if _, err := unix.FcntlInt(uintptr(file.From), unix.F_GETFD, 0); err != nil || file.From < 0 {
 			return &Refused{Reason: fmt.Sprintf("descriptor %d, which the child shall get, is not open", file.From), Err: err}
 		}
-		taken := file.To < 0 || file.To >= maxFiles || uint32(file.To) == a.layout.epoll || uint32(file.To) == a.layout.eventfd
+		taken := file.To < 0 || uint64(file.To)+1 >= limit.Cur || uint32(file.To) == a.layout.epoll || uint32(file.To) == a.layout.eventfd
 		for _, k := range a.keep[:a.nKeep] {
 			taken = taken || uint32(file.To) == k
 		}
@@ -197,14 +209,14 @@ func (f *Forker) request(o *Options) error {
 func (f *Forker) open() (closeAll func(), err error) {
 	a := f.a
 	var fds []int
-	closeAll = func() {
+	closeOpened := func() {
 		for _, fd := range fds {
 			syscall.Close(fd)
 		}
 	}
 	defer func() {
 		if err != nil {
-			closeAll()
+			closeOpened()
 		}
 	}()
 	above := func(what string, fd int, err error) (uintptr, error) {
@@ -212,6 +224,12 @@ func (f *Forker) open() (closeAll func(), err error) {
 			low := fd
 			fd, err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, int(a.dupMin))
 			syscall.Close(low)
+		}
+		if err == syscall.ENOENT {
+			// /proc/self is the first thread's, which has nothing any more when it has ended.
+			if state, _ := threadState(uint32(os.Getpid())); strings.HasPrefix(state, "Z") {
+				return 0, leaderEnded()
+			}
 		}
 		if err != nil {
 			return 0, &Refused{Reason: what, Err: err}
@@ -240,7 +258,7 @@ func (f *Forker) open() (closeAll func(), err error) {
 	if a.poison, err = above("fcntl", pair[0], nil); err != nil {
 		return nil, err
 	}
-	return closeAll, nil
+	return closeOpened, nil
 }
 
 // explain turns the frozen section's numbers into an error, and tells whether another attempt may end better.
@@ -273,7 +291,7 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 	case tooManyFiles:
 		return say("more than %d descriptors", maxFiles), false
 	case noSelf:
-		return say("/proc/self/task does not list the calling thread %d", r.a), false
+		return say("/proc/self/task does not list the calling thread %d", r.a), true
 	case wrongCount:
 		return say("%d threads stopped, of %d with this one", r.a, r.b), true
 	case wrongM:
@@ -347,13 +365,14 @@ func (f *Forker) explainTimeOut(r result, blocking map[uint32]int) (refused *Ref
 			}, false
 		}
 		if strings.HasPrefix(state, "Z") {
-			return &Refused{
-				Reason: "the process's first thread has ended",
-				Remedy: "no goroutine may end while it is locked to that thread",
-			}, false
+			return leaderEnded(), false
 		}
 	}
 	return &Refused{Reason: fmt.Sprintf("%d of %d threads did not stop in time: %s", int(r.a)-int(r.b), r.a, strings.Join(late, ", "))}, true
+}
+
+func leaderEnded() *Refused {
+	return &Refused{Reason: "the process's first thread has ended", Remedy: "no goroutine may end while it is locked to that thread"}
 }
 
 // wasFrozen tells whether a thread had stopped when the last attempt ended, which raised gen by one.

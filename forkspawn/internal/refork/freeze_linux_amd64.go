@@ -67,7 +67,8 @@ var allSignals = ^uint64(0)
 // freeze stops every other thread in the handler, within arena.wait.
 //
 // A thread may start another one until it is frozen, so threads are listed again and again, until all of a
-// list were frozen before it was made: then nobody was left who could have changed it.
+// list were frozen before it was made: then nobody was left who could have changed it. A list may also lack
+// threads, when one ends while it is read; so the kernel's count of threads must agree.
 //
 //go:nosplit
 func freeze(a *arena) result {
@@ -126,7 +127,11 @@ func freeze(a *arena) result {
 			}
 		}
 		if !seenSelf {
-			return result{code: noSelf, a: uint64(self)}
+			// The kernel ends a list early when the thread that it is at ends just then.
+			if clock(a) > deadline {
+				return result{code: noSelf, a: uint64(self)}
+			}
+			continue
 		}
 		if missing == 0 && before == n-1 && links == n {
 			return result{}

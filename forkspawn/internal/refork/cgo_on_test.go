@@ -1,0 +1,5 @@
+//go:build cgo
+
+package refork_test
+
+const cgoEnabled = true

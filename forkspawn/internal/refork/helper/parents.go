@@ -1,0 +1,185 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+)
+
+func init() {
+	scenarios["sibling"] = sibling
+	scenarios["parent-death"] = parentDeath
+	scenarios["leader"] = leader
+}
+
+// asking forks a template, which forks a sibling of its own, that is a child of this process, and runs it there. It returns both pids.
+// The template ends when asked.
+func asking(f *refork.Forker, child func()) (template, sibling int, endTemplate func(), err error) {
+	var told, asked [2]int
+	for _, p := range []*[2]int{&told, &asked} {
+		if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+			return 0, 0, nil, err
+		}
+	}
+	files := []refork.File{{From: told[1], To: told[1]}, {From: asked[0], To: asked[0]}}
+	template, _, err = f.Fork(refork.Options{Files: files})
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	if template == 0 {
+		pid, _, err := f.Fork(refork.Options{Sibling: true})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		if pid == 0 {
+			child()
+			os.Exit(5)
+		}
+		syscall.Write(told[1], fmt.Append(nil, pid))
+		var b [1]byte
+		syscall.Read(asked[0], b[:])
+		os.Exit(6)
+	}
+	syscall.Close(told[1])
+	syscall.Close(asked[0])
+	var b [20]byte
+	n, err := syscall.Read(told[0], b[:])
+	syscall.Close(told[0])
+	if err != nil {
+		return 0, 0, nil, err
+	}
+	_, err = fmt.Sscan(string(b[:n]), &sibling)
+	return template, sibling, func() { syscall.Close(asked[1]) }, err
+}
+
+func sibling(f *refork.Forker) error {
+	for range 5 {
+		self := os.Getpid()
+		template, pid, end, err := asking(f, func() {
+			runtime.GC()
+			if os.Getppid() != self {
+				os.Exit(1)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if status := wait(pid); status.ExitStatus() != 5 {
+			return fmt.Errorf("sibling: exit status %d, signal %d", status.ExitStatus(), status.Signal())
+		}
+		end()
+		if status := wait(template); status.ExitStatus() != 6 {
+			return fmt.Errorf("template: exit status %d, signal %d", status.ExitStatus(), status.Signal())
+		}
+	}
+
+	// A pidfd of the child.
+	pid, pidfd, err := f.Fork(refork.Options{Pidfd: true})
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		time.Sleep(time.Minute)
+		os.Exit(0)
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil {
+		return err
+	}
+	if status := wait(pid); status.Signal() != syscall.SIGKILL {
+		return fmt.Errorf("exit status %d, signal %d", status.ExitStatus(), status.Signal())
+	}
+	return syscall.Close(pidfd)
+}
+
+// parentDeath shows whose death a sibling is told of: that of the thread that started the template.
+func parentDeath(f *refork.Forker) error {
+	type pids struct {
+		template, sibling int
+		end               func()
+		err               error
+	}
+	started := make(chan pids)
+	goOn := make(chan bool)
+	go func() {
+		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine
+		var p pids
+		p.template, p.sibling, p.end, p.err = asking(f, func() {
+			runtime.LockOSThread()
+			unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGTERM), 0, 0, 0)
+			time.Sleep(time.Minute)
+		})
+		started <- p
+		<-goOn
+	}()
+	p := <-started
+	if p.err != nil {
+		return p.err
+	}
+	defer syscall.Kill(p.sibling, syscall.SIGKILL)
+	p.end()
+	wait(p.template)
+	// It has its signal set by now, and outlives the template.
+	time.Sleep(50 * time.Millisecond)
+	var status syscall.WaitStatus
+	if pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil); pid != 0 || err != nil {
+		return fmt.Errorf("the sibling ended with the template: %d, %v, exit status %d, signal %d", pid, err, status.ExitStatus(), status.Signal())
+	}
+	goOn <- true // the thread ends
+	for range 200 {
+		pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil)
+		if err != nil {
+			return err
+		}
+		if pid != 0 {
+			if status.Signal() != syscall.SIGTERM {
+				return fmt.Errorf("the sibling: exit status %d, signal %d", status.ExitStatus(), status.Signal())
+			}
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("the sibling has outlived the thread that started the template")
+}
+
+// leader does in the child what only its first thread, and what ordinary Go code can.
+func leader(f *refork.Forker) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return well(f, refork.Options{}, func() string {
+		if syscall.Gettid() != os.Getpid() {
+			return fmt.Sprintf("the goroutine is on thread %d of %d", syscall.Gettid(), os.Getpid())
+		}
+		name := append([]byte("forked-one"), 0)
+		if _, _, e := syscall.RawSyscall(syscall.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0); e != 0 {
+			return e.Error()
+		}
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", os.Getpid()))
+		if err != nil || strings.TrimSpace(string(comm)) != "forked-one" {
+			return fmt.Sprintf("comm %q, %v", comm, err)
+		}
+		if err := syscall.Setpgid(0, 0); err != nil {
+			return err.Error()
+		}
+		if syscall.Getpgrp() != os.Getpid() {
+			return "no process group of its own"
+		}
+		if err := os.Chdir("/"); err != nil {
+			return err.Error()
+		}
+		if err := os.Setenv("REFORK", "child"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}

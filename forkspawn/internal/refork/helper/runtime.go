@@ -1,0 +1,302 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"fmt"
+	"hash/maphash"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork/selftest"
+)
+
+func init() {
+	scenarios["workout"] = workout
+	scenarios["nested"] = nested
+	scenarios["random"] = random
+	scenarios["crash"] = crash
+	scenarios["many-threads"] = manyThreads
+	scenarios["all-threads"] = allThreads
+	scenarios["naive"] = naive
+	scenarios["shrink"] = shrink
+}
+
+func workout(f *refork.Forker) error {
+	for range 10 {
+		if o := selftest.Fork(f, 0, 0); o.Failure != "" {
+			return fmt.Errorf("%s: %s", o.Failure, o.Detail)
+		}
+	}
+	return nil
+}
+
+func nested(f *refork.Forker) error {
+	o := selftest.Fork(f, 3, 0)
+	if o.Failure != "" {
+		return fmt.Errorf("%s: %s", o.Failure, o.Detail)
+	}
+	return nil
+}
+
+// random draws on several threads at once in parent and children.
+func random(f *refork.Forker) error {
+	seed := maphash.MakeSeed()
+	draw := func() []uint64 {
+		var mu sync.Mutex
+		var all []uint64
+		var wg, ready sync.WaitGroup
+		release := make(chan struct{})
+		ready.Add(6)
+		for range 6 {
+			wg.Go(func() {
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+				ready.Done()
+				<-release // six threads, some of them new
+				mu.Lock()
+				defer mu.Unlock()
+				for range 50 { // more than a block
+					all = append(all, rand.Uint64())
+				}
+			})
+		}
+		ready.Wait()
+		close(release)
+		wg.Wait()
+		return append(all, maphash.String(maphash.MakeSeed(), "x"))
+	}
+	seen := draw()
+	old := maphash.String(seed, "x")
+	for range 5 {
+		said, _, err := fork(f, refork.Options{}, func() string {
+			// A seed that was made before is the parent's, and no map's order may matter.
+			words := []string{strconv.FormatUint(maphash.String(seed, "x"), 16)}
+			for _, x := range draw() {
+				words = append(words, strconv.FormatUint(x, 16))
+			}
+			return strings.Join(words, " ")
+		})
+		if err != nil {
+			return err
+		}
+		for i, word := range strings.Fields(said) {
+			x, err := strconv.ParseUint(word, 16, 64)
+			switch {
+			case err != nil:
+				return err
+			case i > 0:
+				seen = append(seen, x)
+			case x != old:
+				return fmt.Errorf("a hash seed has changed")
+			}
+		}
+		seen = append(seen, draw()...)
+	}
+	n := len(seen)
+	slices.Sort(seen)
+	if twice := n - len(slices.Compact(seen)); twice > 0 || n != 11*301 {
+		return fmt.Errorf("%d of %d random numbers were drawn twice", twice, n)
+	}
+	return nil
+}
+
+// crash has children end in all ways, and goes on.
+func crash(f *refork.Forker) error {
+	conn, err := selftest.Echo()
+	if err != nil {
+		return err
+	}
+	null, err := syscall.Open("/dev/null", syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	quiet := refork.Options{Files: []refork.File{{From: null, To: 2}}}
+	for range 5 {
+		for _, c := range []struct {
+			what   string
+			end    func()
+			exit   int
+			signal syscall.Signal
+		}{
+			{"exit 7", func() { os.Exit(7) }, 7, -1},
+			{"panic", func() { panic("on purpose") }, 2, -1},
+			{"panic elsewhere", func() { go panic("on purpose"); select {} }, 2, -1},
+			{"stray pointer", func() { var p *int; *p = 1 }, 2, -1},
+			{"SIGTERM", func() { syscall.Kill(os.Getpid(), syscall.SIGTERM); select {} }, -1, syscall.SIGTERM},
+			{"SIGKILL", func() { syscall.Kill(os.Getpid(), syscall.SIGKILL); select {} }, -1, syscall.SIGKILL},
+		} {
+			_, status, err := fork(f, quiet, func() string { c.end(); return "" })
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.what, err)
+			}
+			if status.ExitStatus() != c.exit || status.Signaled() && status.Signal() != c.signal {
+				return fmt.Errorf("%s: exit status %d, signal %d", c.what, status.ExitStatus(), status.Signal())
+			}
+			if err := conn.Check(); err != nil {
+				return fmt.Errorf("%s: the template's own socket: %w", c.what, err)
+			}
+			runtime.GC()
+		}
+	}
+	return nil
+}
+
+// manyThreads forks a process with some hundred threads, blocked in system calls and parked.
+func manyThreads(f *refork.Forker) error {
+	const n = 150
+	var p [2]int
+	if err := syscall.Pipe(p[:]); err != nil {
+		return err
+	}
+	var parked, ended sync.WaitGroup
+	release := make(chan struct{})
+	parked.Add(n)
+	var reading sync.WaitGroup
+	for range n {
+		ended.Go(func() {
+			runtime.LockOSThread()
+			parked.Done()
+			<-release
+		})
+		reading.Go(func() {
+			var b [1]byte
+			for {
+				if _, err := syscall.Read(p[0], b[:]); err != syscall.EINTR {
+					return
+				}
+			}
+		})
+	}
+	parked.Wait()
+	time.Sleep(50 * time.Millisecond) // for the reads to block; it does no harm if they do not yet
+	for range 5 {
+		if o := selftest.Fork(f, 1, 0); o.Failure != "" {
+			return fmt.Errorf("%s: %s", o.Failure, o.Detail)
+		}
+		err := well(f, refork.Options{}, func() string {
+			close(release)
+			ended.Wait()
+			reading.Wait() // a blocked read of a descriptor of the parent's is made again, and sees its end
+			return ""
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if threads := f.Stats().Threads; threads < 2*n {
+		return fmt.Errorf("%d threads", threads)
+	}
+	syscall.Close(p[1])
+	reading.Wait()
+	close(release)
+	ended.Wait()
+	return nil
+}
+
+// allThreads makes a system call on every thread of the child, each of which must be known by its right id.
+func allThreads(f *refork.Forker) error {
+	for range 10 {
+		err := well(f, refork.Options{}, func() string {
+			const prGetDumpable = 3
+			if _, _, e := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, prGetDumpable, 0, 0); e != 0 {
+				return e.Error()
+			}
+			return ""
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// naive forks as fork(2) does, and shows what becomes of a Go program then: only the forking thread is
+// there. The collector waits for the others, as does every goroutine that another thread should run.
+func naive(*refork.Forker) error {
+	stuck := 0
+	const children = 5
+	for range children {
+		pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		if e != 0 {
+			return e
+		}
+		if pid == 0 {
+			for range 10 {
+				runtime.GC()
+			}
+			syscall.RawSyscall(syscall.SYS_EXIT_GROUP, 0, 0, 0)
+		}
+		// A collection takes a millisecond. It is given a second.
+		var status syscall.WaitStatus
+		for range 100 {
+			if got, err := syscall.Wait4(int(pid), &status, syscall.WNOHANG, nil); got != 0 || err != nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got, _ := syscall.Wait4(int(pid), &status, syscall.WNOHANG, nil); got == 0 && status == 0 {
+			if _, err := os.Stat(fmt.Sprintf("/proc/%d/status", pid)); err == nil {
+				stuck++
+			}
+		}
+		syscall.Kill(int(pid), syscall.SIGKILL)
+		syscall.Wait4(int(pid), &status, 0, nil)
+	}
+	if stuck < children {
+		return fmt.Errorf("%d of %d children of a plain fork were stuck in a collection", stuck, children)
+	}
+	return nil
+}
+
+// shrink checks that a process with fewer threads, and with huge pages, forks.
+func shrink(f *refork.Forker) error {
+	table := make([]byte, 64<<20)
+	for i := range table {
+		table[i] = byte(i)
+	}
+	// Threads that nobody needs.
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() { time.Sleep(time.Millisecond); unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil) })
+	}
+	wg.Wait()
+	before, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	if left := refork.ShedThreads(); left >= len(before) || left > 10 {
+		return fmt.Errorf("%d threads before, %d after", len(before), left)
+	}
+	c, err := refork.Collapse()
+	if err == nil && c.Bytes < 60<<20 {
+		return fmt.Errorf("%d bytes of a table of %d were collapsed", c.Bytes, len(table))
+	}
+	for range 5 {
+		err := well(f, refork.Options{}, func() string {
+			for i, b := range table {
+				if b != byte(i) {
+					return "the table has changed"
+				}
+			}
+			return ""
+		})
+		if err != nil {
+			return err
+		}
+		if o := selftest.Fork(f, 1, 0); o.Failure != "" {
+			return fmt.Errorf("%s: %s", o.Failure, o.Detail)
+		}
+	}
+	return nil
+}
