@@ -121,6 +121,8 @@ func TestRefusedAndHealthyAfterwards(t *testing.T) {
 // collection waits for the others for ever.
 func TestPlainForkCannotWork(t *testing.T) { scenario(t, "naive") }
 
+func TestSelfTest(t *testing.T) { scenario(t, "self-test") }
+
 // TestRefusal is about the program that runs the tests: linked with cgo, unless it was built with CGO_ENABLED=0.
 func TestRefusal(t *testing.T) {
 	f, err := refork.Prepare()
