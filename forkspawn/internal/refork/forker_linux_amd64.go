@@ -281,6 +281,9 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 		refused.Remedy = "leave that signal to this package"
 		return refused, false
 	case stillInside:
+		if r.b != 0 {
+			return say("this process's threads have not all been rebuilt"), true
+		}
 		return say("%d threads have not left the handler of signal %d", r.a, freezeSignal), true
 	case timedOut:
 		return f.explainTimeOut(r, blocking)

@@ -76,10 +76,11 @@ func freeze(a *arena) result {
 		return r
 	}
 	deadline := clock(a) + a.wait
-	// No handler of an earlier attempt may write to a slot that this one hands out.
-	for load(&a.inside) != 0 {
+	// No handler of an earlier attempt may write to a slot that this one hands out, nor may the builder that
+	// makes this process whole still read them.
+	for load(&a.inside) != 0 || load(&a.builder) != 0 {
 		if clock(a) > deadline {
-			return result{code: stillInside, a: uint64(load(&a.inside))}
+			return result{code: stillInside, a: uint64(load(&a.inside)), b: uint64(load(&a.builder))}
 		}
 		syscall.RawSyscall6(syscall.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
 	}

@@ -101,3 +101,24 @@ TEXT ·resume(SB),NOSPLIT,$0-40
 created:
 	MOVQ	AX, ret+32(FP)
 	RET
+
+// func startBuilder(flags, stack, tid uintptr) uintptr
+//
+// The clone system call for the thread that runs build. It returns as resume does.
+TEXT ·startBuilder(SB),NOSPLIT,$0-32
+	MOVQ	flags+0(FP), DI
+	MOVQ	stack+8(FP), SI			// the new thread's SP
+	XORL	DX, DX				// no parent_tid
+	MOVQ	tid+16(FP), R10			// what the kernel clears when the thread has ended
+	XORL	R8, R8				// its FS base is its creator's
+	MOVL	$56, AX				// clone
+	SYSCALL					// both threads come back
+	TESTQ	AX, AX
+	JNE	started
+	CALL	·build(SB)			// the new thread: in Go, which uses no g there
+	XORL	DI, DI
+	MOVL	$60, AX				// exit, of this thread
+	SYSCALL					// does not come back
+started:
+	MOVQ	AX, ret+24(FP)
+	RET

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -72,9 +73,9 @@ func findThreadLayout(l *layout, mem *os.File) error {
 		return err
 	}
 
-	procid, chacha := found[0].procid, found[0].chacha
+	procid, chacha, preempted := found[0].procid, found[0].chacha, found[0].preempted
 	for _, f := range found[1:] {
-		procid, chacha = common(procid, f.procid), common(chacha, f.chacha)
+		procid, chacha, preempted = common(procid, f.procid), common(chacha, f.chacha), common(preempted, f.preempted)
 		if f.fs != found[0].fs {
 			return &Refused{Reason: fmt.Sprintf("threads keep their g in different places, %d and %d bytes from their m", f.fs, found[0].fs)}
 		}
@@ -86,6 +87,9 @@ func findThreadLayout(l *layout, mem *os.File) error {
 		return unknownRuntime(fmt.Sprintf("a thread's random state was found in %d places", len(chacha)))
 	}
 	l.procid, l.chacha, l.fs = procid[0], chacha[0], found[0].fs
+	if len(preempted) == 1 {
+		l.preempted = preempted[0]
+	}
 	return nil
 }
 
@@ -97,6 +101,7 @@ func unknownRuntime(what string) error {
 type threadLayout struct {
 	fs             uintptr
 	procid, chacha []uintptr
+	preempted      []uintptr
 }
 
 // lookAtThread looks at the calling thread.
@@ -142,7 +147,42 @@ func lookAtThread(mem *os.File) (threadLayout, error) {
 			break
 		}
 	}
-	return t, nil
+	t.preempted, err = findPreempted(mem, m)
+	return t, err
+}
+
+// findPreempted finds m.signalPending by what the preemption signal does: it counts up one word of the m, and
+// sets the next one to zero. It finds none where GODEBUG=asyncpreemptoff=1.
+func findPreempted(mem *os.File, m uintptr) ([]uintptr, error) {
+	const signals = 3
+	before, after := make([]byte, searchRand), make([]byte, searchRand)
+	send := func() { syscall.Tgkill(os.Getpid(), syscall.Gettid(), syscall.SIGURG) } // handled before it returns
+	if _, err := mem.ReadAt(before, int64(m)); err != nil {
+		return nil, &Refused{Reason: "no look at this process's own memory", Err: err}
+	}
+	for range signals {
+		send()
+	}
+	if _, err := mem.ReadAt(after, int64(m)); err != nil {
+		return nil, &Refused{Reason: "no look at this process's own memory", Err: err}
+	}
+	var found []uintptr
+	for off := 0; off+8 <= len(before); off += 4 {
+		count, pending := binary.LittleEndian.Uint32(after[off:]), binary.LittleEndian.Uint32(after[off+4:])
+		if count-binary.LittleEndian.Uint32(before[off:]) != signals || pending != 0 {
+			continue
+		}
+		word := at32(m + uintptr(off) + 4)
+		if !atomic.CompareAndSwapUint32(word, 0, 1) {
+			continue
+		}
+		send()
+		if atomic.CompareAndSwapUint32(word, 1, 0) {
+			continue // the signal has not
+		}
+		found = append(found, uintptr(off)+4)
+	}
+	return found, nil
 }
 
 func cgoLinked() error {

@@ -7,15 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// resume is in the assembly file.
-//
+// In assembly.
+
 //go:noescape
 func resume(flags, stack, tid, tls uintptr) uintptr
 
-// What a thread of the Go runtime shares with the others (os_linux.go there), its FS base, and that the
-// kernel writes its id where the runtime looks for it.
-const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD |
-	unix.CLONE_SYSVSEM | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID
+//go:noescape
+func startBuilder(flags, stack, tid uintptr) uintptr
+
+const (
+	// What threads of the Go runtime share (os_linux.go there).
+	sharedFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+	// And an FS base, and that the kernel writes the id where the runtime looks for it.
+	threadFlags = sharedFlags | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID
+	// The builder is no thread of the runtime's. The kernel tells when it has ended.
+	builderFlags = sharedFlags | unix.CLONE_CHILD_CLEARTID
+)
 
 // rebuild makes the child, which has one thread yet, a whole process again. It must not fail, and ends
 // the process when it does.
@@ -30,17 +37,36 @@ func rebuild(a *arena) {
 	renewPoller(a)
 	reseed(a)
 
-	// The threads go on behind the handler, and will not count themselves out.
-	store(&a.inside, 0)
 	store(&a.active, 0)
-	a.timer = 0 // POSIX timers are not inherited, their numbers begin anew
-	resumeThreads(a, tid)
-	add(&a.gen)
+	store(&a.inside, 0) // the threads go on behind the handler, and will not count themselves out
+	a.timer = 0         // POSIX timers are not inherited, their numbers begin anew
+
+	others := 0
+	for i := range slots(a) {
+		if s := &a.slots[i]; s.gen == a.gen {
+			*at(s.m + a.layout.procid) = 0 // as of a thread that has not begun to run
+			others++
+		}
+	}
+	wakeUp(a, tid, tid, a.self.m)
+	if others == 0 {
+		return
+	}
+	// To this thread and to the runtime the others are now threads that the kernel has not let run yet. So it
+	// need not wait for them.
+	a.builderPID = tid
+	store(&a.builder, 1)
+	r := startBuilder(builderFlags, uintptr(unsafe.Pointer(&a.builderTop)), uintptr(unsafe.Pointer(&a.builder)))
+	if r > ^uintptr(4095) {
+		die("clone of the builder\n", syscall.Errno(-r))
+	}
 }
 
+// build is the builder: a thread with all signals blocked that starts the others, each where it was frozen, and ends.
+//
 //go:nosplit
-func resumeThreads(a *arena, pid uintptr) {
-	wakeUp(pid, pid)
+func build() {
+	a := shared
 	for i := range slots(a) {
 		s := &a.slots[i]
 		if s.gen != a.gen {
@@ -50,18 +76,20 @@ func resumeThreads(a *arena, pid uintptr) {
 		if r > ^uintptr(4095) {
 			die("clone of a thread\n", syscall.Errno(-r))
 		}
-		wakeUp(pid, r)
+		wakeUp(a, a.builderPID, r, s.m)
 	}
 }
 
-// wakeUp repeats the signals that may have been under way to a thread when the process was forked, and
-// were lost: the runtime's preemption, as it sends no second one until the first is handled, and its
-// AllThreadsSyscall. One too many does nothing.
+// wakeUp repeats a preemption signal that was under way to a thread when the process was forked, and was lost, as pending
+// signals are not inherited: the runtime sends no second one until the first is handled. It marks the m before it sends, and
+// reads the thread's id after that; here the id is set first. So one that preempts the thread meanwhile either
+// finds the new id, or has left its mark.
 //
 //go:nosplit
-func wakeUp(pid, tid uintptr) {
-	syscall.RawSyscall6(syscall.SYS_TGKILL, pid, tid, uintptr(syscall.SIGURG), 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_TGKILL, pid, tid, 33, 0, 0, 0)
+func wakeUp(a *arena, pid, tid, m uintptr) {
+	if a.layout.preempted == 0 || load(at32(m+a.layout.preempted)) != 0 {
+		syscall.RawSyscall6(syscall.SYS_TGKILL, pid, tid, uintptr(syscall.SIGURG), 0, 0, 0)
+	}
 }
 
 // die ends the child that cannot be rebuilt.

@@ -68,6 +68,13 @@ type arena struct {
 	text    [textSize]byte
 	scratch [128]byte
 	random  [(maxThreads + 2) * 32]byte
+
+	// The part of the child's builder, which runs beside the forking thread.
+
+	builder      uint32 // not 0 while it runs; the kernel clears it
+	builderPID   uintptr
+	builderStack [16 << 10]byte
+	builderTop   [64]byte
 }
 
 // offsetM is where a g has its m (runtime2.go of the Go runtime). The assembly uses it too; that it holds
@@ -79,6 +86,7 @@ type layout struct {
 	procid     uintptr // in an m
 	fs         uintptr // FS base minus m, the same for all threads of a program without cgo
 	chacha     uintptr // the random state in an m
+	preempted  uintptr // m.signalPending: whether a preemption signal is under way; 0 is unknown
 	globalRand uintptr // the address of the random state that new threads are seeded from
 	epoll      uint32  // descriptors of the runtime's poller
 	eventfd    uint32
