@@ -18,8 +18,9 @@ type Forker struct {
 	a      *arena
 	cgroup []cgroupFile
 
-	mu    sync.Mutex // held from a Fork's beginning to its end, in the child too
-	stats Stats
+	mu     sync.Mutex // held from a Fork's beginning to its end, in the child too
+	opened bool       // the arena's four descriptors are open; they stay so
+	stats  Stats
 }
 
 // Stats tell what forks took, for measurements.
@@ -95,6 +96,8 @@ const (
 // to its thread before the call. A goroutine that ends while it is locked takes its thread with it, and a
 // process whose first thread has ended cannot be forked again.
 //
+// The first call opens four descriptors, which stay open, close-on-exec.
+//
 // Forks of several goroutines take turns. Programs are not started meanwhile (syscall.ForkLock).
 func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 	f.mu.Lock()
@@ -106,8 +109,7 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 	defer runtime.UnlockOSThread()
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
-	closeFiles, err := f.open()
-	if err != nil {
+	if err := f.open(); err != nil {
 		return 0, -1, err
 	}
 	a := f.a
@@ -117,8 +119,8 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		a.wait = int64(wait)
 		start := clock(a)
 		if freezeAndFork(a) {
-			// The child. Of the parent's descriptors only the poison is left.
-			syscall.Close(int(a.poison))
+			// The child, which has closed these but the poison.
+			f.close([]*uintptr{&a.poison})
 			return 0, -1, nil
 		}
 		if a.result.code == ok {
@@ -126,7 +128,6 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 			f.stats.Freeze = time.Duration(a.frozenAt - start)
 			f.stats.Frozen = time.Duration(a.thawedAt - a.frozenAt)
 			f.stats.Threads = a.nTids
-			closeFiles()
 			pidfd = -1
 			if o.Pidfd {
 				pidfd = int(a.pidfd)
@@ -138,7 +139,6 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 			retry = deleteOrphanTimers()
 		}
 		if !retry || try == maxTries {
-			closeFiles()
 			return 0, -1, refused
 		}
 		f.stats.Retries++
@@ -205,60 +205,59 @@ func (f *Forker) request(o *Options) error {
 	return nil
 }
 
-// open opens what one fork needs. They lie above the numbers that the child's files go to.
-func (f *Forker) open() (closeAll func(), err error) {
+// open opens what forks need, or leaves it open. It must lie above the numbers that the child's files go to.
+func (f *Forker) open() error {
 	a := f.a
-	var fds []int
-	closeOpened := func() {
-		for _, fd := range fds {
-			syscall.Close(fd)
+	own := []*uintptr{&a.taskDir, &a.fdDir, &a.fdInfo, &a.poison}
+	if f.opened {
+		low := false
+		for _, fd := range own {
+			low = low || *fd < a.dupMin
 		}
-	}
-	defer func() {
-		if err != nil {
-			closeOpened()
+		if !low {
+			return nil
 		}
-	}()
-	above := func(what string, fd int, err error) (uintptr, error) {
-		if err == nil && fd < int(a.dupMin) {
-			low := fd
-			fd, err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, int(a.dupMin))
-			syscall.Close(low)
-		}
-		if err == syscall.ENOENT {
-			// /proc/self is the first thread's, which has nothing any more when it has ended.
-			if state, _ := threadState(uint32(os.Getpid())); strings.HasPrefix(state, "Z") {
-				return 0, leaderEnded()
-			}
-		}
-		if err != nil {
-			return 0, &Refused{Reason: what, Err: err}
-		}
-		fds = append(fds, fd)
-		return uintptr(fd), nil
+		f.close(own)
 	}
-	openAbove := func(name string) (uintptr, error) {
-		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-		return above("open "+name, fd, err)
-	}
-	if a.taskDir, err = openAbove("/proc/self/task"); err != nil {
-		return nil, err
-	}
-	if a.fdDir, err = openAbove("/proc/self/fd"); err != nil {
-		return nil, err
-	}
-	if a.fdInfo, err = openAbove("/proc/self/fdinfo/" + strconv.Itoa(int(a.layout.epoll))); err != nil {
-		return nil, err
-	}
+	f.opened = true
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, &Refused{Reason: "socketpair", Err: err}
+		f.opened = false
+		return &Refused{Reason: "socketpair", Err: err}
 	}
 	syscall.Close(pair[1])
-	if a.poison, err = above("fcntl", pair[0], nil); err != nil {
-		return nil, err
+	fds := [4]int{3: pair[0]}
+	names := [4]string{"/proc/self/task", "/proc/self/fd", "/proc/self/fdinfo/" + strconv.Itoa(int(a.layout.epoll)), "socketpair"}
+	for i, name := range names {
+		if i < 3 {
+			fds[i], err = syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		}
+		if low := fds[i]; err == nil && low < int(a.dupMin) {
+			fds[i], err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, int(a.dupMin))
+			syscall.Close(low)
+		}
+		if err == nil {
+			*own[i] = uintptr(fds[i])
+			continue
+		}
+		f.close(own[:i])
+		if i < 3 {
+			syscall.Close(pair[0])
+		}
+		// /proc/self is the first thread's, which has nothing any more when it has ended.
+		if state, _ := threadState(uint32(os.Getpid())); strings.HasPrefix(state, "Z") {
+			return leaderEnded()
+		}
+		return &Refused{Reason: name, Err: err}
 	}
-	return closeOpened, nil
+	return nil
+}
+
+func (f *Forker) close(own []*uintptr) {
+	for _, fd := range own {
+		syscall.Close(int(*fd))
+	}
+	f.opened = false
 }
 
 // explain turns the frozen section's numbers into an error, and tells whether another attempt may end better.
