@@ -51,8 +51,12 @@
 //
 // In the child, for each slot: clone of a thread with the flags that the runtime uses, with the slot's FS base as TLS,
 // with the frame as its stack, and with m.procid as the place where the kernel writes the new id. All it does is
-// rt_sigreturn: that puts back registers, mask and alternate stack, as if the handler had returned. A thread that was in a system call
-// sees EINTR, or makes it again.
+// rt_sigreturn: that puts back registers, mask and alternate stack, as if the handler had returned. A thread that was in a
+// system call sees EINTR, or makes it again.
+//
+// The forking thread does not wait for this. It sets m.procid of the others to 0, which is what the runtime sees of a thread that it
+// has started and that the kernel has not let run yet, starts a thread that does the work, the builder, and goes on. The next Fork
+// waits until the kernel says that the builder has ended (CLONE_CHILD_CLEARTID).
 //
 // If a thread cannot be had, the child says so on its stderr and ends with status RebuildFailed.
 //
@@ -86,8 +90,10 @@
 //
 // rebuild_linux_amd64.go; signal(7)
 //
-// Pending signals are not inherited. For two kinds the runtime waits until they are handled, so each thread is sent both once:
-// SIGURG, which preempts it, and 33, by which syscall.AllThreadsSyscall works.
+// Pending signals are not inherited. The runtime marks the m of a thread that it has sent SIGURG to, to preempt it, and sends no
+// second one before that is handled; so the threads with the mark are sent it once more. Without it a collection
+// would wait for such a thread for ever. The other signal that the runtime sends itself, 33 for syscall.AllThreadsSyscall, cannot be
+// under way: the world is stopped then, and the forking goroutine is running.
 //
 // # Where things are
 //
@@ -95,14 +101,15 @@
 //
 // Only one offset is taken from the runtime's source: g.m, and it is proved. m.procid is where four threads have their ids; a
 // random state is where 32 numbers are what a seed gives (package math/rand/v2 has the same generator); the poller is the epoll instance
-// that watches an eventfd with a variable of the program as its data. Each must be found exactly once.
+// that watches an eventfd with a variable of the program as its data. Each must be found exactly once. The mark of a preemption is the word
+// that SIGURG clears, next to one that it counts up; where there is none (GODEBUG=asyncpreemptoff=1) all threads are sent the signal.
 //
 // # The frozen section
 //
 // Between the blocking of signals and their release only functions marked nosplit run, which make raw system calls and touch
-// one mapping that is no part of Go's heap (state_linux_amd64.go): they cannot allocate, grow the stack, be preempted, or wait for a lock. They
-// run on the goroutine's own stack. On a stack of their own, a preemption signal that is delivered as the mask is released
-// would preempt the goroutine there, and the next collection would end the program, as it finds the goroutine off its stack.
+// one mapping that is no part of Go's heap (state_linux_amd64.go): they cannot allocate, grow the stack, be preempted (the
+// compiler marks no instruction of a nosplit function as a place for that), or wait for a lock. They run on the
+// goroutine's own stack.
 //
 // # What a child is not given
 //

@@ -20,9 +20,7 @@ func currentG() uintptr
 
 // freezeAndFork is the frozen section: from the moment that all signals are blocked, until they are not.
 // What it calls, and it itself, makes raw system calls and touches the arena and nothing else: it cannot
-// allocate, take a lock, grow its stack, or be preempted. It stays on the goroutine's own stack: when the mask
-// is restored at its end, a pending preemption signal is handled right there, and a goroutine preempted on
-// any other stack would end the program at the next collection.
+// allocate, take a lock, grow its stack, or be preempted.
 //
 // In the parent arena.pid is the child's, or 0 and arena.result says why there is none. In the child it
 // is 0, and the return value is true.

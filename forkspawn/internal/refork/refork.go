@@ -48,5 +48,5 @@ func (r *Refused) Error() string {
 func (r *Refused) Unwrap() error { return r.Err }
 
 // RebuildFailed is the exit status of a child that was forked and could not be made whole, for want
-// of threads for example. It has told its stderr what failed, and has run no Go code.
+// of threads for example. It has told its stderr what failed.
 const RebuildFailed = 117
