@@ -36,10 +36,10 @@
 //
 // freeze_linux_amd64.go, inspect_linux_amd64.go; clone(2), getitimer(2), timer_create(2), proc_pid_fdinfo(5)
 //
-// While all are frozen it is proved that the child can be rebuilt, at every fork: m.procid of each thread is its id; its FS base lies at
-// the same distance from its m as all others', which no C library would allow; random states look like such; the poller is where
-// it was and its list can be read; no CPU profile runs or has left timers behind. If anything is not so, the threads go on, and
-// Fork returns a *Refused that says what and what to do.
+// While all are frozen it is proved that the child can be rebuilt, at every fork: the runtime knows as many threads as the kernel; m.procid
+// of each is its id; its FS base lies at the same distance from its m as all others', which no C library would allow;
+// random states look like such; the poller is where it was and its list can be read; no CPU profile runs or has left timers behind. If
+// anything is not so, the threads go on, and Fork tries again where that can help, or returns a *Refused that says what and what to do.
 //
 // Then clone, with SIGCHLD, and CLONE_PARENT if the child shall be the asking program's (EINVAL for the first process of a pid
 // namespace; the signal at its end is that of the forking process itself, SIGCHLD too), CLONE_PIDFD if wanted. The parent
@@ -106,10 +106,12 @@
 //
 // # The frozen section
 //
-// Between the blocking of signals and their release only functions marked nosplit run, which make raw system calls and touch
-// one mapping that is no part of Go's heap (state_linux_amd64.go): they cannot allocate, grow the stack, be preempted (the
-// compiler marks no instruction of a nosplit function as a place for that), or wait for a lock. They run on the
-// goroutine's own stack.
+// Between the blocking of signals and their release the code makes raw system calls, touches one mapping that is no part of Go's heap
+// (state_linux_amd64.go), and reads and sets numbers in the runtime's memory. It cannot allocate or wait for a lock. It
+// runs on a stack of its own, with a g that is all zeros, so that no function asks for more stack, or lets itself be preempted;
+// functions marked nosplit would do as well, were it not for the linker's limit of 800 bytes for all of them together, which depends
+// on the compiler and its options (-gcflags=-N, profiles). No signal handler sees that stack and g: a goroutine that was
+// preempted there would end the program at the next collection.
 //
 // # What a child is not given
 //

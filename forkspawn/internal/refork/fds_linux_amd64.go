@@ -8,8 +8,6 @@ import (
 )
 
 // moveFiles puts the descriptors that the child gets in their places.
-//
-//go:nosplit
 func moveFiles(a *arena) {
 	// First those of Fork itself, so that the child has free numbers, whatever the limit.
 	syscall.RawSyscall6(syscall.SYS_CLOSE, a.taskDir, 0, 0, 0, 0, 0)
@@ -50,8 +48,6 @@ func moveFiles(a *arena) {
 // poisonFiles replaces all other descriptors by one end of a socket pair whose other end is closed: reading
 // from it is end-of-file, writing to it an error. They are not closed, as their numbers would be used
 // again, and the Go objects that own them, which the child has inherited, would close what is not theirs.
-//
-//go:nosplit
 func poisonFiles(a *arena) {
 	for i := range a.nFDs {
 		fd := a.fds[i]
@@ -69,7 +65,6 @@ func poisonFiles(a *arena) {
 	}
 }
 
-//go:nosplit
 func isKept(a *arena, fd uint32) bool {
 	if fd == a.layout.epoll || fd == a.layout.eventfd {
 		return true
@@ -89,8 +84,6 @@ func isKept(a *arena, fd uint32) bool {
 
 // renewPoller gives the child a poller of its own: the old one is the parent's, and what the parent does to it
 // would be seen here. The numbers stay, as the runtime knows them.
-//
-//go:nosplit
 func renewPoller(a *arena) {
 	epoll, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_CREATE1, unix.EPOLL_CLOEXEC, 0, 0, 0, 0, 0)
 	if e != 0 {
@@ -122,7 +115,6 @@ func renewPoller(a *arena) {
 	}
 }
 
-//go:nosplit
 func replace(from, to uintptr) {
 	if _, _, e := syscall.RawSyscall6(syscall.SYS_DUP3, from, to, unix.O_CLOEXEC, 0, 0, 0); e != 0 {
 		die("dup3 of the poller\n", e)
@@ -130,7 +122,6 @@ func replace(from, to uintptr) {
 	syscall.RawSyscall6(syscall.SYS_CLOSE, from, 0, 0, 0, 0, 0)
 }
 
-//go:nosplit
 func watch(a *arena, fd, events uint32, data uint64) syscall.Errno {
 	// struct epoll_event is packed on amd64.
 	event := (*[3]uint32)(unsafe.Pointer(&a.scratch))

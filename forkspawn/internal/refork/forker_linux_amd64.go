@@ -81,11 +81,17 @@ func (f *Forker) Stats() Stats {
 	return f.stats
 }
 
-// The bound of an attempt to freeze all threads, and how often it is made: 3.5 seconds together.
+// The bound of an attempt to freeze all threads, which doubles, that of the pause after it, and how often it is
+// made: 4 seconds together.
 const (
-	firstWait = 5 * time.Millisecond
-	lastWait  = 320 * time.Millisecond
-	maxTries  = 16
+	firstWait  = 5 * time.Millisecond
+	lastWait   = 320 * time.Millisecond
+	firstPause = time.Millisecond
+	lastPause  = 20 * time.Millisecond
+	maxTries   = 16
+	// A thread that sleeps and blocks the signal at the end of so many attempts is taken to do so for good: the
+	// runtime does it for moments.
+	maxBlocked = 8
 )
 
 // Fork forks the process. It returns twice: in the parent with the child's pid, in the child with 0, on
@@ -113,12 +119,20 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		return 0, -1, err
 	}
 	a := f.a
-	wait := firstWait
+	// Locking the thread may have started another. It is there in a moment.
+	for range 20 {
+		if n, e := threadCount(a); e != 0 || n == runtimeThreads() {
+			break
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+	wait, pause := firstWait, firstPause
 	blocking := map[uint32]int{}
 	for try := 1; ; try++ {
 		a.wait = int64(wait)
 		start := clock(a)
-		if freezeAndFork(a) {
+		freezeAndFork(a)
+		if a.child {
 			// The child, which has closed these but the poison.
 			f.close([]*uintptr{&a.poison})
 			return 0, -1, nil
@@ -143,7 +157,8 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		}
 		f.stats.Retries++
 		// What kept a thread from stopping goes on now: see the package comment.
-		time.Sleep(time.Millisecond)
+		time.Sleep(pause)
+		pause = min(2*pause, lastPause)
 		wait = min(2*wait, lastWait)
 	}
 }
@@ -296,6 +311,8 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 		return say("/proc/self/task does not list the calling thread %d", r.a), true
 	case wrongCount:
 		return say("%d threads stopped, of %d with this one", r.a, r.b), true
+	case wrongMs:
+		return say("the Go runtime has %d threads, the kernel %d", r.a, r.b), true
 	case wrongM:
 		// Also true of a thread that has just started: it may be better the next time.
 		refused = say("thread %d is not one of the Go runtime, whose record has %d in its place", r.a, r.b)
@@ -328,6 +345,8 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 		switch r.errno {
 		case syscall.EAGAIN:
 			refused.Remedy = "raise the limit of processes (RLIMIT_NPROC, pids.max)"
+		case syscall.ENOMEM:
+			refused.Remedy = "the kernel has not the memory for a copy (vm.overcommit_memory)"
 		case syscall.EINVAL:
 			refused.Remedy = "the first process of a pid namespace cannot have siblings"
 		}
@@ -336,8 +355,7 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 	return say("result %d", r.code), false
 }
 
-// explainTimeOut looks at the threads that did not stop. A thread that blocks the signal in five attempts on end
-// is taken to do so for good: the runtime does it for moments.
+// explainTimeOut looks at the threads that did not stop.
 func (f *Forker) explainTimeOut(r result, blocking map[uint32]int) (refused *Refused, retry bool) {
 	a := f.a
 	var late []string
@@ -357,10 +375,10 @@ func (f *Forker) explainTimeOut(r result, blocking map[uint32]int) (refused *Ref
 			what = ", blocks the signal"
 		}
 		late = append(late, fmt.Sprintf("thread %d (%s%s)", tid, state, what))
-		if blocked {
+		if blocked && !strings.HasPrefix(state, "R") { // which only waits for a CPU
 			blocking[tid]++
 		}
-		if blocking[tid] >= 5 {
+		if blocking[tid] >= maxBlocked {
 			return &Refused{
 				Reason: fmt.Sprintf("thread %d blocks signal %d", tid, freezeSignal),
 				Remedy: "unblock it there (rt_sigprocmask)",

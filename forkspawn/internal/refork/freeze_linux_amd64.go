@@ -18,23 +18,37 @@ func handlerPC() uintptr
 func restorerPC() uintptr
 func currentG() uintptr
 
-// freezeAndFork is the frozen section: from the moment that all signals are blocked, until they are not.
-// What it calls, and it itself, makes raw system calls and touches the arena and nothing else: it cannot
-// allocate, take a lock, grow its stack, or be preempted.
+// call calls fn with a, on the stack that ends at top and with zeroG for its g.
 //
-// In the parent arena.pid is the child's, or 0 and arena.result says why there is none. In the child it
-// is 0, and the return value is true.
+//go:noescape
+func call(fn func(*arena), a *arena, top, zeroG uintptr)
+
+// freezeAndFork is the frozen section, from the moment that all signals are blocked until they are not. In the parent arena.pid
+// is the child's, or 0 and arena.result says why there is none. In the child it is 0, and arena.child is true.
+//
+// All that runs in it makes raw system calls, touches the arena, and reads of the runtime's memory: it cannot allocate or take a lock. It must not grow
+// its stack or be preempted either, and both are asked for by way of g.stackguard0, which every function looks at. Functions marked nosplit do
+// not; but the linker lets them have 800 bytes of stack together, which is enough or not depending on the compiler, its options and a
+// profile. So the section runs on a stack of its own, with a g that is all zeros, and so has no limit. No signal handler must
+// see that: signals are blocked and let through here, where stack and g are the goroutine's.
 //
 //go:nosplit
 //go:noinline
-func freezeAndFork(a *arena) (child bool) {
-	all := uintptr(unsafe.Pointer(&allSignals))
-	a.pid = 0
-	a.frozenAt, a.stopAt, a.thawedAt = 0, 0, 0
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, all, uintptr(unsafe.Pointer(&a.oldMask)), 8, 0, 0); e != 0 {
+func freezeAndFork(a *arena) {
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&allSignals)), uintptr(unsafe.Pointer(&a.oldMask)), 8, 0, 0); e != 0 {
 		a.result = result{code: failedMask, errno: e}
-		return false
+		return
 	}
+	a.g = currentG()
+	call(frozenSection, a, uintptr(unsafe.Pointer(&a.stackTop)), uintptr(unsafe.Pointer(&a.zeroG)))
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&a.oldMask)), 0, 8, 0, 0)
+}
+
+var allSignals = ^uint64(0)
+
+func frozenSection(a *arena) {
+	a.pid, a.child = 0, false
+	a.frozenAt, a.thawedAt = 0, 0
 	a.result = freeze(a)
 	if a.result.code == ok {
 		a.frozenAt = clock(a)
@@ -46,29 +60,22 @@ func freezeAndFork(a *arena) (child bool) {
 		case e != 0:
 			a.result = result{code: failedClone, errno: e}
 		case pid == 0:
+			a.child = true
 			rebuild(a)
-			child = true
+			return
 		default:
 			a.pid = pid
 		}
 	}
-	if !child {
-		thaw(a)
-		a.thawedAt = clock(a)
-	}
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&a.oldMask)), 0, 8, 0, 0)
-	return child
+	thaw(a)
+	a.thawedAt = clock(a)
 }
-
-var allSignals = ^uint64(0)
 
 // freeze stops every other thread in the handler, within arena.wait.
 //
 // A thread may start another one until it is frozen, so threads are listed again and again, until all of a
 // list were frozen before it was made: then nobody was left who could have changed it. A list may also lack
 // threads, when one ends while it is read; so the kernel's count of threads must agree.
-//
-//go:nosplit
 func freeze(a *arena) result {
 	if r := install(a); r.code != ok {
 		return r
@@ -161,8 +168,6 @@ func freeze(a *arena) result {
 }
 
 // thaw lets all threads go on. Those that the signal has not reached yet leave the handler as they enter it.
-//
-//go:nosplit
 func thaw(a *arena) {
 	store(&a.active, 0)
 	add(&a.gen)
@@ -171,8 +176,6 @@ func thaw(a *arena) {
 
 // install sets the handler, at every fork, as somebody may have set another. It stays: without one the signal
 // would end the process, and it may still be under way to a thread.
-//
-//go:nosplit
 func install(a *arena) result {
 	for {
 		_, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, freezeSignal, 0, uintptr(unsafe.Pointer(&a.oldAction)), 8, 0, 0)
@@ -193,8 +196,6 @@ func install(a *arena) result {
 }
 
 // frozen counts the slots of this attempt.
-//
-//go:nosplit
 func frozen(a *arena) int {
 	n := 0
 	gen := a.gen
@@ -207,11 +208,8 @@ func frozen(a *arena) int {
 }
 
 // slots is how many were handed out; not all need to be whole.
-//
-//go:nosplit
 func slots(a *arena) int { return int(min(load(&a.taken), maxThreads)) }
 
-//go:nosplit
 func hasSlot(a *arena, tid uint32) bool {
 	gen := a.gen
 	for i := range slots(a) {
@@ -222,7 +220,6 @@ func hasSlot(a *arena, tid uint32) bool {
 	return false
 }
 
-//go:nosplit
 func wasSent(a *arena, tid uint32) bool {
 	for i := range a.nSent {
 		if a.sent[i] == tid {
@@ -233,8 +230,6 @@ func wasSent(a *arena, tid uint32) bool {
 }
 
 // threadCount is the kernel's own count of the process's threads: the links of /proc/self/task are two more.
-//
-//go:nosplit
 func threadCount(a *arena) (int, syscall.Errno) {
 	st := (*syscall.Stat_t)(unsafe.Pointer(&a.text))
 	_, _, e := syscall.RawSyscall6(syscall.SYS_FSTAT, a.taskDir, uintptr(unsafe.Pointer(st)), 0, 0, 0, 0)
@@ -242,8 +237,6 @@ func threadCount(a *arena) (int, syscall.Errno) {
 }
 
 // list reads the numbers that are names in a directory. -1 is: more than max.
-//
-//go:nosplit
 func list(a *arena, dir uintptr, out *uint32, max int) (int, syscall.Errno) {
 	if _, _, e := syscall.RawSyscall6(syscall.SYS_LSEEK, dir, 0, 0, 0, 0, 0); e != 0 {
 		return 0, e
@@ -283,8 +276,6 @@ func list(a *arena, dir uintptr, out *uint32, max int) (int, syscall.Errno) {
 }
 
 // clock is CLOCK_MONOTONIC in ns.
-//
-//go:nosplit
 func clock(a *arena) int64 {
 	ts := (*syscall.Timespec)(unsafe.Pointer(&a.scratch))
 	syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(ts)), 0, 0, 0, 0)

@@ -102,23 +102,51 @@ created:
 	MOVQ	AX, ret+32(FP)
 	RET
 
-// func startBuilder(flags, stack, tid uintptr) uintptr
+// func startBuilder(flags, stack, tid, tls uintptr, fn func(*arena), a *arena) uintptr
 //
-// The clone system call for the thread that runs build. It returns as resume does.
-TEXT ·startBuilder(SB),NOSPLIT,$0-32
+// The clone system call for a thread that calls fn with a, and ends. It returns as resume does.
+TEXT ·startBuilder(SB),NOSPLIT,$0-56
 	MOVQ	flags+0(FP), DI
 	MOVQ	stack+8(FP), SI			// the new thread's SP
 	XORL	DX, DX				// no parent_tid
 	MOVQ	tid+16(FP), R10			// what the kernel clears when the thread has ended
-	XORL	R8, R8				// its FS base is its creator's
+	MOVQ	tls+24(FP), R8			// its FS base, below which its g is
+	MOVQ	fn+32(FP), R12			// in registers, which the new thread gets as they are
+	MOVQ	a+40(FP), R13
 	MOVL	$56, AX				// clone
 	SYSCALL					// both threads come back
 	TESTQ	AX, AX
 	JNE	started
-	CALL	·build(SB)			// the new thread: in Go, which uses no g there
+	MOVQ	R13, AX				// the new thread: Go's internal ABI has the first argument in AX,
+	MOVQ	(TLS), R14			// g in R14,
+	PXOR	X15, X15			// zero in X15,
+	MOVQ	R12, DX				// and the func value in DX,
+	MOVQ	0(DX), R12			// which points to the code's address;
+	CALL	R12				// it may use the 8 words above the return address
 	XORL	DI, DI
 	MOVL	$60, AX				// exit, of this thread
 	SYSCALL					// does not come back
 started:
-	MOVQ	AX, ret+24(FP)
+	MOVQ	AX, ret+48(FP)
+	RET
+
+// func call(fn func(*arena), a *arena, top, zeroG uintptr)
+TEXT ·call(SB),NOSPLIT,$0-32
+	MOVQ	fn+0(FP), DX			// as above
+	MOVQ	a+8(FP), AX
+	MOVQ	top+16(FP), R12
+	MOVQ	zeroG+24(FP), R14
+	PXOR	X15, X15
+	MOVQ	SP, 32(R12)			// the goroutine's stack, above what fn may use
+	MOVQ	TLS, R13			// (TLS) can be read as it is, but not written, in every build mode
+	MOVQ	0(R13)(TLS*1), BX
+	MOVQ	BX, 40(R12)			// and its g
+	MOVQ	R14, 0(R13)(TLS*1)
+	MOVQ	R12, SP
+	MOVQ	0(DX), R12
+	CALL	R12
+	MOVQ	40(SP), R14			// all back again
+	MOVQ	TLS, R13
+	MOVQ	R14, 0(R13)(TLS*1)
+	MOVQ	32(SP), SP
 	RET

@@ -1,6 +1,7 @@
 package refork
 
 import (
+	"runtime"
 	"syscall"
 	"unsafe"
 
@@ -9,8 +10,6 @@ import (
 
 // inspect proves, with all threads frozen, that the child can be rebuilt, and notes what that takes. What
 // it refuses costs the process a moment and nothing else.
-//
-//go:nosplit
 func inspect(a *arena) result {
 	if r := inspectThreads(a); r.code != ok {
 		return r
@@ -33,8 +32,6 @@ func inspect(a *arena) result {
 }
 
 // inspectThreads checks what is known of each thread.
-//
-//go:nosplit
 func inspectThreads(a *arena) result {
 	n := 0
 	for i := range slots(a) {
@@ -50,7 +47,10 @@ func inspectThreads(a *arena) result {
 	if n != a.nTids-1 || int(load(&a.inside)) != n {
 		return result{code: wrongCount, a: uint64(n), b: uint64(a.nTids)}
 	}
-	a.self.g = currentG()
+	if ms := runtimeThreads(); ms != a.nTids {
+		return result{code: wrongMs, a: uint64(ms), b: uint64(a.nTids)}
+	}
+	a.self.g = a.g
 	a.self.m = uintptr(*at(a.self.g + offsetM))
 	*(*uint64)(unsafe.Pointer(&a.scratch)) = 0
 	syscall.RawSyscall6(syscall.SYS_ARCH_PRCTL, 0x1003 /* ARCH_GET_FS */, uintptr(unsafe.Pointer(&a.scratch)), 0, 0, 0, 0)
@@ -58,7 +58,14 @@ func inspectThreads(a *arena) result {
 	return inspectThread(a, &a.self)
 }
 
-//go:nosplit
+// runtimeThreads counts the runtime's records of threads, as this function does when it has nowhere to put them. One more
+// than there are threads is of a thread that is about to be started: it would be started in the child too, but
+// with the parent's random state.
+func runtimeThreads() int {
+	n, _ := runtime.ThreadCreateProfile(nil)
+	return n
+}
+
 func inspectThread(a *arena, s *slot) result {
 	if s.m == 0 {
 		return result{code: wrongM, a: uint64(s.tid)}
@@ -81,8 +88,6 @@ func inspectThread(a *arena, s *slot) result {
 //
 // A process's POSIX timers are numbered from 0 up, and no number is used twice. So one made now tells
 // which may be new since the last look.
-//
-//go:nosplit
 func inspectTimers(a *arena) result {
 	interval := (*[4]int64)(unsafe.Pointer(&a.scratch))
 	if _, _, e := syscall.RawSyscall6(syscall.SYS_GETITIMER, unix.ITIMER_PROF, uintptr(unsafe.Pointer(interval)), 0, 0, 0, 0); e != 0 {
@@ -112,8 +117,6 @@ func inspectTimers(a *arena) result {
 
 // inspectPoller reads what the runtime's epoll instance watches (proc_pid_fdinfo(5)): lines of
 // "tfd: 5 events: 80002019 data: 7f6a3c0ffff", each with more that is not needed.
-//
-//go:nosplit
 func inspectPoller(a *arena) result {
 	if _, _, e := syscall.RawSyscall6(syscall.SYS_LSEEK, a.fdInfo, 0, 0, 0, 0, 0); e != 0 {
 		return result{code: failedPoller, errno: e}
@@ -162,8 +165,6 @@ func inspectPoller(a *arena) result {
 }
 
 // field reads the number after the next colon.
-//
-//go:nosplit
 func field(a *arena, pos, size uintptr, base uint64) (uintptr, uint64) {
 	for pos < size && a.text[pos] != ':' {
 		pos++

@@ -13,7 +13,7 @@ import (
 func resume(flags, stack, tid, tls uintptr) uintptr
 
 //go:noescape
-func startBuilder(flags, stack, tid uintptr) uintptr
+func startBuilder(flags, stack, tid, tls uintptr, fn func(*arena), a *arena) uintptr
 
 const (
 	// What threads of the Go runtime share (os_linux.go there).
@@ -21,13 +21,11 @@ const (
 	// And an FS base, and that the kernel writes the id where the runtime looks for it.
 	threadFlags = sharedFlags | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID
 	// The builder is no thread of the runtime's. The kernel tells when it has ended.
-	builderFlags = sharedFlags | unix.CLONE_CHILD_CLEARTID
+	builderFlags = sharedFlags | unix.CLONE_SETTLS | unix.CLONE_CHILD_CLEARTID
 )
 
 // rebuild makes the child, which has one thread yet, a whole process again. It must not fail, and ends
 // the process when it does.
-//
-//go:nosplit
 func rebuild(a *arena) {
 	tid, _, _ := syscall.RawSyscall6(syscall.SYS_GETTID, 0, 0, 0, 0, 0, 0)
 	*at(a.self.m + a.layout.procid) = uint64(tid)
@@ -56,17 +54,15 @@ func rebuild(a *arena) {
 	// need not wait for them.
 	a.builderPID = tid
 	store(&a.builder, 1)
-	r := startBuilder(builderFlags, uintptr(unsafe.Pointer(&a.builderTop)), uintptr(unsafe.Pointer(&a.builder)))
+	a.builderTLS[0] = uintptr(unsafe.Pointer(&a.zeroG))
+	r := startBuilder(builderFlags, uintptr(unsafe.Pointer(&a.builderTop)), uintptr(unsafe.Pointer(&a.builder)), uintptr(unsafe.Pointer(&a.builderTLS[1])), build, a)
 	if r > ^uintptr(4095) {
 		die("clone of the builder\n", syscall.Errno(-r))
 	}
 }
 
 // build is the builder: a thread with all signals blocked that starts the others, each where it was frozen, and ends.
-//
-//go:nosplit
-func build() {
-	a := shared
+func build(a *arena) {
 	for i := range slots(a) {
 		s := &a.slots[i]
 		if s.gen != a.gen {
@@ -84,8 +80,6 @@ func build() {
 // signals are not inherited: the runtime sends no second one until the first is handled. It marks the m before it sends, and
 // reads the thread's id after that; here the id is set first. So one that preempts the thread meanwhile either
 // finds the new id, or has left its mark.
-//
-//go:nosplit
 func wakeUp(a *arena, pid, tid, m uintptr) {
 	if a.layout.preempted == 0 || load(at32(m+a.layout.preempted)) != 0 {
 		syscall.RawSyscall6(syscall.SYS_TGKILL, pid, tid, uintptr(syscall.SIGURG), 0, 0, 0)
@@ -93,19 +87,21 @@ func wakeUp(a *arena, pid, tid, m uintptr) {
 }
 
 // die ends the child that cannot be rebuilt.
-//
-//go:nosplit
 func die(step string, e syscall.Errno) {
 	say("refork: the child could not be rebuilt: errno ")
-	digits := [4]byte{byte(e/100%10) + '0', byte(e/10%10) + '0', byte(e%10) + '0', ' '}
-	syscall.RawSyscall6(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(&digits)), uintptr(len(digits)), 0, 0, 0)
+	digits := [3]byte{byte(e/100%10) + '0', byte(e/10%10) + '0', byte(e%10) + '0'}
+	zeros := uintptr(0)
+	for zeros < 2 && digits[zeros] == '0' {
+		zeros++
+	}
+	syscall.RawSyscall6(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(&digits[zeros])), 3-zeros, 0, 0, 0)
+	say(" in ")
 	say(step)
 	for {
 		syscall.RawSyscall6(syscall.SYS_EXIT_GROUP, RebuildFailed, 0, 0, 0, 0, 0)
 	}
 }
 
-//go:nosplit
 func say(s string) {
 	syscall.RawSyscall6(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.StringData(s))), uintptr(len(s)), 0, 0, 0)
 }

@@ -18,8 +18,6 @@ const (
 )
 
 // isRand checks what of a random state can be checked at every fork; findLayout has computed its block anew.
-//
-//go:nosplit
 func isRand(state uintptr) bool {
 	i, n, c := *at32(state + randNext), *at32(state + randLimit), *at32(state + randCounter)
 	return i <= n && n <= 32 && c < 16 && c%4 == 0
@@ -30,8 +28,6 @@ func isRand(state uintptr) bool {
 //
 // A thread that was frozen while it made a block finishes that from the old seed, and repeats up to 32
 // numbers of the parent's.
-//
-//go:nosplit
 func reseed(a *arena) {
 	n := uintptr(slots(a)+2) * 32
 	for got := uintptr(0); got < n; {
@@ -51,7 +47,6 @@ func reseed(a *arena) {
 	}
 }
 
-//go:nosplit
 func mix(state, fresh uintptr) {
 	for i := uintptr(0); i < 32; i += 8 {
 		*at(state + randSeed + i) ^= *at(fresh + i)

@@ -26,7 +26,7 @@ const hugePage = 2 << 20
 // Collapse makes forks cheap, once the heap is what it shall be: it collects, gives free memory back, and has the
 // kernel put what is left into huge pages (MADV_COLLAPSE in madvise(2), since Linux 6.1), as a fork copies the page
 // tables, 8 bytes for each page of 4 KiB or of 2 MiB. The error is errors.ErrUnsupported on older kernels; memory is
-// given back all the same. It takes up to half a second for each GiB.
+// given back all the same. All of the memory is copied once, which takes seconds for a GiB on a slow machine.
 func Collapse() (Collapsed, error) {
 	start := time.Now()
 	runtime.GC()
@@ -73,8 +73,8 @@ func canCollapse() bool {
 	return unix.Madvise(mem, unix.MADV_COLLAPSE) == nil || unix.Madvise(mem[:hugePage], unix.MADV_COLLAPSE) == nil
 }
 
-// ShedThreads ends threads that the runtime keeps for later, as each makes a fork some 30 µs longer, and returns how
-// many there are then. The runtime never ends an idle thread, but it does end one whose goroutine ends locked to
+// ShedThreads ends threads that the runtime keeps for later, as each is to be frozen and rebuilt, and returns how many
+// there are then. The runtime never ends an idle thread, but it does end one whose goroutine ends locked to
 // it. So as many such goroutines as there are threads take them all. With GOMAXPROCS 1 fewer are left. It also has
 // threads delete the timers of a CPU profile that was stopped.
 func ShedThreads() int {

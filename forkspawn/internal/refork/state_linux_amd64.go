@@ -48,9 +48,11 @@ type arena struct {
 	// What was found while frozen.
 
 	result   result
-	self     slot // of the thread that forks; it has no frame
+	g        uintptr // of the goroutine that forks
+	self     slot    // of the thread that forks; it has no frame
 	oldMask  uint64
 	pid      uintptr
+	child    bool
 	pidfd    int32
 	nTids    int
 	tids     [maxThreads]uint32 // the last listing of threads
@@ -61,9 +63,8 @@ type arena struct {
 	nPolled  int
 	polled   [maxFiles]polled
 	timer    uint32 // the lowest POSIX timer id that was never looked at
-	frozenAt int64  // clock when all were frozen, thawedAt when they ran again
-	stopAt   int64
-	thawedAt int64
+	frozenAt int64  // clock when all were frozen
+	thawedAt int64  // clock when they were let go
 
 	text    [textSize]byte
 	scratch [128]byte
@@ -73,8 +74,13 @@ type arena struct {
 
 	builder      uint32 // not 0 while it runs; the kernel clears it
 	builderPID   uintptr
-	builderStack [16 << 10]byte
-	builderTop   [64]byte
+	builderStack [32 << 10]byte
+	builderTop   [8]uint64
+	builderTLS   [2]uintptr // its g, below its FS base
+
+	stack    [32 << 10]byte // of the frozen section
+	stackTop [8]uint64
+	zeroG    [64]uint64 // the g of both: all that a function looks at is its stack's limit
 }
 
 // offsetM is where a g has its m (runtime2.go of the Go runtime). The assembly uses it too; that it holds
@@ -165,6 +171,7 @@ const (
 	noSelf
 	timedOut   // a: threads, b: of them frozen
 	wrongCount // a: slots, b: threads
+	wrongMs    // a: the runtime's threads, b: the kernel's
 	wrongM     // a: tid, b: m.procid
 	wrongFS    // a: tid, b: FS base - m
 	wrongRand  // a: tid
@@ -179,9 +186,6 @@ const (
 )
 
 // at gives the words of the runtime's own structures.
-//
-//go:nosplit
 func at(addr uintptr) *uint64 { return *(**uint64)(unsafe.Pointer(&addr)) }
 
-//go:nosplit
 func at32(addr uintptr) *uint32 { return *(**uint32)(unsafe.Pointer(&addr)) }

@@ -3,6 +3,8 @@
 package main
 
 import (
+	crand "crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"hash/maphash"
 	"math/rand/v2"
@@ -74,7 +76,9 @@ func random(f *refork.Forker) error {
 		ready.Wait()
 		close(release)
 		wg.Wait()
-		return append(all, maphash.String(maphash.MakeSeed(), "x"))
+		var b [8]byte
+		crand.Read(b[:])
+		return append(all, maphash.String(maphash.MakeSeed(), "x"), binary.NativeEndian.Uint64(b[:]))
 	}
 	seen := draw()
 	old := maphash.String(seed, "x")
@@ -105,7 +109,7 @@ func random(f *refork.Forker) error {
 	}
 	n := len(seen)
 	slices.Sort(seen)
-	if twice := n - len(slices.Compact(seen)); twice > 0 || n != 11*301 {
+	if twice := n - len(slices.Compact(seen)); twice > 0 || n != 11*302 {
 		return fmt.Errorf("%d of %d random numbers were drawn twice", twice, n)
 	}
 	return nil

@@ -1,0 +1,86 @@
+//go:build linux && amd64
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+)
+
+func init() {
+	scenarios["thread-limit"] = threadLimit
+}
+
+// threadLimit leaves no room for the child, and then none for its threads. Root has no such limit, so it becomes a user that
+// has no other process; anybody else has too many, and is let off.
+func threadLimit(f *refork.Forker) error {
+	if os.Getuid() != 0 {
+		return nil
+	}
+	const user = 64999
+	if err := syscall.Setgid(user); err != nil {
+		return err
+	}
+	if err := syscall.Setuid(user); err != nil {
+		return err
+	}
+	// Idle threads, so that the runtime here needs no other for a while.
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() { unix.Nanosleep(&unix.Timespec{Nsec: 1e7}, nil) })
+	}
+	wg.Wait()
+	time.Sleep(10 * time.Millisecond)
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	limit := func(n int) error {
+		return syscall.Setrlimit(6 /* RLIMIT_NPROC */, &syscall.Rlimit{Cur: uint64(n), Max: 10000})
+	}
+
+	if err := limit(len(tasks)); err != nil {
+		return err
+	}
+	if err := refused(f, "clone: resource temporarily unavailable", "RLIMIT_NPROC"); err != nil {
+		return err
+	}
+
+	if err := limit(len(tasks) + 2); err != nil { // for the child's first thread and hardly more
+		return err
+	}
+	var p [2]int
+	if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
+		return err
+	}
+	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: 2}}})
+	if err != nil {
+		return err
+	}
+	if pid == 0 {
+		time.Sleep(10 * time.Second)
+		os.Exit(0)
+	}
+	syscall.Close(p[1])
+	if err := exitStatus(pid, refork.RebuildFailed); err != nil {
+		return err
+	}
+	said, err := io.ReadAll(os.NewFile(uintptr(p[0]), ""))
+	if err != nil || !strings.Contains(string(said), "the child could not be rebuilt: errno 11 in clone of ") {
+		return fmt.Errorf("stderr %q, %v", said, err)
+	}
+
+	if err := limit(10000); err != nil {
+		return err
+	}
+	return healthy(f)
+}
