@@ -10,15 +10,15 @@ import (
 // moveFiles puts the descriptors that the child gets in their places.
 func moveFiles(a *arena) {
 	// First those of Fork itself, so that the child has free numbers, whatever the limit.
-	syscall.RawSyscall6(syscall.SYS_CLOSE, a.taskDir, 0, 0, 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_CLOSE, a.fdDir, 0, 0, 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_CLOSE, a.fdInfo, 0, 0, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_CLOSE, a.taskDir, 0, 0)
+	syscall.RawSyscall(syscall.SYS_CLOSE, a.fdDir, 0, 0)
+	syscall.RawSyscall(syscall.SYS_CLOSE, a.fdInfo, 0, 0)
 	for i := range a.nMoves {
 		m := &a.moves[i]
 		if !m.first {
 			continue
 		}
-		r, _, e := syscall.RawSyscall6(syscall.SYS_FCNTL, uintptr(m.from), unix.F_DUPFD_CLOEXEC, a.dupMin, 0, 0, 0)
+		r, _, e := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(m.from), unix.F_DUPFD_CLOEXEC, a.dupMin)
 		if e != 0 {
 			die("fcntl(F_DUPFD_CLOEXEC)\n", e)
 		}
@@ -32,15 +32,15 @@ func moveFiles(a *arena) {
 		}
 		var e syscall.Errno
 		if m.from != m.to {
-			_, _, e = syscall.RawSyscall6(syscall.SYS_DUP3, uintptr(m.from), uintptr(m.to), flags, 0, 0, 0)
+			_, _, e = syscall.RawSyscall(syscall.SYS_DUP3, uintptr(m.from), uintptr(m.to), flags)
 		} else {
-			_, _, e = syscall.RawSyscall6(syscall.SYS_FCNTL, uintptr(m.from), unix.F_SETFD, flags/unix.O_CLOEXEC, 0, 0, 0)
+			_, _, e = syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(m.from), unix.F_SETFD, flags/unix.O_CLOEXEC)
 		}
 		if e != 0 {
 			die("dup3\n", e)
 		}
 		if m.first {
-			syscall.RawSyscall6(syscall.SYS_CLOSE, uintptr(m.from), 0, 0, 0, 0, 0)
+			syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(m.from), 0, 0)
 		}
 	}
 }
@@ -51,13 +51,13 @@ func moveFiles(a *arena) {
 func poisonFiles(a *arena) {
 	for i := range a.nFDs {
 		fd := a.fds[i]
-		if fd <= 2 || fd == uint32(a.poison) || fd == uint32(a.taskDir) || fd == uint32(a.fdDir) || fd == uint32(a.fdInfo) || isKept(a, fd) {
+		if isKept(a, fd) {
 			continue
 		}
-		_, _, e := syscall.RawSyscall6(syscall.SYS_DUP3, a.poison, uintptr(fd), unix.O_CLOEXEC, 0, 0, 0)
+		_, _, e := syscall.RawSyscall(syscall.SYS_DUP3, a.poison, uintptr(fd), unix.O_CLOEXEC)
 		if e == syscall.EBADF {
 			// A number above the limit of open files, inherited or older than the limit, is not used again.
-			_, _, e = syscall.RawSyscall6(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0, 0, 0)
+			_, _, e = syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0)
 		}
 		if e != 0 {
 			die("dup3 of the poison\n", e)
@@ -66,8 +66,11 @@ func poisonFiles(a *arena) {
 }
 
 func isKept(a *arena, fd uint32) bool {
-	if fd == a.layout.epoll || fd == a.layout.eventfd {
+	switch uintptr(fd) {
+	case 0, 1, 2, a.poison, uintptr(a.layout.epoll), uintptr(a.layout.eventfd):
 		return true
+	case a.taskDir, a.fdDir, a.fdInfo:
+		return true // closed by now
 	}
 	for i := range a.nMoves {
 		if a.moves[i].to == fd {
@@ -85,12 +88,12 @@ func isKept(a *arena, fd uint32) bool {
 // renewPoller gives the child a poller of its own: the old one is the parent's, and what the parent does to it
 // would be seen here. The numbers stay, as the runtime knows them.
 func renewPoller(a *arena) {
-	epoll, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_CREATE1, unix.EPOLL_CLOEXEC, 0, 0, 0, 0, 0)
+	epoll, _, e := syscall.RawSyscall(syscall.SYS_EPOLL_CREATE1, unix.EPOLL_CLOEXEC, 0, 0)
 	if e != 0 {
 		die("epoll_create1\n", e)
 	}
 	replace(epoll, uintptr(a.layout.epoll))
-	event, _, e := syscall.RawSyscall6(syscall.SYS_EVENTFD2, 0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK, 0, 0, 0, 0)
+	event, _, e := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK, 0)
 	if e != 0 {
 		die("eventfd2\n", e)
 	}
@@ -100,7 +103,8 @@ func renewPoller(a *arena) {
 	}
 	// A wake-up may have been in flight: the runtime sends no other until it has seen that one.
 	*(*uint64)(unsafe.Pointer(&a.scratch)) = 1
-	if _, _, e = syscall.RawSyscall6(syscall.SYS_WRITE, uintptr(a.layout.eventfd), uintptr(unsafe.Pointer(&a.scratch)), 8, 0, 0, 0); e != 0 {
+	_, _, e = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(a.layout.eventfd), uintptr(unsafe.Pointer(&a.scratch)), 8)
+	if e != 0 {
 		die("write to the eventfd\n", e)
 	}
 	// Watched again, what is poison now reports end-of-file, and wakes the goroutines that wait for it.
@@ -108,7 +112,7 @@ func renewPoller(a *arena) {
 		p := &a.polled[i]
 		e := watch(a, p.fd, p.events, p.data)
 		// EBADF: closed without being removed, another descriptor of the file being open still. EEXIST: such a one
-		// whose number is used again. EPERM: 0, 1 or 2, now something that needs no poller.
+		// whose number is used again. EPERM: it was moved here, and is a file that needs no poller.
 		if e != 0 && e != syscall.EBADF && e != syscall.EEXIST && e != syscall.EPERM {
 			die("epoll_ctl\n", e)
 		}
@@ -116,10 +120,10 @@ func renewPoller(a *arena) {
 }
 
 func replace(from, to uintptr) {
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_DUP3, from, to, unix.O_CLOEXEC, 0, 0, 0); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_DUP3, from, to, unix.O_CLOEXEC); e != 0 {
 		die("dup3 of the poller\n", e)
 	}
-	syscall.RawSyscall6(syscall.SYS_CLOSE, from, 0, 0, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_CLOSE, from, 0, 0)
 }
 
 func watch(a *arena, fd, events uint32, data uint64) syscall.Errno {

@@ -38,7 +38,10 @@ func Prepare() (*Forker, error) { return prepare() }
 
 var prepare = sync.OnceValues(func() (*Forker, error) {
 	if raceDetector {
-		return nil, &Refused{Reason: "this program is built with the race detector, which needs cgo", Remedy: "build with CGO_ENABLED=0 and without -race"}
+		return nil, &Refused{
+			Reason: "this program is built with the race detector, which needs cgo",
+			Remedy: "build with CGO_ENABLED=0 and without -race",
+		}
 	}
 	if self, err := os.Readlink("/proc/self"); err != nil || self != strconv.Itoa(os.Getpid()) {
 		if err == nil {
@@ -124,7 +127,7 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		if n, e := threadCount(a); e != 0 || n == runtimeThreads() {
 			break
 		}
-		time.Sleep(20 * time.Microsecond)
+		syscall.Nanosleep(&syscall.Timespec{Nsec: 20_000}, nil) // as time.Sleep takes a millisecond at least
 	}
 	wait, pause := firstWait, firstPause
 	blocking := map[uint32]int{}

@@ -23,25 +23,27 @@ func currentG() uintptr
 //go:noescape
 func call(fn func(*arena), a *arena, top, zeroG uintptr)
 
-// freezeAndFork is the frozen section, from the moment that all signals are blocked until they are not. In the parent arena.pid
-// is the child's, or 0 and arena.result says why there is none. In the child it is 0, and arena.child is true.
+// freezeAndFork is the frozen section, from the moment that all signals are blocked until they are not. In the parent
+// arena.pid is the child's, or 0 and arena.result says why there is none. In the child it is 0, and arena.child is true.
 //
-// All that runs in it makes raw system calls, touches the arena, and reads of the runtime's memory: it cannot allocate or take a lock. It must not grow
-// its stack or be preempted either, and both are asked for by way of g.stackguard0, which every function looks at. Functions marked nosplit do
-// not; but the linker lets them have 800 bytes of stack together, which is enough or not depending on the compiler, its options and a
-// profile. So the section runs on a stack of its own, with a g that is all zeros, and so has no limit. No signal handler must
-// see that: signals are blocked and let through here, where stack and g are the goroutine's.
+// All that runs in it makes raw system calls, touches the arena, and reads and sets numbers of the runtime's: it cannot
+// allocate or take a lock. It must not grow its stack or be preempted either, and both are asked for by way of
+// g.stackguard0, which every function looks at. Functions marked nosplit do not; but the linker lets them have 800 bytes of
+// stack together, which is enough or not depending on the compiler, its options and a profile. So the section runs on a
+// stack of its own, with a g that is all zeros, and so has no limit. No signal handler must see that: signals are
+// blocked and let through here, where stack and g are the goroutine's.
 //
 //go:nosplit
 //go:noinline
 func freezeAndFork(a *arena) {
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&allSignals)), uintptr(unsafe.Pointer(&a.oldMask)), 8, 0, 0); e != 0 {
+	all, old := uintptr(unsafe.Pointer(&allSignals)), uintptr(unsafe.Pointer(&a.oldMask))
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, all, old, 8, 0, 0); e != 0 {
 		a.result = result{code: failedMask, errno: e}
 		return
 	}
 	a.g = currentG()
 	call(frozenSection, a, uintptr(unsafe.Pointer(&a.stackTop)), uintptr(unsafe.Pointer(&a.zeroG)))
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&a.oldMask)), 0, 8, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, old, 0, 8, 0, 0)
 }
 
 var allSignals = ^uint64(0)
@@ -55,7 +57,7 @@ func frozenSection(a *arena) {
 		a.result = inspect(a)
 	}
 	if a.result.code == ok {
-		pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, a.cloneFlags, 0, uintptr(unsafe.Pointer(&a.pidfd)), 0, 0, 0)
+		pid, _, e := syscall.RawSyscall(syscall.SYS_CLONE, a.cloneFlags, 0, uintptr(unsafe.Pointer(&a.pidfd)))
 		switch {
 		case e != 0:
 			a.result = result{code: failedClone, errno: e}
@@ -87,7 +89,7 @@ func freeze(a *arena) result {
 		if clock(a) > deadline {
 			return result{code: stillInside, a: uint64(load(&a.inside)), b: uint64(load(&a.builder))}
 		}
-		syscall.RawSyscall6(syscall.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
+		syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	// The order matters. A handler reads gen first: one that reads the old gen and then sees active, takes
 	// a slot of this attempt that is never valid, and goes on at once, as gen is not what it waits for.
@@ -96,8 +98,8 @@ func freeze(a *arena) result {
 	add(&a.gen)
 	store(&a.active, 1)
 
-	pid, _, _ := syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
-	self, _, _ := syscall.RawSyscall6(syscall.SYS_GETTID, 0, 0, 0, 0, 0, 0)
+	pid, _, _ := syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
+	self, _, _ := syscall.RawSyscall(syscall.SYS_GETTID, 0, 0, 0)
 	a.self = slot{tid: uint32(self)}
 	for {
 		before := frozen(a)
@@ -121,14 +123,16 @@ func freeze(a *arena) result {
 				seenSelf = true
 			case !hasSlot(a, tid):
 				missing++
-				if !wasSent(a, tid) {
-					if a.nSent == maxThreads {
-						return result{code: tooManyThreads}
-					}
+				if wasSent(a, tid) {
+					continue
+				}
+				if a.nSent == maxThreads {
+					return result{code: tooManyThreads}
+				}
+				// One that is gone (ESRCH) is not in the next list; one whose user has too many signals queued (EAGAIN) is.
+				if _, _, e := syscall.RawSyscall(syscall.SYS_TGKILL, pid, uintptr(tid), freezeSignal); e == 0 {
 					a.sent[a.nSent] = tid
 					a.nSent++
-					// It may be gone (ESRCH): then the next list lacks it.
-					syscall.RawSyscall6(syscall.SYS_TGKILL, pid, uintptr(tid), freezeSignal, 0, 0, 0)
 				}
 			}
 		}
@@ -152,11 +156,11 @@ func freeze(a *arena) result {
 				return result{code: timedOut, a: uint64(n - 1), b: uint64(frozen(a))}
 			}
 			if spins < 100 {
-				syscall.RawSyscall6(syscall.SYS_SCHED_YIELD, 0, 0, 0, 0, 0, 0)
+				syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
 				continue
 			}
 			*(*syscall.Timespec)(unsafe.Pointer(&a.scratch)) = syscall.Timespec{Nsec: 50_000}
-			syscall.RawSyscall6(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.scratch)), 0, 0, 0, 0, 0)
+			syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.scratch)), 0, 0)
 			if spins%8 == 0 {
 				break // one that was listed may have ended, and will never be frozen
 			}
@@ -171,7 +175,7 @@ func freeze(a *arena) result {
 func thaw(a *arena) {
 	store(&a.active, 0)
 	add(&a.gen)
-	syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&a.gen)), 1|128 /* FUTEX_WAKE_PRIVATE */, 1<<30, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&a.gen)), 1|128 /* FUTEX_WAKE_PRIVATE */, 1<<30)
 }
 
 // install sets the handler, at every fork, as somebody may have set another. It stays: without one the signal
@@ -232,18 +236,18 @@ func wasSent(a *arena, tid uint32) bool {
 // threadCount is the kernel's own count of the process's threads: the links of /proc/self/task are two more.
 func threadCount(a *arena) (int, syscall.Errno) {
 	st := (*syscall.Stat_t)(unsafe.Pointer(&a.text))
-	_, _, e := syscall.RawSyscall6(syscall.SYS_FSTAT, a.taskDir, uintptr(unsafe.Pointer(st)), 0, 0, 0, 0)
+	_, _, e := syscall.RawSyscall(syscall.SYS_FSTAT, a.taskDir, uintptr(unsafe.Pointer(st)), 0)
 	return int(st.Nlink) - 2, e
 }
 
 // list reads the numbers that are names in a directory. -1 is: more than max.
 func list(a *arena, dir uintptr, out *uint32, max int) (int, syscall.Errno) {
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_LSEEK, dir, 0, 0, 0, 0, 0); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_LSEEK, dir, 0, 0); e != 0 {
 		return 0, e
 	}
 	n := 0
 	for {
-		size, _, e := syscall.RawSyscall6(syscall.SYS_GETDENTS64, dir, uintptr(unsafe.Pointer(&a.text)), textSize, 0, 0, 0)
+		size, _, e := syscall.RawSyscall(syscall.SYS_GETDENTS64, dir, uintptr(unsafe.Pointer(&a.text)), textSize)
 		if e != 0 {
 			return 0, e
 		}
@@ -278,6 +282,6 @@ func list(a *arena, dir uintptr, out *uint32, max int) (int, syscall.Errno) {
 // clock is CLOCK_MONOTONIC in ns.
 func clock(a *arena) int64 {
 	ts := (*syscall.Timespec)(unsafe.Pointer(&a.scratch))
-	syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(ts)), 0, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(ts)), 0)
 	return ts.Sec*1e9 + ts.Nsec
 }

@@ -53,7 +53,7 @@ func inspectThreads(a *arena) result {
 	a.self.g = a.g
 	a.self.m = uintptr(*at(a.self.g + offsetM))
 	*(*uint64)(unsafe.Pointer(&a.scratch)) = 0
-	syscall.RawSyscall6(syscall.SYS_ARCH_PRCTL, 0x1003 /* ARCH_GET_FS */, uintptr(unsafe.Pointer(&a.scratch)), 0, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_ARCH_PRCTL, 0x1003 /* ARCH_GET_FS */, uintptr(unsafe.Pointer(&a.scratch)), 0)
 	a.self.fs = *(*uintptr)(unsafe.Pointer(&a.scratch))
 	return inspectThread(a, &a.self)
 }
@@ -90,7 +90,7 @@ func inspectThread(a *arena, s *slot) result {
 // which may be new since the last look.
 func inspectTimers(a *arena) result {
 	interval := (*[4]int64)(unsafe.Pointer(&a.scratch))
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_GETITIMER, unix.ITIMER_PROF, uintptr(unsafe.Pointer(interval)), 0, 0, 0, 0); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_GETITIMER, unix.ITIMER_PROF, uintptr(unsafe.Pointer(interval)), 0); e != 0 {
 		return result{code: failedTimer, errno: e}
 	}
 	if interval[0]|interval[1]|interval[2]|interval[3] != 0 {
@@ -101,13 +101,14 @@ func inspectTimers(a *arena) result {
 	event := (*[16]uint32)(unsafe.Pointer(&a.scratch))
 	*event = [16]uint32{3: 1}
 	id := (*uint32)(unsafe.Pointer(&a.scratch[64]))
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(event)), uintptr(unsafe.Pointer(id)), 0, 0, 0); e != 0 {
+	_, _, e := syscall.RawSyscall(syscall.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(event)), uintptr(unsafe.Pointer(id)))
+	if e != 0 {
 		return result{code: failedTimer, errno: e}
 	}
 	made := *id
-	syscall.RawSyscall6(syscall.SYS_TIMER_DELETE, uintptr(made), 0, 0, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_TIMER_DELETE, uintptr(made), 0, 0)
 	for ; a.timer < made; a.timer++ {
-		if _, _, e := syscall.RawSyscall6(syscall.SYS_TIMER_GETTIME, uintptr(a.timer), uintptr(unsafe.Pointer(&a.scratch)), 0, 0, 0, 0); e == 0 {
+		if _, _, e := syscall.RawSyscall(syscall.SYS_TIMER_GETTIME, uintptr(a.timer), uintptr(unsafe.Pointer(&a.scratch)), 0); e == 0 {
 			return result{code: posixTimer, a: uint64(a.timer)}
 		}
 	}
@@ -118,7 +119,7 @@ func inspectTimers(a *arena) result {
 // inspectPoller reads what the runtime's epoll instance watches (proc_pid_fdinfo(5)): lines of
 // "tfd: 5 events: 80002019 data: 7f6a3c0ffff", each with more that is not needed.
 func inspectPoller(a *arena) result {
-	if _, _, e := syscall.RawSyscall6(syscall.SYS_LSEEK, a.fdInfo, 0, 0, 0, 0, 0); e != 0 {
+	if _, _, e := syscall.RawSyscall(syscall.SYS_LSEEK, a.fdInfo, 0, 0); e != 0 {
 		return result{code: failedPoller, errno: e}
 	}
 	size := uintptr(0)
@@ -126,7 +127,7 @@ func inspectPoller(a *arena) result {
 		if size == textSize {
 			return result{code: pollerTooLong}
 		}
-		n, _, e := syscall.RawSyscall6(syscall.SYS_READ, a.fdInfo, uintptr(unsafe.Pointer(&a.text[size])), textSize-size, 0, 0, 0)
+		n, _, e := syscall.RawSyscall(syscall.SYS_READ, a.fdInfo, uintptr(unsafe.Pointer(&a.text[size])), textSize-size)
 		if e != 0 {
 			return result{code: failedPoller, errno: e}
 		}

@@ -27,7 +27,7 @@ const (
 // rebuild makes the child, which has one thread yet, a whole process again. It must not fail, and ends
 // the process when it does.
 func rebuild(a *arena) {
-	tid, _, _ := syscall.RawSyscall6(syscall.SYS_GETTID, 0, 0, 0, 0, 0, 0)
+	tid, _, _ := syscall.RawSyscall(syscall.SYS_GETTID, 0, 0, 0)
 	*at(a.self.m + a.layout.procid) = uint64(tid)
 
 	moveFiles(a)
@@ -55,7 +55,8 @@ func rebuild(a *arena) {
 	a.builderPID = tid
 	store(&a.builder, 1)
 	a.builderTLS[0] = uintptr(unsafe.Pointer(&a.zeroG))
-	r := startBuilder(builderFlags, uintptr(unsafe.Pointer(&a.builderTop)), uintptr(unsafe.Pointer(&a.builder)), uintptr(unsafe.Pointer(&a.builderTLS[1])), build, a)
+	top, tls := uintptr(unsafe.Pointer(&a.builderTop)), uintptr(unsafe.Pointer(&a.builderTLS[1]))
+	r := startBuilder(builderFlags, top, uintptr(unsafe.Pointer(&a.builder)), tls, build, a)
 	if r > ^uintptr(4095) {
 		die("clone of the builder\n", syscall.Errno(-r))
 	}
@@ -82,7 +83,7 @@ func build(a *arena) {
 // finds the new id, or has left its mark.
 func wakeUp(a *arena, pid, tid, m uintptr) {
 	if a.layout.preempted == 0 || load(at32(m+a.layout.preempted)) != 0 {
-		syscall.RawSyscall6(syscall.SYS_TGKILL, pid, tid, uintptr(syscall.SIGURG), 0, 0, 0)
+		syscall.RawSyscall(syscall.SYS_TGKILL, pid, tid, uintptr(syscall.SIGURG))
 	}
 }
 
@@ -94,14 +95,14 @@ func die(step string, e syscall.Errno) {
 	for zeros < 2 && digits[zeros] == '0' {
 		zeros++
 	}
-	syscall.RawSyscall6(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(&digits[zeros])), 3-zeros, 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(&digits[zeros])), 3-zeros)
 	say(" in ")
 	say(step)
 	for {
-		syscall.RawSyscall6(syscall.SYS_EXIT_GROUP, RebuildFailed, 0, 0, 0, 0, 0)
+		syscall.RawSyscall(syscall.SYS_EXIT_GROUP, RebuildFailed, 0, 0)
 	}
 }
 
 func say(s string) {
-	syscall.RawSyscall6(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.StringData(s))), uintptr(len(s)), 0, 0, 0)
+	syscall.RawSyscall(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.StringData(s))), uintptr(len(s)))
 }

@@ -12,7 +12,8 @@ type Forker struct{}
 
 // Prepare fails here, with a *Refused.
 func Prepare() (*Forker, error) {
-	return nil, &Refused{Reason: "it is not available on " + runtime.GOOS + "/" + runtime.GOARCH + ", only on linux/amd64", Err: errors.ErrUnsupported}
+	here := runtime.GOOS + "/" + runtime.GOARCH
+	return nil, &Refused{Reason: "it is not available on " + here + ", only on linux/amd64", Err: errors.ErrUnsupported}
 }
 
 // Fork fails here.

@@ -112,7 +112,9 @@ func TestRefusedAndHealthyAfterwards(t *testing.T) {
 	if !available {
 		t.Skip("linux/amd64 only; TestRefusal has the others")
 	}
-	for _, name := range []string{"cpu-profile", "trace", "blocked-signal", "timer", "foreign-handler", "foreign-thread", "leader-ended", "bad-files", "thread-limit"} {
+	for _, name := range []string{
+		"cpu-profile", "trace", "timer", "blocked-signal", "foreign-handler", "foreign-thread", "leader-ended", "bad-files", "thread-limit",
+	} {
 		t.Run(name, func(t *testing.T) { scenario(t, name) })
 	}
 }

@@ -31,7 +31,7 @@ func isRand(state uintptr) bool {
 func reseed(a *arena) {
 	n := uintptr(slots(a)+2) * 32
 	for got := uintptr(0); got < n; {
-		r, _, e := syscall.RawSyscall6(unix.SYS_GETRANDOM, uintptr(unsafe.Pointer(&a.random[got])), n-got, 0, 0, 0, 0)
+		r, _, e := syscall.RawSyscall(unix.SYS_GETRANDOM, uintptr(unsafe.Pointer(&a.random[got])), n-got, 0)
 		if e != 0 {
 			die("getrandom\n", e)
 		}

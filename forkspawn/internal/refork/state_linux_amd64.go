@@ -143,7 +143,8 @@ const (
 var shared *arena
 
 func newArena() (*arena, error) {
-	p, err := unix.MmapPtr(-1, 0, nil, unsafe.Sizeof(arena{}), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_NORESERVE)
+	const flags = unix.MAP_PRIVATE | unix.MAP_ANON | unix.MAP_NORESERVE
+	p, err := unix.MmapPtr(-1, 0, nil, unsafe.Sizeof(arena{}), unix.PROT_READ|unix.PROT_WRITE, flags)
 	if err != nil {
 		return nil, &Refused{Reason: "no memory for the list of threads", Err: err}
 	}

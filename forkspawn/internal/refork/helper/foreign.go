@@ -20,10 +20,11 @@ var foreignGone uint32
 
 // foreign starts a thread without the Go runtime, and returns its id and a function that ends it.
 func foreign(stack uintptr) (tid uintptr, end func()) {
-	tid = cloneForeign(unix.CLONE_VM|unix.CLONE_FS|unix.CLONE_FILES|unix.CLONE_SIGHAND|unix.CLONE_THREAD|unix.CLONE_SYSVSEM, stack, &foreignGone)
+	const flags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_THREAD | unix.CLONE_SYSVSEM
+	tid = cloneForeign(flags, stack, &foreignGone)
 	return tid, func() {
 		atomic.StoreUint32(&foreignGone, 1)
-		syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&foreignGone)), 1 /* FUTEX_WAKE */, 1, 0, 0, 0)
+		syscall.RawSyscall(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&foreignGone)), 1 /* FUTEX_WAKE */, 1)
 		for {
 			if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid)); err != nil {
 				return

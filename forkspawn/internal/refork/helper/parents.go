@@ -22,8 +22,8 @@ func init() {
 	scenarios["leader"] = leader
 }
 
-// asking forks a template, which forks a sibling of its own, that is a child of this process, and runs it there. It returns both pids.
-// The template ends when asked.
+// asking forks a template, which forks a sibling of its own, that is a child of this process, and runs child there. It
+// returns both pids. The template ends when asked.
 func asking(f *refork.Forker, child func()) (template, sibling int, endTemplate func(), err error) {
 	var told, asked [2]int
 	for _, p := range []*[2]int{&told, &asked} {
@@ -133,7 +133,7 @@ func parentDeath(f *refork.Forker) error {
 	time.Sleep(50 * time.Millisecond)
 	var status syscall.WaitStatus
 	if pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil); pid != 0 || err != nil {
-		return fmt.Errorf("the sibling ended with the template: %d, %v, exit status %d, signal %d", pid, err, status.ExitStatus(), status.Signal())
+		return fmt.Errorf("the sibling ended with the template: %d, %v, status %#x", pid, err, status)
 	}
 	goOn <- true // the thread ends
 	for range 200 {

@@ -152,7 +152,8 @@ func timer(f *refork.Forker) error {
 	event := [16]uint32{3: 1} // SIGEV_NONE
 	for range 3 {
 		var id uint32
-		if _, _, e := syscall.Syscall(syscall.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&event)), uintptr(unsafe.Pointer(&id))); e != 0 {
+		_, _, e := syscall.Syscall(syscall.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(&event)), uintptr(unsafe.Pointer(&id)))
+		if e != 0 {
 			return e
 		}
 		if err := refused(f, fmt.Sprintf("POSIX timer %d exists", id), ""); err != nil {

@@ -231,7 +231,7 @@ func naive(*refork.Forker) error {
 	stuck := 0
 	const children = 5
 	for range children {
-		pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		pid, _, e := syscall.RawSyscall(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0)
 		if e != 0 {
 			return e
 		}
