@@ -312,6 +312,8 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 		return say("more than %d descriptors", maxFiles), false
 	case noSelf:
 		return say("/proc/self/task does not list the calling thread %d", r.a), true
+	case wrongLinks:
+		return say("the kernel counts %d threads, and lists %d in /proc/self/task", r.a, r.b), true
 	case wrongCount:
 		return say("%d threads stopped, of %d with this one", r.a, r.b), true
 	case wrongMs:

@@ -165,7 +165,11 @@ func freeze(a *arena) result {
 				break // one that was listed may have ended, and will never be frozen
 			}
 		}
-		if clock(a) > deadline {
+		switch {
+		case clock(a) <= deadline:
+		case missing == 0 && before == n-1:
+			return result{code: wrongLinks, a: uint64(links), b: uint64(n)}
+		default:
 			return result{code: timedOut, a: uint64(n - 1), b: uint64(frozen(a))}
 		}
 	}

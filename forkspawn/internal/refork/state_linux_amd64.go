@@ -171,6 +171,7 @@ const (
 	tooManyFiles
 	noSelf
 	timedOut   // a: threads, b: of them frozen
+	wrongLinks // a: threads by the kernel's count, b: in its list
 	wrongCount // a: slots, b: threads
 	wrongMs    // a: the runtime's threads, b: the kernel's
 	wrongM     // a: tid, b: m.procid
