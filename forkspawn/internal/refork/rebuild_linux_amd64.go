@@ -22,6 +22,8 @@ const (
 	threadFlags = sharedFlags | unix.CLONE_SETTLS | unix.CLONE_PARENT_SETTID
 	// The builder is no thread of the runtime's. The kernel tells when it has ended.
 	builderFlags = sharedFlags | unix.CLONE_SETTLS | unix.CLONE_CHILD_CLEARTID
+
+	eagain = ^uintptr(syscall.EAGAIN) + 1 // as a system call returns it
 )
 
 // rebuild makes the child, which has one thread yet, a whole process again. It must not fail, and ends
@@ -70,6 +72,13 @@ func build(a *arena) {
 			continue
 		}
 		r := resume(threadFlags, s.frame+8, s.m+a.layout.procid, s.fs)
+		// While the forking thread executes a program, which ends this one, the kernel lets no thread start (golang/go#49438).
+		// The runtime waits as long before it gives up, where the limit of threads is the reason.
+		for try := int64(1); r == eagain && try <= 20; try++ {
+			a.builderSleep = syscall.Timespec{Nsec: try * 1e6}
+			syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.builderSleep)), 0, 0)
+			r = resume(threadFlags, s.frame+8, s.m+a.layout.procid, s.fs)
+		}
 		if r > ^uintptr(4095) {
 			die("clone of a thread\n", syscall.Errno(-r))
 		}

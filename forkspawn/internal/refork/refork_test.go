@@ -85,6 +85,7 @@ func TestChildrenForkInTheirTurnFourDeep(t *testing.T)  { scenario(t, "nested") 
 func TestRandomNumbersDiffer(t *testing.T)              { scenario(t, "random") }
 func TestHundredsOfThreads(t *testing.T)                { scenario(t, "many-threads") }
 func TestSystemCallOnAllThreadsOfTheChild(t *testing.T) { scenario(t, "all-threads") }
+func TestWhatConcernsAllThreadsAtOnce(t *testing.T)     { scenario(t, "at-once") }
 func TestFewerThreadsAndHugePages(t *testing.T)         { scenario(t, "shrink") }
 func TestChildOfTheParentsParent(t *testing.T)          { scenario(t, "sibling") }
 func TestFirstThreadsNameGroupAndDirectory(t *testing.T) {

@@ -74,6 +74,7 @@ type arena struct {
 
 	builder      uint32 // not 0 while it runs; the kernel clears it
 	builderPID   uintptr
+	builderSleep syscall.Timespec
 	builderStack [32 << 10]byte
 	builderTop   [8]uint64
 	builderTLS   [2]uintptr // its g, below its FS base

@@ -30,6 +30,7 @@ func init() {
 	scenarios["crash"] = crash
 	scenarios["many-threads"] = manyThreads
 	scenarios["all-threads"] = allThreads
+	scenarios["at-once"] = atOnce
 	scenarios["naive"] = naive
 	scenarios["shrink"] = shrink
 }
@@ -220,6 +221,58 @@ func allThreads(f *refork.Forker) error {
 		})
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// atOnce has children do at once what concerns all their threads, which are only being started.
+func atOnce(f *refork.Forker) error {
+	for _, c := range []struct {
+		what string
+		do   func()
+		exit int
+	}{
+		{"exit", func() { syscall.Exit(3) }, 3},
+		{"execute", func() { syscall.Exec("/bin/sh", []string{"sh", "-c", "exit 4"}, nil) }, 4},
+		{"collect", func() { runtime.GC(); os.Exit(5) }, 5},
+		{"system call on all threads", func() {
+			if _, _, e := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, 3 /* PR_GET_DUMPABLE */, 0, 0); e == 0 {
+				os.Exit(6)
+			}
+		}, 6},
+		{"fork", func() {
+			pid, _, err := f.Fork(refork.Options{})
+			switch {
+			case err != nil:
+				fmt.Fprintln(os.Stderr, err)
+			case pid == 0:
+				os.Exit(0)
+			case exitStatus(pid, 0) == nil:
+				os.Exit(7)
+			}
+		}, 7},
+		{"many threads", func() {
+			var wg sync.WaitGroup
+			for range 50 {
+				wg.Go(func() { unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil) })
+			}
+			wg.Wait()
+			os.Exit(8)
+		}, 8},
+	} {
+		for range 30 {
+			pid, _, err := f.Fork(refork.Options{})
+			if err != nil {
+				return err
+			}
+			if pid == 0 {
+				c.do()
+				os.Exit(1)
+			}
+			if err := exitStatus(pid, c.exit); err != nil {
+				return fmt.Errorf("%s: %w", c.what, err)
+			}
 		}
 	}
 	return nil
