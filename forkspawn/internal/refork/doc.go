@@ -120,6 +120,7 @@
 // It has copies of all goroutines of the parent, wherever they were; a program that forks runs none but those that the
 // child shall have. What was made from random numbers before is the same in all children: maphash.Seed, the seeds of
 // maps, TLS ticket keys. Unflushed buffers are duplicated. os.Process values of the parent's children are of no use.
-// Memory mapped MAP_SHARED is shared. Handlers and os/signal's channels stay: signal.Reset. PR_SET_PDEATHSIG is not
+// What the kernel keeps for each thread, its CPU affinity, priority, credentials, namespaces and seccomp filters, is
+// that of the forking thread in all of them. Memory mapped MAP_SHARED is shared. Handlers and os/signal's channels stay: signal.Reset. PR_SET_PDEATHSIG is not
 // inherited (prctl(2)); set in a Sibling, it follows the thread that started this process, not the one that forked.
 package refork

@@ -52,6 +52,7 @@ func findThreadLayout(l *layout, mem *os.File) error {
 	var (
 		found   [threads]threadLayout
 		errs    [threads]error
+		tids    [threads]int
 		ready   sync.WaitGroup
 		done    sync.WaitGroup
 		release = make(chan struct{})
@@ -59,8 +60,12 @@ func findThreadLayout(l *layout, mem *os.File) error {
 	ready.Add(threads)
 	for i := range threads {
 		done.Go(func() {
+			// A thread ends with a goroutine that ends locked to it: those that are started here are not to be
+			// frozen and rebuilt ever after. The process's first thread must stay.
 			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
+			if tids[i] = syscall.Gettid(); tids[i] == os.Getpid() {
+				defer runtime.UnlockOSThread()
+			}
 			found[i], errs[i] = lookAtThread(mem)
 			ready.Done()
 			<-release // so that the four are four
@@ -69,6 +74,15 @@ func findThreadLayout(l *layout, mem *os.File) error {
 	ready.Wait()
 	close(release)
 	done.Wait()
+	for _, tid := range tids {
+		// A moment, as a thread that is about to end is hard to freeze.
+		for range 100 {
+			if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", tid)); err != nil || tid == os.Getpid() {
+				break
+			}
+			syscall.Nanosleep(&syscall.Timespec{Nsec: 50_000}, nil)
+		}
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
