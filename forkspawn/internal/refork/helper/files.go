@@ -370,14 +370,9 @@ func descriptorLimit(f *refork.Forker) error {
 	if !errors.Is(err, syscall.EMFILE) {
 		return fmt.Errorf("with no descriptor left: %v", err)
 	}
-	for range 6 { // two for the answer, four for the fork
-		syscall.Close(used[len(used)-1])
-		used = used[:len(used)-1]
+	for _, fd := range used[len(used)-7:] { // two for the answer, four for the fork, and one that is closed again
+		syscall.Close(fd)
 	}
-	var first [2]int
-	// One more that is there for a moment: the pair's other end.
-	syscall.Close(used[len(used)-1])
-	_ = first
 	return well(f, refork.Options{}, func() string { return "" })
 }
 

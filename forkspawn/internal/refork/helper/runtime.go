@@ -85,7 +85,7 @@ func random(f *refork.Forker) error {
 	old := maphash.String(seed, "x")
 	for range 5 {
 		said, _, err := fork(f, refork.Options{}, func() string {
-			// A seed that was made before is the parent's, and no map's order may matter.
+			// A seed that was made before is the parent's.
 			words := []string{strconv.FormatUint(maphash.String(seed, "x"), 16)}
 			for _, x := range draw() {
 				words = append(words, strconv.FormatUint(x, 16))
