@@ -113,7 +113,7 @@
 // wait for a lock. It runs on a stack of its own, with a g that is all zeros, so that no function asks for more stack,
 // or lets itself be preempted; functions marked nosplit would do as well, were it not for the linker's limit of 800
 // bytes for all of them together, which depends on the compiler and its options (-gcflags=-N, profiles). No signal
-// handler sees that stack and g: a goroutine that was preempted there would end the program at the next collection.
+// handler sees that stack and g, which it would take for the goroutine's.
 //
 // # What a child is not given
 //
