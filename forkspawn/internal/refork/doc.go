@@ -121,6 +121,7 @@
 // child shall have. What was made from random numbers before is the same in all children: maphash.Seed, the seeds of
 // maps, TLS ticket keys. Unflushed buffers are duplicated. os.Process values of the parent's children are of no use.
 // What the kernel keeps for each thread, its CPU affinity, priority, credentials, namespaces and seccomp filters, is
-// that of the forking thread in all of them. Memory mapped MAP_SHARED is shared. Handlers and os/signal's channels stay: signal.Reset. PR_SET_PDEATHSIG is not
-// inherited (prctl(2)); set in a Sibling, it follows the thread that started this process, not the one that forked.
+// that of the forking thread in all of them. Memory mapped MAP_SHARED is shared. Handlers and os/signal's channels
+// stay: signal.Reset. Its command line and environment in /proc are the parent's. PR_SET_PDEATHSIG is not inherited
+// (prctl(2)); set in a Sibling, it follows the thread that started this process, not the one that forked.
 package refork

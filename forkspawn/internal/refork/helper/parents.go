@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,21 +24,25 @@ func init() {
 }
 
 // asking forks a template, which forks a sibling of its own, that is a child of this process, and runs child there. It
-// returns both pids. The template ends when asked.
-func asking(f *refork.Forker, child func()) (template, sibling int, endTemplate func(), err error) {
+// returns both pids. The descriptors get through both forks. The template ends when asked.
+func asking(f *refork.Forker, child func(), fds ...int) (template, sibling int, endTemplate func(), err error) {
 	var told, asked [2]int
 	for _, p := range []*[2]int{&told, &asked} {
 		if err := syscall.Pipe2(p[:], syscall.O_CLOEXEC); err != nil {
 			return 0, 0, nil, err
 		}
 	}
-	files := []refork.File{{From: told[1], To: told[1]}, {From: asked[0], To: asked[0]}}
+	through := []refork.File{}
+	for _, fd := range fds {
+		through = append(through, refork.File{From: fd, To: fd})
+	}
+	files := append(slices.Clone(through), refork.File{From: told[1], To: told[1]}, refork.File{From: asked[0], To: asked[0]})
 	template, _, err = f.Fork(refork.Options{Files: files})
 	if err != nil {
 		return 0, 0, nil, err
 	}
 	if template == 0 {
-		pid, _, err := f.Fork(refork.Options{Sibling: true})
+		pid, _, err := f.Fork(refork.Options{Sibling: true, Files: through})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
@@ -111,26 +116,33 @@ func parentDeath(f *refork.Forker) error {
 	}
 	started := make(chan pids)
 	goOn := make(chan bool)
-	go func() {
-		runtime.LockOSThread() // and never unlocks: the thread ends with the goroutine
+	var ready [2]int
+	if err := syscall.Pipe2(ready[:], syscall.O_CLOEXEC); err != nil {
+		return err
+	}
+	onThreadThatEnds(func() {
 		var p pids
 		p.template, p.sibling, p.end, p.err = asking(f, func() {
 			runtime.LockOSThread()
 			unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGTERM), 0, 0, 0)
+			syscall.Write(ready[1], []byte("x"))
 			time.Sleep(time.Minute)
-		})
+		}, ready[1])
 		started <- p
 		<-goOn
-	}()
+	})
 	p := <-started
 	if p.err != nil {
 		return p.err
 	}
 	defer syscall.Kill(p.sibling, syscall.SIGKILL)
+	var b [1]byte
+	if _, err := syscall.Read(ready[0], b[:]); err != nil {
+		return err
+	}
 	p.end()
 	wait(p.template)
-	// It has its signal set by now, and outlives the template.
-	time.Sleep(50 * time.Millisecond)
+	// The kernel has sent what it sends at a death before the dead can be waited for.
 	var status syscall.WaitStatus
 	if pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil); pid != 0 || err != nil {
 		return fmt.Errorf("the sibling ended with the template: %d, %v, status %#x", pid, err, status)
@@ -150,6 +162,25 @@ func parentDeath(f *refork.Forker) error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return fmt.Errorf("the sibling has outlived the thread that started the template")
+}
+
+// onThreadThatEnds runs a function on a thread that ends with it: not the first one, which the runtime keeps.
+func onThreadThatEnds(run func()) {
+	go func() {
+		runtime.LockOSThread() // and never unlocks
+		if syscall.Gettid() != os.Getpid() {
+			run()
+			return
+		}
+		defer runtime.UnlockOSThread()
+		elsewhere := make(chan bool)
+		go func() {
+			runtime.LockOSThread()
+			elsewhere <- true
+			run()
+		}()
+		<-elsewhere
+	}()
 }
 
 // leader does in the child what only its first thread, and what ordinary Go code can.
