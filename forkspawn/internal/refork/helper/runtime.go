@@ -322,17 +322,26 @@ func shrink(f *refork.Forker) error {
 	for i := range table {
 		table[i] = byte(i)
 	}
-	// Threads that nobody needs.
-	var wg sync.WaitGroup
+	// Threads that nobody needs any more.
+	var held, wg sync.WaitGroup
+	release := make(chan bool)
+	held.Add(20)
 	for range 20 {
-		wg.Go(func() { time.Sleep(time.Millisecond); unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil) })
+		wg.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			held.Done()
+			<-release
+		})
 	}
+	held.Wait()
+	close(release)
 	wg.Wait()
 	before, err := os.ReadDir("/proc/self/task")
 	if err != nil {
 		return err
 	}
-	if left := refork.ShedThreads(); left >= len(before) || left > 10 {
+	if left := refork.ShedThreads(); len(before) < 20 || left > 12 {
 		return fmt.Errorf("%d threads before, %d after", len(before), left)
 	}
 	c, err := refork.Collapse()
