@@ -94,7 +94,7 @@ func try(f *refork.Forker) error {
 	var seen []uint64
 	for i := range Forks {
 		seen = append(seen, rand.Uint64(), rand.Uint64())
-		o := Fork(f, 1, 2*time.Second)
+		o := Fork(f, 1, 10*time.Second) // it takes 20 ms
 		if o.Failure != "" {
 			return fmt.Errorf("child %d of %d: %s: %s", i+1, Forks, o.Failure, o.Detail)
 		}
