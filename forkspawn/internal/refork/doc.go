@@ -25,9 +25,10 @@
 // of a list were frozen before it was made, and the kernel's own count agrees (an ending thread can cut a list short).
 //
 // It can fail for a good reason: a thread that is about to end blocks all signals and then wants a lock, which a frozen
-// thread may hold. Only a thaw helps. So an attempt has a bound, 5 ms at first, and is made up to 16 times, with more
-// time each. What a thaw must get right: a late handler of one attempt must not write to a slot of the next. So
-// handlers count themselves in before they read anything, and out; no attempt begins while one is inside.
+// thread may hold. Only a thaw helps. So an attempt ends when a thread that was signalled sleeps, or after 20 ms and later
+// more, and others are made, for 4 s. What a thaw must get right: a late handler of one attempt must not write to a slot
+// of the next. So handlers count themselves in before they read anything, and out; no attempt begins while one is
+// inside.
 //
 // System calls are interrupted as by any signal: with SA_RESTART, most are made again by the kernel, and those that are
 // not end with EINTR, which Go's runtime and standard library expect at all times, as its preemption is a signal too.

@@ -84,17 +84,17 @@ func (f *Forker) Stats() Stats {
 	return f.stats
 }
 
-// The bound of an attempt to freeze all threads, which doubles, that of the pause after it, and how often it is
-// made: 4 seconds together.
+// Attempts to freeze all threads are made for giveUp. The bound of each doubles, and the pause after it grows.
 const (
-	firstWait  = 5 * time.Millisecond
+	giveUp     = 4 * time.Second
+	firstWait  = 20 * time.Millisecond
 	lastWait   = 320 * time.Millisecond
 	firstPause = time.Millisecond
 	lastPause  = 20 * time.Millisecond
-	maxTries   = 16
-	// A thread that sleeps and blocks the signal at the end of so many attempts is taken to do so for good: the
-	// runtime does it for moments.
-	maxBlocked = 8
+	// A thread that sleeps and blocks the signal at the end of so many attempts, and so long after the first of
+	// them, is taken to do so for good: the runtime does it for moments.
+	maxBlocked  = 8
+	longBlocked = time.Second
 )
 
 // Fork forks the process. It returns twice: in the parent with the child's pid, in the child with 0, on
@@ -130,8 +130,9 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		syscall.Nanosleep(&syscall.Timespec{Nsec: 20_000}, nil) // as time.Sleep takes a millisecond at least
 	}
 	wait, pause := firstWait, firstPause
-	blocking := map[uint32]int{}
-	for try := 1; ; try++ {
+	blocking := map[uint32]blocker{}
+	began := time.Now()
+	for {
 		a.wait = int64(wait)
 		start := clock(a)
 		freezeAndFork(a)
@@ -155,15 +156,21 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		if a.result.code == posixTimer {
 			retry = deleteOrphanTimers()
 		}
-		if !retry || try == maxTries {
+		if !retry || time.Since(began) > giveUp {
 			return 0, -1, refused
 		}
 		f.stats.Retries++
 		// What kept a thread from stopping goes on now: see the package comment.
 		time.Sleep(pause)
-		pause = min(2*pause, lastPause)
+		pause = min(pause+firstPause, lastPause)
 		wait = min(2*wait, lastWait)
 	}
+}
+
+// blocker is what is known of a thread that was seen to sleep and block the signal.
+type blocker struct {
+	times int
+	since time.Time
 }
 
 // request puts what is asked for into the arena.
@@ -279,8 +286,7 @@ func (f *Forker) close(own []*uintptr) {
 }
 
 // explain turns the frozen section's numbers into an error, and tells whether another attempt may end better.
-// blocking counts how often each thread was seen to block the signal.
-func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, retry bool) {
+func (f *Forker) explain(r result, blocking map[uint32]blocker) (refused *Refused, retry bool) {
 	var cause error
 	if r.errno != 0 {
 		cause = r.errno
@@ -361,7 +367,7 @@ func (f *Forker) explain(r result, blocking map[uint32]int) (refused *Refused, r
 }
 
 // explainTimeOut looks at the threads that did not stop.
-func (f *Forker) explainTimeOut(r result, blocking map[uint32]int) (refused *Refused, retry bool) {
+func (f *Forker) explainTimeOut(r result, blocking map[uint32]blocker) (refused *Refused, retry bool) {
 	a := f.a
 	var late []string
 	for _, tid := range a.tids[:a.nTids] {
@@ -381,9 +387,13 @@ func (f *Forker) explainTimeOut(r result, blocking map[uint32]int) (refused *Ref
 		}
 		late = append(late, fmt.Sprintf("thread %d (%s%s)", tid, state, what))
 		if blocked && !strings.HasPrefix(state, "R") { // which only waits for a CPU
-			blocking[tid]++
+			b := blocking[tid]
+			if b.times++; b.times == 1 {
+				b.since = time.Now()
+			}
+			blocking[tid] = b
 		}
-		if blocking[tid] >= maxBlocked {
+		if b := blocking[tid]; b.times >= maxBlocked && time.Since(b.since) > longBlocked {
 			return &Refused{
 				Reason: fmt.Sprintf("thread %d blocks signal %d", tid, freezeSignal),
 				Remedy: "unblock it there (rt_sigprocmask)",

@@ -101,6 +101,7 @@ func freeze(a *arena) result {
 	pid, _, _ := syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
 	self, _, _ := syscall.RawSyscall(syscall.SYS_GETTID, 0, 0, 0)
 	a.self = slot{tid: uint32(self)}
+	slow, asleep := false, 0
 	for {
 		before := frozen(a)
 		n, e := list(a, a.taskDir, &a.tids[0], maxThreads)
@@ -146,14 +147,22 @@ func freeze(a *arena) result {
 		if missing == 0 && before == n-1 && links == n {
 			return result{}
 		}
-		// Wait until all that are listed are frozen, and list again.
-		for spins := 0; ; spins++ {
+		// A thread that sleeps on has blocked the signal, and what it waits for may be held by one that is frozen. One
+		// that is late for want of a CPU does not sleep.
+		if slow && sleeps(a) {
+			asleep++
+		} else {
+			asleep = 0
+		}
+		if asleep == 3 {
+			return result{code: timedOut, a: uint64(n - 1), b: uint64(frozen(a))}
+		}
+		// Wait until all that are listed are frozen, and list again, after half a millisecond anyway: one may have ended.
+		slow = true
+		for spins := range 105 {
 			if frozen(a) >= n-1 {
+				slow = false
 				break
-			}
-			now := clock(a)
-			if now > deadline {
-				return result{code: timedOut, a: uint64(n - 1), b: uint64(frozen(a))}
 			}
 			if spins < 100 {
 				syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
@@ -161,9 +170,6 @@ func freeze(a *arena) result {
 			}
 			*(*syscall.Timespec)(unsafe.Pointer(&a.scratch)) = syscall.Timespec{Nsec: 50_000}
 			syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.scratch)), 0, 0)
-			if spins%8 == 0 {
-				break // one that was listed may have ended, and will never be frozen
-			}
 		}
 		switch {
 		case clock(a) <= deadline:
@@ -231,6 +237,40 @@ func hasSlot(a *arena, tid uint32) bool {
 func wasSent(a *arena, tid uint32) bool {
 	for i := range a.nSent {
 		if a.sent[i] == tid {
+			return true
+		}
+	}
+	return false
+}
+
+// sleeps tells whether a thread that was sent the signal sleeps, or is a zombie (proc_pid_stat(5): "1234 (name) S").
+func sleeps(a *arena) bool {
+	for i := range a.tids[:a.nTids] {
+		tid := a.tids[i]
+		if hasSlot(a, tid) || !wasSent(a, tid) {
+			continue
+		}
+		const name = "/stat\x00"
+		pos := len(a.scratch) - len(name)
+		copy(a.scratch[pos:], name)
+		for ; tid != 0; tid /= 10 {
+			pos--
+			a.scratch[pos] = byte(tid%10) + '0'
+		}
+		const flags = syscall.O_RDONLY | syscall.O_CLOEXEC
+		fd, _, e := syscall.RawSyscall6(syscall.SYS_OPENAT, a.taskDir, uintptr(unsafe.Pointer(&a.scratch[pos])), flags, 0, 0, 0)
+		if e != 0 {
+			continue
+		}
+		size, _, e := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(&a.text)), textSize)
+		syscall.RawSyscall(syscall.SYS_CLOSE, fd, 0, 0)
+		if e != 0 {
+			continue
+		}
+		for size > 0 && a.text[size-1] != ')' { // a name can have one too, and nothing after it has
+			size--
+		}
+		if state := a.text[size+1]; size > 0 && (state == 'S' || state == 'Z') {
 			return true
 		}
 	}
