@@ -128,8 +128,8 @@ func replace(from, to uintptr) {
 
 func watch(a *arena, fd, events uint32, data uint64) syscall.Errno {
 	// struct epoll_event is packed on amd64.
-	event := (*[3]uint32)(unsafe.Pointer(&a.scratch))
-	*event = [3]uint32{events, uint32(data), uint32(data >> 32)}
-	_, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, uintptr(a.layout.epoll), unix.EPOLL_CTL_ADD, uintptr(fd), uintptr(unsafe.Pointer(event)), 0, 0)
+	*(*[3]uint32)(unsafe.Pointer(&a.scratch)) = [3]uint32{events, uint32(data), uint32(data >> 32)}
+	epoll, event := uintptr(a.layout.epoll), uintptr(unsafe.Pointer(&a.scratch))
+	_, _, e := syscall.RawSyscall6(syscall.SYS_EPOLL_CTL, epoll, unix.EPOLL_CTL_ADD, uintptr(fd), event, 0, 0)
 	return e
 }

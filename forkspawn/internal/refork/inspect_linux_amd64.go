@@ -98,10 +98,9 @@ func inspectTimers(a *arena) result {
 	}
 
 	// struct sigevent: its value, the signal, and how to notify: SIGEV_NONE is 1.
-	event := (*[16]uint32)(unsafe.Pointer(&a.scratch))
-	*event = [16]uint32{3: 1}
-	id := (*uint32)(unsafe.Pointer(&a.scratch[64]))
-	_, _, e := syscall.RawSyscall(syscall.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, uintptr(unsafe.Pointer(event)), uintptr(unsafe.Pointer(id)))
+	*(*[16]uint32)(unsafe.Pointer(&a.scratch)) = [16]uint32{3: 1}
+	event, id := uintptr(unsafe.Pointer(&a.scratch)), (*uint32)(unsafe.Pointer(&a.scratch[64]))
+	_, _, e := syscall.RawSyscall(syscall.SYS_TIMER_CREATE, unix.CLOCK_MONOTONIC, event, uintptr(unsafe.Pointer(id)))
 	if e != 0 {
 		return result{code: failedTimer, errno: e}
 	}
