@@ -110,7 +110,8 @@ func (c *Channel) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 func (c *Channel) NetConn() net.Conn { return c.conn }
 
 // Close says goodbye with status 0 and closes the connection. It takes at most a second, even when
-// the peer does not read. Closing again returns an error that matches ErrClosed.
+// the peer does not read. When a receive has failed with [ErrProtocol] there is no goodbye, as that is no orderly end.
+// Closing again returns an error that matches ErrClosed.
 func (c *Channel) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
@@ -125,14 +126,17 @@ func (c *Channel) CloseWith(ctx context.Context, status int, reason string) erro
 	if !c.closing.CompareAndSwap(false, true) {
 		return &Error{"close", ErrClosed}
 	}
-	body, err := encodeControl(goodbye{&status, wireText(reason)})
-	if err == nil {
-		err = c.writeFrame(ctx, Frame{KindGoodbye, body}, true)
+	var err error
+	if status != 0 || !errors.Is(c.ending(), ErrProtocol) {
+		var body []byte
+		if body, err = encodeControl(goodbye{&status, wireText(reason)}); err == nil {
+			err = c.writeFrame(ctx, Frame{KindGoodbye, body}, true)
+		}
 	}
 	switch {
 	case err == nil:
 		c.settle(ctx)
-	case errors.Is(err, ErrPeerGone) && c.peerSaidGoodbye():
+	case errors.Is(err, ErrPeerGone) && errors.As(c.ending(), new(*GoodbyeError)):
 		err = nil // nobody is left who could hear ours
 	}
 	if cerr := c.abortConn(); err == nil {

@@ -420,6 +420,27 @@ func TestCloseWithAnEndedContextSaysThatThereWasNoGoodbye(t *testing.T) {
 	require.ErrorIs(t, b.Recv(soon(t), new(any)), transport.ErrPeerGone)
 }
 
+func TestCloseAfterAProtocolErrorTellsNoOrderlyEnd(t *testing.T) {
+	for _, status := range []int{0, 1} {
+		near, far := net.Pipe()
+		c, peer := transport.New(near, transport.Config{}), transport.New(far, transport.Config{})
+		sent := make(chan error, 1)
+		go func() { sent <- peer.WriteFrames(t.Context(), transport.Frame{Kind: transport.KindHello}) }()
+		require.ErrorIs(t, c.Recv(t.Context(), new(any)), transport.ErrProtocol)
+		require.NoError(t, <-sent)
+		closed := make(chan error, 1)
+		go func() { closed <- c.CloseWith(t.Context(), status, "") }()
+		err := peer.Recv(t.Context(), new(any))
+		require.NoError(t, <-closed)
+		if status == 0 {
+			assert.ErrorIs(t, err, transport.ErrPeerGone)
+		} else {
+			assert.ErrorAs(t, err, new(*transport.GoodbyeError), "a status that says that something went wrong is true")
+		}
+		peer.Abort()
+	}
+}
+
 func TestAnAbortIsACrashForThePeer(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {

@@ -539,14 +539,13 @@ func (rd *reader) end(err error) error {
 	return rd.err
 }
 
-// peerSaidGoodbye tells whether somebody has received the peer's goodbye.
-func (c *Channel) peerSaidGoodbye() bool {
+// ending is what ended the receiving side, or nil.
+func (c *Channel) ending() error {
 	select {
 	case <-c.rd.ended:
-		var bye *GoodbyeError
-		return errors.As(c.rd.err, &bye)
+		return c.rd.err
 	default:
-		return false
+		return nil
 	}
 }
 
