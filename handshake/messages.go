@@ -236,6 +236,9 @@ func failedError(body []byte, ours Range, phase Phase) error {
 	if err := decode(transport.KindFailed, body, &f); err != nil {
 		return err
 	}
+	if f.Versions != nil && !f.Versions.valid() {
+		return fmt.Errorf("%w: %s: versions %s", transport.ErrProtocol, transport.KindFailed, *f.Versions)
+	}
 	if f.Code == CodeVersion && f.Versions != nil {
 		return &VersionError{Ours: ours, Theirs: *f.Versions}
 	}

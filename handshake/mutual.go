@@ -228,8 +228,7 @@ func (m *meeting) giveUp(ctx context.Context, phase Phase, err error) {
 	var said *FailedError
 	switch {
 	case errors.As(err, &ver):
-		f := FailedError{phase, CodeVersion, (&VersionError{Ours: ver.Theirs, Theirs: ver.Ours}).Error()}
-		m.ch.WriteFrames(ctx, f.frame(&m.cfg.Versions))
+		m.ch.WriteFrames(ctx, ver.said(phase))
 	case errors.As(err, &said), errors.Is(err, transport.ErrPeerGone), ctx.Err() != nil:
 		m.ch.Abort()
 		return

@@ -262,7 +262,7 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 	version, ok := ours.common(c.hello.Versions)
 	if !ok {
 		verr := &VersionError{Ours: ours, Theirs: c.hello.Versions}
-		c.ch.WriteFrames(ctx, FailedError{PhaseAuth, CodeVersion, (&VersionError{Ours: c.hello.Versions, Theirs: ours}).Error()}.frame(&ours))
+		c.ch.WriteFrames(ctx, verr.said(PhaseAuth))
 		c.ch.CloseWith(ctx, 1, "")
 		return PhaseAuth, verr
 	}

@@ -41,12 +41,14 @@ type vectors struct {
 	Peers   peersFile
 	Tickets ticketsFile
 	Refused refusedFile
+	Large   largeFile
 }
 
 // files are the parts of the vectors by the names of their files.
 func (v vectors) files() map[string]any {
 	return map[string]any{
 		"frames.json": v.Frames, "child.json": v.Child, "peers.json": v.Peers, "tickets.json": v.Tickets, "refused.json": v.Refused,
+		"large.json": v.Large,
 	}
 }
 
@@ -70,21 +72,22 @@ type namedBody struct {
 }
 
 type childFile struct {
-	About     []string      `json:"about"`
-	Ticket    vectorTicket  `json:"ticket"`
-	MACs      []vectorMAC   `json:"macs"`
-	Secret    hexa          `json:"secret"`
-	Hello     vectorFrame   `json:"hello"`
-	Welcome   vectorFrame   `json:"welcome"`
-	Spec      vectorFrame   `json:"spec"`
-	Ready     vectorFrame   `json:"ready"`
-	Failed    vectorFrame   `json:"failed"`
-	Refused   vectorFrame   `json:"refused"`
-	Version   vectorFrame   `json:"no_common_version"`
-	Session   vectorMAC     `json:"session"`
-	Attach    vectorFrame   `json:"attach"`
-	Open      []vectorFrame `json:"open"`
-	Tolerated []vectorFrame `json:"tolerated"`
+	About     []string        `json:"about"`
+	Ticket    vectorTicket    `json:"ticket"`
+	MACs      []vectorMAC     `json:"macs"`
+	Secret    hexa            `json:"secret"`
+	Hello     vectorFrame     `json:"hello"`
+	Welcome   vectorFrame     `json:"welcome"`
+	Spec      vectorFrame     `json:"spec"`
+	Ready     vectorFrame     `json:"ready"`
+	Failed    vectorFrame     `json:"failed"`
+	Refused   vectorFrame     `json:"refused"`
+	Version   vectorFrame     `json:"no_common_version"`
+	Session   vectorMAC       `json:"session"`
+	Attach    vectorFrame     `json:"attach"`
+	Open      []vectorFrame   `json:"open"`
+	Control   []vectorControl `json:"control"`
+	Tolerated []vectorFrame   `json:"tolerated"`
 }
 
 type vectorTicket struct {
@@ -114,6 +117,15 @@ type vectorFrame struct {
 	MAC      hexa   `json:"mac,omitempty"`       // the same
 	Body     hexa   `json:"body"`
 	Frame    hexa   `json:"frame"`
+}
+
+// vectorControl is a frame on a child's control connection, and what the child does.
+type vectorControl struct {
+	What  string `json:"what"`
+	Kind  string `json:"kind"`
+	Body  hexa   `json:"body"`
+	Frame hexa   `json:"frame"`
+	Does  string `json:"does"`
 }
 
 type peersFile struct {
@@ -240,8 +252,12 @@ func proofVector(what string, label string, said ...[]byte) vectorFrame {
 
 // readable decodes a message for people to read.
 func readable(payload []byte) any {
+	mode, err := cbor.DecOptions{MaxNestedLevels: 64}.DecMode()
+	if err != nil {
+		panic(err)
+	}
 	var v any
-	if err := cbor.Unmarshal(payload, &v); err != nil {
+	if err := mode.Unmarshal(payload, &v); err != nil {
 		panic(err)
 	}
 	return forJSON(v)
@@ -251,6 +267,8 @@ func forJSON(v any) any {
 	switch v := v.(type) {
 	case []byte:
 		return hexa(v)
+	case cbor.Tag:
+		return forJSON(v.Content)
 	case []any:
 		for i := range v {
 			v[i] = forJSON(v[i])
@@ -297,7 +315,7 @@ func more(m []byte, pairs byte, encoded string) []byte {
 func makeVectors(t testing.TB) vectors {
 	child := childVectors(t)
 	peers := peerVectors()
-	return vectors{frameVectors(), child, peers, ticketVectors(), refusedVectors(t, child, peers)}
+	return vectors{frameVectors(), child, peers, ticketVectors(), refusedVectors(t, child, peers), largeVectors(child)}
 }
 
 func frameVectors() framesFile {
@@ -347,7 +365,7 @@ func childVectors(t testing.TB) childFile {
 	welcome := sealedVector("the parent's answer to that hello", transport.KindWelcome, key, labelWelcome, vectorWelcome.encode(), hello.Body)
 	spec := sealedVector("the orders behind that welcome", transport.KindSpec, key, labelSpec, marshalSpec(t, vectorSpec(t)), hello.Body, welcome.Body)
 	session := macVector("the key of the control connection", key, labelSession, hello.Body, welcome.Body)
-	version := VersionError{Range{Min: 1, Max: 1}, Range{Min: 2, Max: 3}}
+	version := VersionError{Ours: Range{Min: 2, Max: 3}, Theirs: Range{Min: 1, Max: 1}}
 	f := childFile{
 		About: []string{
 			"A child's handshake (docs/PROTOCOL.md, section 4) with all that goes into it, and the frames after it.",
@@ -372,7 +390,7 @@ func childVectors(t testing.TB) childFile {
 			FailedError{PhaseSpec, CodeUnknownEntry, `no entry "upper"`}.frame(nil).Body),
 		Refused: plainVector("the parent does not accept the hello", transport.KindFailed, refusal(PhaseAuth).Body),
 		Version: plainVector("the parent speaks only versions 2 and 3", transport.KindFailed,
-			FailedError{PhaseAuth, CodeVersion, version.Error()}.frame(&version.Theirs).Body),
+			version.said(PhaseAuth).Body),
 		Session: session,
 		Attach:  sealedVector("the child opens its control connection", transport.KindAttach, session.MAC, labelAttach, vectorAttach.encode()),
 		Open: []vectorFrame{
@@ -387,8 +405,18 @@ func childVectors(t testing.TB) childFile {
 			plainVector("an orderly end with a status and a reason", transport.KindGoodbye, []byte("\xa2\x66status\x03\x66reason\x69disk full")),
 		},
 	}
+	control := func(what, does string, kind transport.Kind, body []byte) {
+		f.Control = append(f.Control, vectorControl{what, kind.String(), body, frameBytes(kind, body), does})
+	}
+	control("please stop", "stop", transport.KindCancel, transport.Cancel{}.Frame().Body)
+	control("a cancel that cannot be read", "stop", transport.KindCancel, []byte("\xa1\x65grace\x20"))
+	control("a cancel with no body", "stop", transport.KindCancel, nil)
+	control("the parent lets the child go", "exit", transport.KindGoodbye, []byte("\xa1\x66status\x00"))
+	control("a goodbye that cannot be read", "exit", transport.KindGoodbye, []byte("\xa0"))
+	control("the parent does not accept the connection", "go on", transport.KindFailed, refusal(PhaseAuth).Body)
+	control("a failed that cannot be read", "go on", transport.KindFailed, []byte("\xf6"))
 	add := func(v vectorFrame) { f.Tolerated = append(f.Tolerated, v) }
-	unknown := "\x65later\xa2\x61a\x81\x01\x61b\xf6"
+	unknown := "\x65later\xa2\x61a\x82\x01\x20\x61b\xf5"
 	add(sealedVector("keys that are not known", transport.KindHello, key, labelHello, more(hello.Payload, 1, unknown)))
 	add(sealedVector("numbers and lengths in longer forms", transport.KindHello, key, labelHello,
 		bytes.Replace(hello.Payload, []byte("\x63pid\x19\x10\xe1"), []byte("\x78\x03pid\x1b\x00\x00\x00\x00\x00\x00\x10\xe1"), 1)))
@@ -404,9 +432,32 @@ func childVectors(t testing.TB) childFile {
 		[]byte("\xa5\x61v\x01\x64name\x61c\x66method\x64exec\x65depth\x01\x66parent\xa1\x62id\x61p"), hello.Body, welcome.Body))
 	add(sealedVector("every field but dir, a time in vars (tag 0)", transport.KindSpec, key, labelSpec, marshalSpec(t, fullSpec(t)), hello.Body, welcome.Body))
 	add(sealedVector("keys that are not known", transport.KindSpec, key, labelSpec, more(spec.Payload, 1, unknown), hello.Body, welcome.Body))
+	args := func(what, encoded string) {
+		payload := bytes.Replace(spec.Payload, []byte("\xa1\x65width\x19\x02\x80"), []byte(encoded), 1)
+		v := sealedVector(what, transport.KindSpec, key, labelSpec, payload, hello.Body, welcome.Body)
+		add(v)
+	}
+	args("args that are null", "\xf6")
+	args("args with a tag", "\xa1\x62at\xd8\x20\x61x")
+	args("args of 65 elements", "\x98\x41"+strings.Repeat("\x00", 65))
+	args("args of 65 pairs", "\xb8\x41"+manyPairs(65))
+	args("64 levels of nesting in args", strings.Repeat("\x81", 63)+"\x00")
+	orders := func(what, pair string) {
+		add(sealedVector(what, transport.KindSpec, key, labelSpec, more(spec.Payload, 1, pair), hello.Body, welcome.Body))
+	}
+	orders("vars with a tag, null, and 65 elements", "\x64vars\xa3\x61a\xd8\x20\x61x\x61b\xf6\x61c\x98\x41"+strings.Repeat("\x00", 65))
+	orders("64 levels of nesting in vars", "\x64vars\xa1\x61x"+strings.Repeat("\x81", 62)+"\x00")
+	orders("300 vars", "\x64vars\xb9\x01\x2c"+manyPairs(300))
+	orders("1024 modules", "\x67modules\x99\x04\x00"+strings.Repeat("\x61m", 1024))
+	orders("a log with an offset", "\x63log\x67DEBUG-4")
+	orders("a deadline before 1970", "\x68deadline\x20")
+	orders("eight levels of nesting in a value that is not known", "\x61x"+strings.Repeat("\x81", 7)+"\x00")
+	orders("64 elements in a value that is not known", "\x61x\x98\x40"+strings.Repeat("\x00", 64))
 	add(plainVector("no timings", transport.KindReady, []byte("\xa1\x67timings\xa0")))
 	add(plainVector("keys that are not known", transport.KindReady, []byte("\xa2\x67timings\xa1\x65later\x01"+unknown)))
 	add(plainVector("a code that is not known counts as error", transport.KindFailed, []byte("\xa3\x65phase\x65ready\x64code\x65later\x65error\x63why")))
+	add(plainVector("64 elements and 64 pairs in values that are not known", transport.KindReady,
+		[]byte("\xa3\x67timings\xa0\x61x\x98\x40"+strings.Repeat("\x00", 64)+"\x61y\xb8\x40"+manyPairs(64))))
 	add(plainVector("keys that are not known", transport.KindCancel, []byte("\xa1"+unknown)))
 	add(plainVector("keys that are not known", transport.KindGoodbye, []byte("\xa2\x66status\x01"+unknown)))
 	return f

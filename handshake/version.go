@@ -1,6 +1,10 @@
 package handshake
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/spawnwire/spawnwire/transport"
+)
 
 // ProtocolVersion is the protocol that this package speaks.
 const ProtocolVersion = 1
@@ -35,4 +39,10 @@ type VersionError struct{ Ours, Theirs Range }
 
 func (e *VersionError) Error() string {
 	return fmt.Sprintf("no common protocol version: this side speaks %s, the peer %s", e.Ours, e.Theirs)
+}
+
+// said is what the peer is told, in the words for it.
+func (e *VersionError) said(phase Phase) transport.Frame {
+	text := fmt.Sprintf("no common protocol version: you speak %s, I speak %s", e.Theirs, e.Ours)
+	return FailedError{phase, CodeVersion, text}.frame(&e.Ours)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"github.com/spawnwire/spawnwire/internal/strictcbor"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -123,9 +124,9 @@ func Unmarshal(data []byte) (*Spec, error) {
 		Name: p.text("name", optional),
 		PID:  p.int("pid", optional, maxPID),
 	}
-	p.checkUnknown()
+	p.checkUnknown(2)
 	r.err = p.err
-	r.checkUnknown()
+	r.checkUnknown(1)
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -284,13 +285,14 @@ func (r *reader) take(field, want string, need bool, kinds ...byte) cbor.RawMess
 	return raw
 }
 
-// checkUnknown looks at the fields that nobody took. They are ignored, but obey the same rules.
-func (r *reader) checkUnknown() {
+// checkUnknown looks at the fields that nobody took, of a map that is the around-th from the outside. They are ignored,
+// but obey the rules of every message.
+func (r *reader) checkUnknown(around int) {
 	for _, field := range slices.Sorted(maps.Keys(r.fields)) {
 		if r.err != nil {
 			return
 		}
-		if err := modes().unknown.Unmarshal(r.fields[field], new(any)); err != nil {
+		if err := strictcbor.Check(r.fields[field], around); err != nil {
 			r.fail(field, "", err)
 		}
 	}

@@ -39,7 +39,6 @@ const (
 type cborModes struct {
 	enc      cbor.EncMode
 	plain    cbor.DecMode // for the fields of the spec
-	unknown  cbor.DecMode // for those that this version does not know
 	args     cbor.DecMode // for args, and vars as a whole
 	variable cbor.DecMode // for one of the vars
 }
@@ -71,7 +70,6 @@ var modes = sync.OnceValue(func() cborModes {
 	return cborModes{
 		enc:      enc,
 		plain:    decoding(maxNesting-1, cbor.TagsAllowed), // without the spec's own map
-		unknown:  decoding(maxNesting-1, cbor.TagsForbidden),
 		args:     decoding(maxOpaqueNesting-1, cbor.TagsAllowed),
 		variable: decoding(maxOpaqueNesting-2, cbor.TagsAllowed), // and without the map of vars
 	}

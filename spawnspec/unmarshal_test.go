@@ -171,7 +171,7 @@ func TestAFieldThatIsWrongIsRefusedByName(t *testing.T) {
 
 		{"an unknown field that is malformed", "new", raw(t, "9fff"), "", "indefinite"},
 		{"an unknown field with a tag", "new", raw(t, "81c100"), "", "tag"},
-		{"an unknown field with a key twice", "new", raw(t, "a2617801617802"), "", "duplicate"},
+		{"an unknown field with a key twice", "new", raw(t, "a2617801617802"), "", "twice"},
 		{"an unknown field of the parent with a tag", "parent.new", raw(t, "c100"), "", "tag"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -80,6 +80,10 @@ export class Parent extends Channel {
   async control() {
     const control = new Channel(await dial(this.address))
     await control.write(kinds.attach, seal(this.session, 'spawnwire attach', encode({ id: this.id, nonce: randomBytes(32) })))
+    await this.obey(control)
+  }
+
+  async obey(control) {
     for (;;) {
       const [kind] = await control.read()
       if (kind === kinds.failed) throw new Error('the control connection is not accepted')

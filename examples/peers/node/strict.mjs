@@ -11,10 +11,14 @@ export class ProtocolError extends Error {} // the other side sent what the prot
 
 const utf8 = new TextDecoder('utf-8', { fatal: true })
 
+// What is free in a spec, args or vars, has rules of its own (4.4), and maps and lists of the protocol's own may be longer.
+const inside = (free) => ({ depth: 63, most: Infinity, free })
+const list = { most: 1024 }
+const orders = { args: inside('args'), vars: inside('vars'), parent: { most: 256 }, modules: list, registry: list, bind: list }
+
 // check goes over one item by the rules of 2.4, which cbor-x does not ask for. It returns where the item ends, and what
-// tells it from others as a key (an array or a map, which is no key that anybody would use, by its bytes). In the values
-// of the outermost map whose keys are in free, any length and tags are allowed, and the nesting is 64 (4.4).
-function check(data, at = 0, depth = 8, most = 64, tags = false, free = []) {
+// tells it from others as a key. parts has what else holds for the values of this map, by key.
+function check(data, at, { depth = 8, most = 64, free, parts = {}, tagged = 0 }) {
   const start = at
   const first = data.readUInt8(at++)
   const [major, info] = [first >> 5, first & 31]
@@ -27,35 +31,44 @@ function check(data, at = 0, depth = 8, most = 64, tags = false, free = []) {
     const bytes = data.subarray(at, at + n)
     if (major === 3) utf8.decode(bytes)
     ;[value, at] = [bytes.toString('hex'), at + n]
-  } else if (major === 6 && !tags) {
-    throw new ProtocolError('a tag')
-  } else if (major >= 4 && major <= 6) {
-    const below = major === 6 ? depth : depth - 1
-    if (below < 0 || (major !== 6 && n > most)) throw new ProtocolError('nested too deep, or too long')
-    const items = [n, 2 * n, 1][major - 4] // of an array, a map, a tag
+  } else if (major === 6) {
+    if (!free || depth < tagged) throw new ProtocolError('a tag')
+    at = check(data, at, { depth: depth - tagged, most, free, tagged: 1 })[0]
+    value = data.subarray(start, at).toString('hex')
+  } else if (major === 4 || major === 5) {
+    if (depth < 1 || n > most) throw new ProtocolError('nested too deep, or too long')
+    const below = { depth: depth - 1, most: free ? most : 64, free }
+    const anyKey = free === 'args' || (free && depth < 63) // the names of vars themselves are text
     const keys = new Set()
-    for (let i = 0, key; i < items; i++) {
-      const [end, item] = free.includes(key) ? check(data, at, 63, Infinity, true) : check(data, at, below, most, tags)
-      at = end
-      key = major === 5 && i % 2 === 0 ? item : undefined
-      if (keys.has(key)) throw new ProtocolError('a key twice')
-      if (key) keys.add(key)
+    for (let i = 0, part; i < n; i++) {
+      if (major === 5) {
+        const begin = data.readUInt8(at)
+        const [end, key] = check(data, at, below)
+        if (begin >> 5 !== 3 && (!anyKey || (free === 'vars' && begin >> 5 > 2 && begin !== 0xf4 && begin !== 0xf5))) {
+          throw new ProtocolError('a key of a type that has no place here')
+        }
+        if (keys.has(key)) throw new ProtocolError('a key twice')
+        keys.add(key)
+        part = Object.entries(parts).find(([name]) => textKey(name) === key)?.[1]
+        at = end
+      }
+      at = check(data, at, { ...below, ...part })[0]
     }
     value = data.subarray(start, at).toString('hex')
-  } else if (first === 0xf8 && n < 32) {
-    throw new ProtocolError('a simple value that is not well-formed')
+  } else if ((first === 0xf8 && n < 32) || (major === 7 && !free && first !== 0xf4 && first !== 0xf5)) {
+    throw new ProtocolError('null, a float, or a simple value that is not well-formed')
   } else if (first > 0xf8) {
     value = `float ${cbor.decode(data.subarray(start, at))}` // of any width
   }
   return [at, `${major} ${value}`]
 }
 
-const key = (text) => `3 ${Buffer.from(text).toString('hex')}`
+const textKey = (text) => `3 ${Buffer.from(text).toString('hex')}`
 
 // decode decodes the one item that data must be.
-export function decode(data, most = 64, free = []) {
+export function decode(data, most, parts) {
   try {
-    const [end] = check(data, 0, 8, most, false, free.map(key))
+    const [end] = check(data, 0, { most, parts })
     if (end !== data.length) throw new ProtocolError('bytes behind the item')
     return cbor.decode(data)
   } catch (e) {
@@ -72,31 +85,41 @@ const isName = (v) => isText(v) && Buffer.byteLength(v) <= 256
 const isSpecName = (v) => isName(v) && /^[^\0-\x1f\x7f-\x9f]+$/.test(v)
 const isRange = (v) => Array.isArray(v) && v.length === 2 && v.every(isUint) && v[0] >= 1 && v[0] <= v[1]
 const isFeatures = (v) => Array.isArray(v) && v.every((f) => isText(f) && f !== '' && Buffer.byteLength(f) <= 64)
-const isAddresses = (v) => Array.isArray(v) && v.every((a) => isText(a) && a.includes('://'))
+const isPid = (v) => isUint(v) && v < 2 ** 31
+const isInt64 = (v) => isInt(v) && BigInt.asIntN(64, BigInt(v)) === BigInt(v)
+const isTime = (v) => isInt64(v) && v >= 0
+const isPathText = (v) => isText(v) && Buffer.byteLength(v) <= 32767
+const isNames = (v) => Array.isArray(v) && v.every(isSpecName)
+const isAddresses = (v) => Array.isArray(v) && v.every((a) => isPathText(a) && a.includes('://'))
+const isLog = (v) => isSpecName(v) && /^(DEBUG|INFO|WARN|ERROR)([+-][0-9]+)?$/i.test(v)
 const optional = (rule) => (v) => v === undefined || rule(v)
+// has tells whether a map has the fields for which there is a rule, as it asks for.
+const has = (rules) => (v) => isMap(v) && Object.keys(rules).every((name) => rules[name](v[name]))
 
 export const isID = (v) => isText(v) && /^[!-~]{1,64}$/.test(v)
 const identity = {
-  id: isID, name: isName, pid: (v) => isUint(v) && v < 2 ** 31, nonce: (v) => isBytes(v) && v.length === 32, features: optional(isFeatures),
+  id: isID, name: isName, pid: isPid, nonce: (v) => isBytes(v) && v.length === 32, features: optional(isFeatures),
 }
+const time = optional(isTime)
 export const HELLO = { versions: isRange, ...identity }
 export const WELCOME = { version: isUint, ...identity }
 export const GREET = { versions: isRange, auth: isText, ...identity }
-export const READY = { timings: isMap }
-export const FAILED = { phase: isText, code: isText, error: isText }
-export const CANCEL = { reason: optional(isText), grace: optional(isUint) }
-export const GOODBYE = { status: isInt, reason: optional(isText) }
+export const READY = { timings: has({ init: time, main: time, connected: time, accepted: time }) }
+export const FAILED = { phase: isText, code: isText, error: isText, versions: optional(isRange) }
+export const CANCEL = { reason: optional(isText), grace: time }
+export const GOODBYE = { status: isInt64, reason: optional(isText) }
 export const ATTACH = { id: isID, nonce: identity.nonce }
 const SPEC = {
-  v: (v) => v === 1, name: isSpecName, method: isSpecName, entry: optional(isSpecName),
-  depth: (v) => isUint(v) && v >= 1 && v <= 1000, grace: optional(isUint), deadline: optional(isInt),
-  parent: (v) => isMap(v) && isSpecName(v.id), vars: optional(isMap),
-  dir: optional((v) => isText(v) && v.startsWith('/')), registry: optional(isAddresses), bind: optional(isAddresses),
+  v: (v) => v === 1, name: isSpecName, method: isSpecName, entry: optional(isSpecName), log: optional(isLog),
+  depth: (v) => isUint(v) && v >= 1 && v <= 1000, grace: time, deadline: optional(isInt64),
+  parent: has({ id: isSpecName, name: optional(isSpecName), pid: optional(isPid) }), modules: optional(isNames),
+  dir: optional((v) => isPathText(v) && v.startsWith('/') && !v.includes('\0')), registry: optional(isAddresses), bind: optional(isAddresses),
+  vars: optional((v) => isMap(v) && isNames(Object.keys(v))),
 }
 
 // decodeMap decodes a map, and checks those of its fields for which there is a rule.
-export function decodeMap(data, rules, most = 64, free = []) {
-  const map = decode(data, most, free)
+export function decodeMap(data, rules, most, parts) {
+  const map = decode(data, most, parts)
   if (!isMap(map)) throw new ProtocolError('not a map')
   for (const name of Object.keys(rules)) {
     if (!rules[name](map[name])) throw new ProtocolError(`the field ${name} is missing or wrong`)
@@ -104,4 +127,8 @@ export function decodeMap(data, rules, most = 64, free = []) {
   return map
 }
 
-export const decodeSpec = (payload) => decodeMap(payload, SPEC, 1024, ['args', 'vars'])
+export function decodeSpec(payload) {
+  const spec = decodeMap(payload, SPEC, 256, orders)
+  if (!isNames([...Object.keys(spec), ...Object.keys(spec.parent)])) throw new ProtocolError('a key that is no name')
+  return spec
+}

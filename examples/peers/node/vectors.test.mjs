@@ -12,7 +12,7 @@ import { Channel, kinds, mac, seal, unseal } from './wire.mjs'
 
 const dir = process.env.SPAWNWIRE_TESTDATA ?? new URL('../../../testdata', import.meta.url).pathname
 const load = (name) => JSON.parse(readFileSync(`${dir}/${name}.json`, 'utf8'))
-const [child, peers, refused, frames, tickets] = ['child', 'peers', 'refused', 'frames', 'tickets'].map(load)
+const [child, peers, refused, large, frames, tickets] = ['child', 'peers', 'refused', 'large', 'frames', 'tickets'].map(load)
 const bytes = (hex) => Buffer.from(hex, 'hex')
 const hex = (b) => Buffer.from(b).toString('hex')
 const body = (frame) => bytes(frame.body)
@@ -57,6 +57,8 @@ const receivers = {
     await parent.greet(secret, hello)
     return parent
   },
+  attached: (channel) => new Parent(new net.Socket()).obey(channel),
+  dialer: (channel) => prove(channel, key, true, body(peers.dialer_greet)),
   acceptor: (channel) => prove(channel, key, false, body(peers.acceptor_greet)),
   peer: (channel) => prove(channel, key, false, encode({ ...peers.acceptor_greet.fields, nonce: bytes(peers.acceptor_greet.fields.nonce), versions: [1, 1] })),
 }
@@ -104,6 +106,15 @@ const takes = {
 }
 for (const v of child.tolerated) test(`tolerated: ${v.kind}: ${v.what}`, () => void takes[v.kind](body(v)))
 
+for (const v of child.control) {
+  test(`control: ${v.what}`, async () => {
+    const parent = new Parent(new net.Socket())
+    const [end] = await converse((channel) => parent.obey(channel), bytes(v.frame), true)
+    assert.equal(end.constructor, v.does === 'go on' ? Error : Gone, end)
+    assert.equal(parent.signal.aborted, v.does !== 'go on')
+  })
+}
+
 for (const v of tickets.tickets) {
   test(`ticket: ${v.name}`, () => assert.deepEqual(takeTicket(v.value), { id: v.id, secret: bytes(v.secret), address: v.address }))
 }
@@ -118,12 +129,14 @@ for (const v of tickets.addresses) {
 for (const v of tickets.refused_addresses) test(`no address: ${v.name}`, () => assert.throws(() => split(v.text)))
 
 const errors = { 'bad-mac': BadMAC, 'peer-gone': Gone, 'bad-spec': Failed }
-for (const v of refused.refused) {
+for (const v of large.large) v.bytes = v.start + v.fill.repeat(v.times) + v.end
+for (const v of [...refused.refused, ...large.large]) {
   if (v.receiver === 'parent') continue // there is none here
   test(`refused: ${v.receiver}, ${v.state}: ${v.kind ?? 'frames'}: ${v.name}`, { timeout: 30_000 }, async () => {
-    const before = v.state === 'welcomed' ? child.welcome.frame : v.state === 'proving' ? peers.dialer_greet.frame : ''
-    const receive = v.receiver === 'any' && v.state === 'any' ? readAll(v.limit ?? 65536) : receivers[v.receiver]
+    const before = v.state === 'welcomed' ? child.welcome.frame : v.state === 'proving' ? peers[v.receiver === 'dialer' ? 'acceptor_greet' : 'dialer_greet'].frame : ''
+    const receive = v.receiver === 'any' && v.state === 'any' ? readAll(v.limit) : receivers[v.state] ?? receivers[v.receiver]
     const [result, sent] = await converse(receive, bytes(before + v.bytes), v.ends)
+    if (!v.error) return assert.ok(!(result instanceof Error), result)
     const want = v.answer === 'version' ? Failed : errors[v.error] ?? ProtocolError
     assert.equal(result.constructor, want, result)
     const answers = sent.filter(([kind]) => kind === kinds.failed).map(([, b]) => decodeMessage(b).code)

@@ -173,7 +173,7 @@ export class Channel {
   // fail tells the other side why this one gives up, if it still listens.
   async fail(failed) {
     await this.write(kinds.failed, encode(failed.body)).catch(() => {})
-    this.socket.destroySoon()
+    await this.close(1)
   }
 
   // authenticated ends what holds for strangers only.

@@ -95,6 +95,9 @@ class Parent(Channel):
         control = Channel(dial(self.address))
         control.write(ATTACH, seal(self.session, "spawnwire attach",
                                    cbor2.dumps({"id": self.id, "nonce": secrets.token_bytes(32)})))
+        self.obey(control)
+
+    def obey(self, control):
         while True:
             kind, _ = control.read()
             if kind == FAILED:

@@ -20,7 +20,7 @@ def body(frame):
     return bytes.fromhex(frame["body"])
 
 
-CHILD, PEERS, REFUSED, FRAMES, TICKETS = map(load, ("child", "peers", "refused", "frames", "tickets"))
+CHILD, PEERS, REFUSED, LARGE, FRAMES, TICKETS = map(load, ("child", "peers", "refused", "large", "frames", "tickets"))
 SECRET, KEY = bytes.fromhex(CHILD["secret"]), bytes.fromhex(PEERS["key"])
 HELLO, WELCOME, SPEC = (body(CHILD[name]) for name in ("hello", "welcome", "spec"))
 
@@ -73,6 +73,19 @@ def acceptor(sock):
     return prove(Channel(sock), KEY, False, body(PEERS["acceptor_greet"]))
 
 
+def dialer(sock):
+    return prove(Channel(sock), KEY, True, body(PEERS["dialer_greet"]))
+
+
+def attached(sock, tell=lambda parent: None):
+    parent = Parent.__new__(Parent)  # one that is there already
+    parent.cancelled = None
+    tell(parent)
+    parent.wake, woken = socket.socketpair()
+    with parent.wake, woken:
+        parent.obey(Channel(sock))
+
+
 def greeting(sock):  # the same, with this program's own versions
     return prove(Channel(sock), KEY, False, cbor2.dumps({**cbor2.loads(body(PEERS["acceptor_greet"])), "versions": [1, 1]}))
 
@@ -119,6 +132,14 @@ class Vectors(unittest.TestCase):
             with self.subTest(v["what"], kind=v["kind"]):
                 takes[v["kind"]](body(v))
 
+    def test_control(self):
+        for v in CHILD["control"]:
+            with self.subTest(v["what"]):
+                parents = []
+                result, _ = converse(lambda sock: attached(sock, parents.append), bytes.fromhex(v["frame"]), ends=True)
+                self.assertIs(type(result), OSError if v["does"] == "go on" else Gone)
+                self.assertEqual(bool(parents[0].cancelled), v["does"] != "go on")
+
     def test_tickets(self):
         for v in TICKETS["tickets"]:
             with self.subTest(v["name"]):
@@ -139,17 +160,22 @@ class Vectors(unittest.TestCase):
                 split(v["text"])
 
     def test_refused(self):
-        before = {("child", "welcomed"): CHILD["welcome"], ("acceptor", "proving"): PEERS["dialer_greet"]}
-        receivers = {"child": child, "peer": greeting, "acceptor": acceptor}
+        before = {("child", "welcomed"): CHILD["welcome"], ("acceptor", "proving"): PEERS["dialer_greet"],
+                  ("dialer", "proving"): PEERS["acceptor_greet"]}
+        receivers = {"child": child, "peer": greeting, "acceptor": acceptor, "dialer": dialer}
         done = 0
-        for v in REFUSED["refused"]:
+        large = [{**v, "bytes": v["start"] + v["fill"] * v["times"] + v["end"]} for v in LARGE["large"]]
+        for v in REFUSED["refused"] + large:
             if v["receiver"] == "parent":
                 continue  # there is none here
             with self.subTest(v["name"], receiver=v["receiver"], state=v["state"], kind=v.get("kind")):
-                receive = receivers.get(v["receiver"]) or (open_channel if v["state"] == "open" else read_all(v.get("limit", 65536)))
+                receive = {"open": open_channel, "attached": attached}.get(v["state"]) or receivers.get(v["receiver"]) or read_all(v["limit"])
                 prefix = before.get((v["receiver"], v["state"]))
                 said = bytes.fromhex((prefix["frame"] if prefix else "") + v["bytes"])
                 result, sent = converse(receive, said, v.get("ends", False))
+                if "error" not in v:
+                    self.assertNotIsInstance(result, Exception)
+                    continue
                 want = {"bad-mac": BadMAC, "peer-gone": Gone, "bad-spec": Failed}.get(v["error"], ProtocolError)
                 if "answer" in v and v["error"] == "version":
                     want = Failed

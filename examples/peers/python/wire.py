@@ -136,7 +136,7 @@ class Channel:
             self.write(FAILED, cbor2.dumps(failed.body))
         except (Gone, OSError):
             pass
-        self.sock.close()
+        self.close(1)
 
     def send(self, message):
         """Sends a message: Raw bytes as they are, anything else as CBOR."""
