@@ -30,8 +30,8 @@ var (
 	ErrMethodUnavailable = errors.New("not available on this platform")
 )
 
-// errUnsupported also matches errors.ErrUnsupported.
-var errUnsupported = fmt.Errorf("%w: %w", ErrMethodUnavailable, errors.ErrUnsupported)
+// errUnsupported is ErrMethodUnavailable, and also matches errors.ErrUnsupported.
+func errUnsupported() error { return fmt.Errorf("%w: %w", ErrMethodUnavailable, errors.ErrUnsupported) }
 
 // MethodError says why a start method cannot be had, and what can.
 type MethodError struct {
@@ -53,7 +53,7 @@ func checkMethod(name string, canExec bool) error {
 	switch name {
 	case MethodExec:
 		if !canExec {
-			return &MethodError{name, errUnsupported, useInProcess}
+			return &MethodError{name, errUnsupported(), useInProcess}
 		}
 		return nil
 	case MethodInProcess:

@@ -16,7 +16,7 @@ type OSProcess struct{}
 // StartProcess is not available on Windows: the promises of this package rest on process groups, signals
 // and inherited descriptors as Unix has them. Its error matches errors.ErrUnsupported.
 func StartProcess(ProcessAttr) (*OSProcess, error) {
-	return nil, fmt.Errorf("forkspawn: starting processes on windows: %w", errUnsupported)
+	return nil, fmt.Errorf("forkspawn: starting processes on windows: %w", errUnsupported())
 }
 
 // PID returns 0.

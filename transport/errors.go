@@ -12,7 +12,7 @@ import (
 // The causes that a caller can tell apart with errors.Is.
 var (
 	// ErrClosed: this side closed the channel. It matches net.ErrClosed too.
-	ErrClosed = fmt.Errorf("channel closed: %w", net.ErrClosed)
+	ErrClosed error = &kindError{"channel closed: " + net.ErrClosed.Error(), net.ErrClosed}
 
 	// ErrPeerGone: the stream ended, or was reset, with no goodbye before it: the peer crashed,
 	// was killed, or the connection was cut. End of file, EPIPE, ECONNRESET and ETIMEDOUT are the
@@ -21,7 +21,7 @@ var (
 
 	// ErrReset is the ErrPeerGone, which it matches, of a receive on a connection that was reset: where the
 	// kernel tells so (Linux), the peer ended before it had read all that was sent to it.
-	ErrReset = fmt.Errorf("%w: connection reset", ErrPeerGone)
+	ErrReset error = &kindError{ErrPeerGone.Error() + ": connection reset", ErrPeerGone}
 
 	// ErrBroken: an earlier send stopped in the middle of a frame, so that nothing more can be
 	// sent. Receiving still works.
@@ -31,6 +31,16 @@ var (
 	// read any further.
 	ErrProtocol = errors.New("protocol violation")
 )
+
+// kindError is a sentinel that is also a kind of a more general error. Package fmt would make one as well, but every child
+// would pay for its first use of that as it starts: see bench/startcost.
+type kindError struct {
+	text string
+	kind error
+}
+
+func (e *kindError) Error() string { return e.text }
+func (e *kindError) Unwrap() error { return e.kind }
 
 // Error is the error of a channel's operation. Its cause is one of this package's other errors, a
 // context's error, or the network's.
