@@ -52,6 +52,10 @@ func frozenSection(a *arena) {
 	a.pid, a.child = 0, false
 	a.frozenAt, a.thawedAt = 0, 0
 	a.result = freeze(a)
+	switch a.result.code {
+	case failedAction, foreignHandler, stillInside:
+		return // no thread was asked to stop, and a builder that runs still goes by gen, which a thaw would change
+	}
 	if a.result.code == ok {
 		a.frozenAt = clock(a)
 		a.result = inspect(a)
