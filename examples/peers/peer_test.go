@@ -142,8 +142,8 @@ func TestPythonAndNodeMeet(t *testing.T) {
 		acceptor, dialer := pair[0], pair[1]
 		t.Run(dialer.name+" dials "+acceptor.name, func(t *testing.T) {
 			python.need(t)
+			node.need(t)
 			node.overEach(t, func(t *testing.T, addr transport.Addr) {
-				node.need(t)
 				_, file := keyFile(t, "k")
 				a, at := acceptor.accepts(t, addr, file)
 				d := dialer.start(t, nil, dialer.peer, "dial", at.String(), file, "one", "two")
