@@ -53,11 +53,10 @@ var modes = sync.OnceValue(func() cborModes {
 	if err != nil {
 		panic(err) // the options are constants
 	}
-	decoding := func(nesting int, tags cbor.TagsMode) cbor.DecMode {
+	decoding := func(nesting int) cbor.DecMode {
 		mode, err := cbor.DecOptions{
 			DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 			IndefLength:      cbor.IndefLengthForbidden,
-			TagsMd:           tags,
 			MaxNestedLevels:  nesting,
 			MaxArrayElements: math.MaxInt32,
 			MaxMapPairs:      math.MaxInt32,
@@ -69,9 +68,9 @@ var modes = sync.OnceValue(func() cborModes {
 	}
 	return cborModes{
 		enc:      enc,
-		plain:    decoding(maxNesting-1, cbor.TagsAllowed), // without the spec's own map
-		args:     decoding(maxOpaqueNesting-1, cbor.TagsAllowed),
-		variable: decoding(maxOpaqueNesting-2, cbor.TagsAllowed), // and without the map of vars
+		plain:    decoding(maxNesting - 1), // without the spec's own map
+		args:     decoding(maxOpaqueNesting - 1),
+		variable: decoding(maxOpaqueNesting - 2), // and without the map of vars
 	}
 })
 
