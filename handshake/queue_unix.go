@@ -16,18 +16,18 @@ func queued(ln net.Listener) bool {
 }
 
 // unread tells whether there is something to read on a connection, its end among it. One that is closed here,
-// or of which it is not known, counts as such. Of TLS the connection below is asked: what it has taken from there is being
-// looked at.
+// or of which it is not known, counts as such.
 func unread(conn net.Conn) bool {
-	if over, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = over.NetConn()
-	}
 	waiting, known := hasInput(conn)
 	return !known || waiting
 }
 
-// hasInput tells whether a socket has something to read or to accept, or its end, if it is known.
+// hasInput tells whether a socket has something to read or to accept, or its end, if it is known. Of TLS the connection
+// below is asked: what it has taken from there is being looked at.
 func hasInput(socket any) (yes, known bool) {
+	if over, ok := socket.(interface{ NetConn() net.Conn }); ok {
+		socket = over.NetConn()
+	}
 	c, ok := socket.(syscall.Conn)
 	if !ok {
 		return false, false

@@ -3,7 +3,6 @@ package handshake
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
 )
 
@@ -36,9 +35,6 @@ func (x *Expected) Waits() bool {
 	x.mu.Lock()
 	waits, conn := x.reserve != nil && !x.reserve.given, x.conn
 	x.mu.Unlock()
-	if over, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS
-		conn = over.NetConn()
-	}
 	said, known := hasInput(conn)
 	return waits && !(known && said)
 }
