@@ -49,9 +49,9 @@ func Check(data []byte, around int) error {
 	return err
 }
 
-// The major types of RFC 8949, section 3.1.
+// The major types of RFC 8949, section 3.1; MajorBytes is that of a byte string.
 const (
-	majorBytes  = 2
+	MajorBytes  = 2
 	majorText   = 3
 	majorArray  = 4
 	majorMap    = 5
@@ -61,12 +61,12 @@ const (
 
 // check checks the first item of b and returns what is behind it.
 func check(b []byte, around int) (rest []byte, err error) {
-	major, info, n, b, err := head(b)
+	major, info, n, b, err := Head(b)
 	if err != nil {
 		return nil, err
 	}
 	switch major {
-	case majorBytes, majorText:
+	case MajorBytes, majorText:
 		switch {
 		case n > uint64(len(b)):
 			return nil, io.ErrUnexpectedEOF
@@ -102,7 +102,7 @@ func check(b []byte, around int) (rest []byte, err error) {
 func checkPairs(b []byte, n, around int) (rest []byte, err error) {
 	keys := make(map[string]bool, n)
 	for range n {
-		major, _, size, text, err := head(b)
+		major, _, size, text, err := Head(b)
 		if err == nil && major != majorText {
 			err = errors.New("a key that is not text")
 		}
@@ -124,9 +124,9 @@ func checkPairs(b []byte, n, around int) (rest []byte, err error) {
 	return b, nil
 }
 
-// head takes the head of an item (RFC 8949, section 3) from the front of b: major type, additional information, and
+// Head takes the head of an item (RFC 8949, section 3) from the front of b: major type, additional information, and
 // argument.
-func head(b []byte) (major, info byte, n uint64, rest []byte, err error) {
+func Head(b []byte) (major, info byte, n uint64, rest []byte, err error) {
 	if len(b) == 0 {
 		return 0, 0, 0, nil, io.ErrUnexpectedEOF
 	}
