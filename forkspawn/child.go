@@ -65,6 +65,7 @@ func newChild(b *boot, proc Process, st streams, spare bool) *Child {
 // reap waits for the process, which every Child has until its end.
 func (c *Child) reap() {
 	c.status = c.proc.Wait()
+	c.s.forks.reaped(c.proc)
 	c.streams.settle() // what it wrote belongs to the news of its end
 	uds.RemoveBeside(c.s.peers.Addr(), socketPrefix(c.id))
 	c.s.reaper.ended(c.PID(), c.id)

@@ -26,6 +26,12 @@ type Config struct {
 	Name string
 	// Method is the start method; "" is MethodExec.
 	Method string
+	// WarmUp is the name of what a template of MethodForkserver does before it forks children, once; see RegisterWarmUp.
+	// "" is nothing but the program's own package inits.
+	WarmUp string
+	// ForkserverFallback has children executed, as with MethodExec, where MethodForkserver cannot be had, and the Logger told so once.
+	// Otherwise that is an error: of New on other platforms, of Spawn, a [*MethodError], where the template finds out.
+	ForkserverFallback bool
 	// Starter, when not nil, starts the children instead of StartProcess.
 	Starter Starter
 	// Command is the program that Spawn starts; the zero Command is this program.
@@ -149,7 +155,13 @@ func (cfg Config) withDefaults() (Config, error) {
 		cfg.Method = MethodExec
 	}
 	if cfg.Starter == nil {
-		if err := checkMethod(cfg.Method, canExec); err != nil {
+		if cfg.Method == MethodForkserver && cfg.ForkserverFallback && !canFork {
+			cfg.Method = MethodExec
+			if cfg.Logger != nil {
+				cfg.Logger.Warn("forkspawn: children are executed, as they cannot be forked", "error", checkMethod(MethodForkserver, canExec, canFork))
+			}
+		}
+		if err := checkMethod(cfg.Method, canExec, canFork); err != nil {
 			return cfg, err
 		}
 		if cfg.Method == MethodInProcess && cfg.Spares > 0 {

@@ -139,7 +139,7 @@ func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (
 		p.status = status
 	}()
 	parent, run, err := joinEntry(p.ctx, ticket, joining{
-		cfg: JoinConfig{OnParentGone: func() {}}, main: monotime.Now(), dial: dial,
+		cfg: JoinConfig{OnParentGone: func() {}}, init: monotime.Init, main: monotime.Now(), dial: dial,
 	})
 	if err == nil {
 		p.joined(parent)

@@ -129,7 +129,7 @@ func JoinWith(ctx context.Context, cfg JoinConfig) (*Parent, error) {
 	case err != nil:
 		return nil, err
 	}
-	p, err := join(ctx, ticket, joining{cfg: cfg, main: main, dial: dialer(ticket.Addr)})
+	p, err := join(ctx, ticket, joining{cfg: cfg, init: monotime.Init, main: main, dial: dialer(ticket.Addr)})
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +140,8 @@ func JoinWith(ctx context.Context, cfg JoinConfig) (*Parent, error) {
 // joining is how a child joins.
 type joining struct {
 	cfg  JoinConfig
-	main int64 // when Init or Join was called; see package monotime
+	init int64 // when the process began to run Go code; see package monotime
+	main int64 // when Init or Join was called
 	dial func(context.Context) (net.Conn, error)
 	// check, if not nil, and then cfg.Prepare, say whether the child can do what its spec asks; the parent gets their
 	// error.
@@ -150,7 +151,7 @@ type joining struct {
 // join connects, shakes hands and answers the parent. A ctx that cannot end is no hang: the parent
 // kills a child that is not ready in time, and a parent that dies ends the connection.
 func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error) {
-	times := handshake.Timings{Init: monotime.Init, Main: how.main}
+	times := handshake.Timings{Init: how.init, Main: how.main}
 	conn, err := how.dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("forkspawn: join: %w", err)

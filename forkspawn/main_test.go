@@ -30,6 +30,9 @@ import (
 // use Init; see roles_test.go.
 const roleEnv = "SPAWNWIRE_TEST_ROLE"
 
+// methodEnv has the start method of all children whose test does not choose one; see forkserver_linux_amd64_test.go.
+const methodEnv = "SPAWNWIRE_TEST_METHOD"
+
 func TestMain(m *testing.M) {
 	if role := os.Getenv(roleEnv); role != "" {
 		playRole(role)
@@ -227,6 +230,9 @@ func testContext(t testing.TB) context.Context {
 // newSpawner returns a Spawner that the test's end closes, with streams that do not disturb.
 func newSpawner(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
+	if method := os.Getenv(methodEnv); method != "" && cfg.Method == "" && cfg.Starter == nil {
+		cfg.Method = method
+	}
 	return spawntest.NewSpawner(t, cfg)
 }
 

@@ -19,8 +19,12 @@ const (
 	// os.Exit ends the whole program.
 	MethodInProcess = "inprocess"
 
-	methodForkserver = "forkserver"
-	methodLivefork   = "livefork"
+	// MethodForkserver forks children, without exec, from a template: a process of this program that has been started once,
+	// has done what Config.WarmUp says, and waits. A child starts with all that the template has in memory, and shares that with it until
+	// one of them writes to it. linux/amd64, in a program that is built with CGO_ENABLED=0; see the package comment.
+	MethodForkserver = "forkserver"
+
+	methodLivefork = "livefork"
 )
 
 // The ways in which a start method can be refused, for errors.Is.
@@ -45,10 +49,11 @@ func (e *MethodError) Error() string {
 }
 func (e *MethodError) Unwrap() error { return e.Err }
 
+const useExec = `use "exec"`
+
 // checkMethod refuses all that is not there, on a platform that can start processes or not. A reserved name never
 // becomes another method.
-func checkMethod(name string, canExec bool) error {
-	const useExec = `use "exec"`
+func checkMethod(name string, canExec, canFork bool) error {
 	const useInProcess = `"inprocess" works, and so do packages transport and handshake`
 	switch name {
 	case MethodExec:
@@ -58,10 +63,13 @@ func checkMethod(name string, canExec bool) error {
 		return nil
 	case MethodInProcess:
 		return nil
-	case methodForkserver:
-		return &MethodError{name, ErrMethodReserved, useExec}
+	case MethodForkserver:
+		if !canFork {
+			return &MethodError{name, errUnsupported, useExec}
+		}
+		return nil
 	case methodLivefork:
-		return &MethodError{name, ErrMethodReserved, `the Go runtime cannot fork while it runs (golang/go#77032), "forkserver" is meant to take its place; ` + useExec}
+		return &MethodError{name, ErrMethodReserved, `the Go runtime cannot fork while it runs (golang/go#77032), "forkserver" takes its place; ` + useExec}
 	}
 	return &MethodError{name, ErrMethodUnknown, useExec}
 }

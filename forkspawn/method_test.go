@@ -12,21 +12,22 @@ import (
 func TestUnknownReservedAndUnavailableMethodsAreThreeErrors(t *testing.T) {
 	kinds := []error{ErrMethodUnknown, ErrMethodReserved, ErrMethodUnavailable}
 	for _, c := range []struct {
-		method  string
-		canExec bool
-		is      error
-		remedy  string
+		method string
+		can    bool
+		is     error
+		remedy string
 	}{
 		{"teleport", true, ErrMethodUnknown, `"exec"`},
 		{"EXEC", true, ErrMethodUnknown, `"exec"`},
-		{"forkserver", true, ErrMethodReserved, `"exec"`},
+		{"forkserver", true, nil, ""},
+		{"forkserver", false, ErrMethodUnavailable, `"exec"`},
 		{"livefork", true, ErrMethodReserved, "golang/go#77032"},
 		{"exec", false, ErrMethodUnavailable, `"inprocess"`},
 		{"exec", true, nil, ""},
 		{"inprocess", true, nil, ""},
 		{"inprocess", false, nil, ""},
 	} {
-		err := checkMethod(c.method, c.canExec)
+		err := checkMethod(c.method, c.can, c.can)
 		if c.is == nil {
 			assert.NoError(t, err, c.method)
 			continue
@@ -40,5 +41,5 @@ func TestUnknownReservedAndUnavailableMethodsAreThreeErrors(t *testing.T) {
 		require.ErrorAs(t, err, &m)
 		assert.Equal(t, c.method, m.Method)
 	}
-	assert.ErrorIs(t, checkMethod("exec", false), errors.ErrUnsupported)
+	assert.ErrorIs(t, checkMethod("exec", false, false), errors.ErrUnsupported)
 }

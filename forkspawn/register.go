@@ -69,8 +69,9 @@ var ErrInitNotCalled = errors.New("forkspawn: this process was itself spawned an
 
 // ticketUntaken tells whether this process has a parent whom it has not answered.
 func ticketUntaken() bool {
-	_, ok := os.LookupEnv(handshake.TicketEnv)
-	return ok
+	_, ticket := os.LookupEnv(handshake.TicketEnv)
+	_, template := os.LookupEnv(templateEnv)
+	return ticket || template
 }
 
 // Init makes this process a child if it was spawned as one: it joins its parent, runs the entry that
@@ -78,12 +79,18 @@ func ticketUntaken() bool {
 // Register: whatever runs before it runs in every child.
 func Init() {
 	main := monotime.Now()
+	how := joining{init: monotime.Init}
 	ticket, ok, err := handshake.TakeTicket()
+	if warmUp, template := takeTemplateOrder(); template {
+		ticket, how.init, err = serveAsTemplate(warmUp) // returns in each child
+		ok, main = true, monotime.Now()
+	}
 	if !ok {
 		return
 	}
 	if err == nil {
-		err = runChild(ticket, main)
+		how.main, how.dial = main, dialer(ticket.Addr)
+		err = runChild(ticket, how)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -93,9 +100,9 @@ func Init() {
 }
 
 // runChild is the life of a child of this program.
-func runChild(ticket handshake.Ticket, main int64) error {
+func runChild(ticket handshake.Ticket, how joining) error {
 	nameProcess()
-	parent, run, err := joinEntry(context.Background(), ticket, joining{main: main, dial: dialer(ticket.Addr)})
+	parent, run, err := joinEntry(context.Background(), ticket, how)
 	var asked *CancelError
 	switch {
 	case errors.As(err, &asked): // a spare that is not needed

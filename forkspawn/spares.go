@@ -62,8 +62,12 @@ func newSpares(s *Spawner) *spares {
 
 // Warm waits until all of Config.Spares wait for their spec. When one cannot be started, or dies as it waits, its error is
 // returned at once, a [*BootError] or an [*ExitError], while the Spawner goes on to try; a later Warm tries without a pause. Other errors match ctx's, and
-// [ErrClosed]. With no Spares it returns nil.
+// [ErrClosed]. With no Spares it returns nil. With MethodForkserver it starts the template first, if there is none, and waits for its warm-up, which
+// Config.BootTimeout does not bound here.
 func (s *Spawner) Warm(ctx context.Context) error {
+	if _, err := s.forks.ready(ctx, &s.cfg.Command); err != nil {
+		return fmt.Errorf("forkspawn: warm: %w", err)
+	}
 	r := s.spares
 	if r == nil {
 		return nil

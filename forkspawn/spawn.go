@@ -45,6 +45,7 @@ type boot struct {
 
 	id      string
 	x       *handshake.Expected
+	forked  bool      // from a template, and not executed
 	child   *Child    // from when the process runs
 	started time.Time // when the process ran
 	given   time.Time // when the spare that was taken got its orders; else zero
@@ -145,7 +146,8 @@ func (b *boot) orders(ctx context.Context) ([]byte, error) {
 		b.spec.Name = b.spec.Entry
 	}
 	self := s.peers.Identity()
-	b.spec.Method = s.cfg.Method
+	b.forked = s.forks.serves(&b.cmd)
+	b.spec.Method = b.method()
 	b.spec.Depth, b.spec.Grace = parentOf(ctx).depth()+1, s.cfg.StopGrace
 	b.spec.Parent = spawnspec.Identity{ID: self.ID, Name: self.Name, PID: self.PID}
 	if b.cmd.Path == "" && s.cfg.Starter == nil && b.spec.Entry == "" {
@@ -154,11 +156,29 @@ func (b *boot) orders(ctx context.Context) ([]byte, error) {
 	return spawnspec.Marshal(&b.spec)
 }
 
+// method is the start method of this child: another program than the template's is executed.
+func (b *boot) method() string {
+	if b.s.forks != nil && !b.forked {
+		return MethodExec
+	}
+	return b.s.cfg.Method
+}
+
 // start registers the child, of which e says what it gets, and starts its process. On an error nothing is left.
 func (b *boot) start(ctx context.Context, e handshake.Expectation) (err error) {
 	s := b.s
 	if ctx.Err() != nil {
 		return contextError(ctx)
+	}
+	if b.forked, err = s.forks.ready(ctx, &b.cmd); err != nil {
+		return err
+	}
+	if was := b.spec.Method; e.Spec != nil {
+		if b.spec.Method = b.method(); was != b.spec.Method {
+			if e.Spec, err = spawnspec.Marshal(&b.spec); err != nil {
+				return err
+			}
+		}
 	}
 	b.id = handshake.NewID()
 	// Before the process can be there, so that it cannot come too early.
@@ -239,7 +259,18 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 		}
 		return p, nil
 	}
-	proc, err := b.s.thread.do(ctx, func() (Process, error) { return b.s.reaper.started(start) })
+	var proc Process
+	if b.forked {
+		proc, err = b.s.forks.fork(ctx, &attr)
+	} else {
+		proc, err = b.s.thread.do(ctx, func() (Process, error) {
+			p, err := b.s.reaper.started(start)
+			if err == nil {
+				b.s.forks.started(p)
+			}
+			return p, err
+		})
+	}
 	st.started()
 	if err != nil {
 		st.end()

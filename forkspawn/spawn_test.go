@@ -342,7 +342,6 @@ func TestReservedAndUnknownMethodsGiveDifferentErrors(t *testing.T) {
 		text   string
 	}{
 		{"livefork", forkspawn.ErrMethodReserved, "golang/go#77032"},
-		{"forkserver", forkspawn.ErrMethodReserved, `use "exec"`},
 		{"teleport", forkspawn.ErrMethodUnknown, `use "exec"`},
 	} {
 		_, err := forkspawn.New(forkspawn.Config{Method: c.method})

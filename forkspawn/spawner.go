@@ -24,8 +24,9 @@ type Spawner struct {
 	peers  *handshake.Listener
 	addr   transport.Addr // where children connect
 	thread *launcher
-	local  *localNet  // of MethodInProcess, else nil
-	reaper *subreaper // of Config.Subreaper, else nil
+	forks  *forkserver // of MethodForkserver, else nil
+	local  *localNet   // of MethodInProcess, else nil
+	reaper *subreaper  // of Config.Subreaper, else nil
 
 	ctx    context.Context // ends when Close begins; ends the boots under way
 	cancel context.CancelFunc
@@ -97,6 +98,9 @@ func New(cfg Config) (*Spawner, error) {
 	}
 	s.thread = newLauncher()
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if cfg.Method == MethodForkserver && cfg.Starter == nil {
+		s.forks = newForkserver(s)
+	}
 	if cfg.Spares > 0 {
 		s.spares = newSpares(s)
 		s.spares.refill() // which uses s.spares
@@ -190,11 +194,13 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 
 	s.cancel() // first, so that nobody waits for somebody who has not been told
+	s.forks.close()
 	early := s.stopAll(ctx)
 	s.boots.Wait()
 	late := s.stopAll(ctx) // those that became ready while we began
 	errs := append(<-early, <-late...)
 	s.spares.wait()
+	s.forks.wait()
 	if !s.awaitReaps() {
 		errs = append(errs, fmt.Errorf("forkspawn: close: a child is %w", errUnkillable))
 	}

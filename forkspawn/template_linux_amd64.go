@@ -1,0 +1,271 @@
+package forkspawn
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork/selftest"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/monotime"
+)
+
+// The template's own side. Its stdin is the socket of its Spawner.
+
+// templateProcess is this process as a template.
+type templateProcess struct {
+	control int // the socket, blocking
+	spawner int // the process that it belongs to
+	forker  *refork.Forker
+	request []byte // of the request under way; it has a secret
+	files   [forkFiles]int
+}
+
+// serveAsTemplate makes this process a template, with a warm-up, and returns in each child that it forks, with the ticket
+// and the moment of the fork. It does not return in the template, which ends with its Spawner.
+func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err error) {
+	t := &templateProcess{spawner: os.Getppid()}
+	nameProcess()
+	if t.control, err = takeStdin(); err != nil {
+		return ticket, 0, fmt.Errorf("forkspawn: template: %w", err)
+	}
+	if news := t.prepare(warmUp); news.kind != newsReady {
+		t.tell(news, -1)
+		os.Exit(ExitFailure)
+	}
+	runtime.LockOSThread() // the children's first thread, until they let it go
+	t.tell(templateNews{kind: newsReady}, -1)
+	for {
+		request, err := t.receive()
+		if err == io.EOF {
+			os.Exit(0) // the Spawner is closed, or its process has ended
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "forkspawn: template:", err)
+			os.Exit(ExitFailure)
+		}
+		if t.files[forkFiles-1] < 0 {
+			t.answer(0, -1, &refork.Refused{Reason: "descriptors of the child", Err: syscall.EMFILE, Remedy: "raise the limit with ulimit -n"})
+			continue
+		}
+		pid, pidfd, err := t.forker.Fork(refork.Options{Sibling: true, Pidfd: true, Files: []refork.File{
+			{From: t.files[0], To: 0}, {From: t.files[1], To: 1}, {From: t.files[2], To: 2},
+			{From: t.files[3], To: t.files[3]},
+		}})
+		if err == nil && pid == 0 {
+			return t.becomeChild(&request)
+		}
+		t.answer(pid, pidfd, err)
+	}
+}
+
+// takeStdin returns stdin's socket under another number. Stdin is the null device then.
+func takeStdin() (int, error) {
+	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return 0, os.NewSyscallError("fcntl", err)
+	}
+	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, noNullDevice(&os.PathError{Op: "open", Path: os.DevNull, Err: err})
+	}
+	defer unix.Close(null)
+	return fd, os.NewSyscallError("dup3", unix.Dup3(null, 0, 0))
+}
+
+// prepare finds out whether this process can be forked, has it warm up, and makes forks cheap.
+func (t *templateProcess) prepare(name string) templateNews {
+	warmUp, err := warmUpOf(name)
+	if err != nil {
+		return templateNews{kind: newsFailed, reason: err.Error()}
+	}
+	if t.forker, err = refork.Prepare(); err == nil {
+		err = selftest.Run(context.Background(), t.forker) // while the heap is small
+	}
+	if err != nil {
+		return refusal(newsRefused, err)
+	}
+	if err := warmUp(); err != nil {
+		return templateNews{kind: newsFailed, reason: "warm-up: " + err.Error()}
+	}
+	refork.Collapse() // an old kernel cannot: then a fork costs more
+	signal.Reset()    // what a warm-up has asked for is none of its children's business
+	refork.ShedThreads()
+	return templateNews{kind: newsReady}
+}
+
+// refusal is what is told of a [*refork.Refused].
+func refusal(kind newsKind, err error) templateNews {
+	n := templateNews{kind: kind, reason: err.Error()}
+	var refused *refork.Refused
+	if errors.As(err, &refused) && refused.Remedy != "" {
+		n.remedy = refused.Remedy
+		n.reason = strings.TrimSuffix(n.reason, "; "+n.remedy)
+	}
+	errors.As(err, &n.errno)
+	return n
+}
+
+// receive waits for a request, in this thread: the fewer threads and goroutines a template has the better. It returns
+// io.EOF when there is nobody any more who would ask. The last of files is -1 when they could not be received.
+func (t *templateProcess) receive() (forkRequest, error) {
+	var head [4]byte
+	oob := make([]byte, unix.CmsgSpace(4*forkFiles))
+	for i := range t.files {
+		t.files[i] = -1
+	}
+	n, oobn, err := 0, 0, error(syscall.EINTR)
+	for err == syscall.EINTR {
+		n, oobn, _, _, err = syscall.Recvmsg(t.control, head[:], oob, syscall.MSG_CMSG_CLOEXEC)
+	}
+	switch {
+	case err == syscall.ECONNRESET, err == nil && n == 0:
+		return forkRequest{}, io.EOF
+	case err != nil:
+		return forkRequest{}, os.NewSyscallError("recvmsg", err)
+	}
+	fds, err := receivedFiles(oob[:oobn])
+	if err != nil {
+		return forkRequest{}, err
+	}
+	copy(t.files[:], fds)
+	if err := t.readFull(head[n:]); err != nil {
+		return forkRequest{}, err
+	}
+	size := int(binary.LittleEndian.Uint32(head[:]))
+	if size > maxTemplateMessage {
+		return forkRequest{}, errTemplateMessage
+	}
+	if cap(t.request) < size {
+		t.request = make([]byte, size)
+	}
+	t.request = t.request[:size]
+	if err := t.readFull(t.request); err != nil {
+		return forkRequest{}, err
+	}
+	return decodeForkRequest(t.request)
+}
+
+func (t *templateProcess) readFull(b []byte) error {
+	for len(b) > 0 {
+		n, err := syscall.Read(t.control, b)
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.ECONNRESET, err == nil && n == 0:
+			return io.EOF
+		case err != nil:
+			return os.NewSyscallError("read", err)
+		default:
+			b = b[n:]
+		}
+	}
+	return nil
+}
+
+// receivedFiles returns the descriptors of a message (SCM_RIGHTS in unix(7)).
+func receivedFiles(oob []byte) ([]int, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	var fds []int
+	for _, m := range messages {
+		if list, err := unix.ParseUnixRights(&m); err == nil {
+			fds = append(fds, list...)
+		}
+	}
+	return fds, nil
+}
+
+// answer tells what came of a request, of which nothing is kept.
+func (t *templateProcess) answer(pid, pidfd int, err error) {
+	clear(t.request)
+	for _, fd := range t.files {
+		if fd >= 0 {
+			syscall.Close(fd)
+		}
+	}
+	news := templateNews{kind: newsForked, pid: pid}
+	if err != nil {
+		news = refusal(newsNotForked, err)
+	}
+	t.tell(news, pidfd)
+	if pidfd >= 0 {
+		syscall.Close(pidfd)
+	}
+}
+
+// tell sends news. When they cannot be sent the Spawner is gone, which the next receive notices.
+func (t *templateProcess) tell(news templateNews, pidfd int) {
+	var oob []byte
+	if pidfd >= 0 {
+		oob = unix.UnixRights(pidfd)
+	}
+	for b := news.encode(); len(b) > 0; {
+		n, err := syscall.SendmsgN(t.control, b, oob, nil, syscall.MSG_NOSIGNAL)
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return
+		default:
+			b, oob = b[n:], nil
+		}
+	}
+}
+
+// becomeChild makes this process, which was forked a moment ago, what an executed one is from its start.
+func (t *templateProcess) becomeChild(r *forkRequest) (ticket handshake.Ticket, forked int64, err error) {
+	forked = monotime.Now()
+	// Dead numbers that nothing of Go owns.
+	syscall.Close(t.control)
+	for _, fd := range t.files[:3] {
+		if fd > 2 {
+			syscall.Close(fd)
+		}
+	}
+	if r.ownGroup {
+		syscall.Setpgid(0, 0) // the parent does so too: whoever comes first
+	}
+	if r.deathSignal != 0 {
+		unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(r.deathSignal), 0, 0, 0)
+		if os.Getppid() != t.spawner { // it died before
+			syscall.Kill(os.Getpid(), r.deathSignal)
+		}
+	}
+	nameProcess()
+	err = syscall.Fchdir(t.files[3])
+	syscall.Close(t.files[3])
+	runtime.UnlockOSThread()
+	if err != nil {
+		return ticket, forked, fmt.Errorf("forkspawn: %w", os.NewSyscallError("fchdir", err))
+	}
+	os.Clearenv()
+	for _, kv := range r.env {
+		if key, value, ok := strings.Cut(kv, "="); ok && key != "" {
+			os.Setenv(key, value)
+		}
+	}
+	ticket, err = handshake.ParseTicket(string(r.ticket))
+	clear(t.request)
+	for _, f := range afterForks() {
+		if err == nil {
+			if err = f(); err != nil {
+				err = fmt.Errorf("forkspawn: after the fork: %w", err)
+			}
+		}
+	}
+	return ticket, forked, err
+}
