@@ -10,9 +10,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
 )
@@ -34,6 +37,9 @@ func Run(ctx context.Context, f *refork.Forker) error {
 	r := os.NewFile(uintptr(p[0]), "self-test")
 	defer r.Close()
 
+	parent := os.Getpid()
+	runtime.LockOSThread() // as the kernel tells of the end of the thread that forks
+	defer runtime.UnlockOSThread()
 	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}})
 	if err != nil {
 		syscall.Close(p[1])
@@ -41,6 +47,7 @@ func Run(ctx context.Context, f *refork.Forker) error {
 	}
 	if pid == 0 {
 		syscall.Setpgid(0, 0)
+		endWith(parent)
 		text := "ok"
 		if err := try(f); err != nil {
 			text = err.Error()
@@ -66,6 +73,14 @@ func Run(ctx context.Context, f *refork.Forker) error {
 		return fmt.Errorf("self-test: the first child died: exit status %d, signal %d", status.ExitStatus(), status.Signal())
 	}
 	return errors.New("self-test: " + string(text))
+}
+
+// endWith has the kernel kill this process, which was forked a moment ago, when its parent dies (PR_SET_PDEATHSIG in prctl(2)).
+func endWith(parent int) {
+	unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0)
+	if os.Getppid() != parent {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	}
 }
 
 // try is Run's work, in its child.
