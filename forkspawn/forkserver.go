@@ -1,6 +1,8 @@
 package forkspawn
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -105,3 +107,41 @@ func (e *TemplateError) Error() string {
 }
 
 func (e *TemplateError) Unwrap() error { return e.Err }
+
+var support struct {
+	sync.Mutex // guards what follows; held while a template is tried
+	known      bool
+	err        error
+}
+
+// ForkserverSupport tells whether children of this program can be forked here: nil, or a [*MethodError] that says why not and
+// what to do. It starts a template without a warm-up, which forks for about half a second to find out, and ends
+// it; later calls return the same at once. Any other error says that it could not be found out this time. The program calls Init.
+func ForkserverSupport() error {
+	support.Lock()
+	defer support.Unlock()
+	if support.known {
+		return support.err
+	}
+	err := tryTemplate()
+	var refused *MethodError
+	if err == nil || errors.As(err, &refused) {
+		support.known = true
+		if support.err = nil; err != nil {
+			support.err = refused
+		}
+		return support.err
+	}
+	return err
+}
+
+func tryTemplate() error {
+	s, err := New(Config{Method: MethodForkserver, Stdout: Null(), Stderr: Capture(nil)})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), DefaultBootTimeout, ErrBootTimeout)
+	defer cancel()
+	return s.Warm(ctx)
+}

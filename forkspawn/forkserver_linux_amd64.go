@@ -496,7 +496,7 @@ func (t *template) read(b []byte, deadline time.Time, read func([]byte) (int, er
 			t.conn.SetReadDeadline(time.Time{})
 		}
 		n, err := read(b)
-		b = b[n:]
+		b = b[max(n, 0):]
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline):
 			was := stopped

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,6 +70,9 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err 
 	}
 }
 
+// selfTestBound is there to find hangs: the test takes half a second.
+const selfTestBound = time.Minute
+
 // takeStdin returns stdin's socket under another number. Stdin is the null device then.
 func takeStdin() (int, error) {
 	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
@@ -90,7 +94,9 @@ func (t *templateProcess) prepare(name string) templateNews {
 		return templateNews{kind: newsFailed, reason: err.Error()}
 	}
 	if t.forker, err = refork.Prepare(); err == nil {
-		err = selftest.Run(context.Background(), t.forker) // while the heap is small
+		ctx, cancel := context.WithTimeoutCause(context.Background(), selfTestBound, errors.New("it hangs"))
+		err = selftest.Run(ctx, t.forker) // while the heap is small
+		cancel()
 	}
 	if err != nil {
 		return refusal(newsRefused, err)

@@ -1,0 +1,5 @@
+//go:build cgo
+
+package forkspawn_test
+
+const cgoEnabled = true

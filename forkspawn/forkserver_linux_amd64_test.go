@@ -1,0 +1,328 @@
+package forkspawn_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// loaded is what the warm-up of these tests leaves in memory.
+var loaded struct {
+	pid   int // of the template
+	table []string
+	forks int // calls of AfterFork in this process
+}
+
+func init() {
+	forkspawn.RegisterWarmUp("table", func() error {
+		loaded.pid = os.Getpid()
+		for i := range 1000 {
+			loaded.table = append(loaded.table, strconv.Itoa(i))
+		}
+		return nil
+	})
+	forkspawn.RegisterWarmUp("fails", func() error {
+		fmt.Fprintln(os.Stderr, "looking for the table")
+		return errors.New("no table today")
+	})
+	forkspawn.RegisterWarmUp("panics", func() error { panic("at the table") })
+	forkspawn.RegisterWarmUp("kills", func() error {
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	})
+	forkspawn.RegisterWarmUp("hangs", func() error { select {} })
+	forkspawn.AfterFork(func() error {
+		loaded.forks++
+		if os.Getenv("AFTER_FORK") != "" {
+			return errors.New(os.Getenv("AFTER_FORK"))
+		}
+		return nil
+	})
+	moreEntries["warm"] = func(ctx context.Context, p *forkspawn.Parent) error {
+		dir, err := os.Getwd()
+		if err != nil {
+			return err
+		}
+		comm, _ := os.ReadFile("/proc/self/comm")
+		if err := p.Send(ctx, map[string]any{
+			"template": loaded.pid, "table": len(loaded.table), "forks": loaded.forks, "pid": os.Getpid(), "ppid": os.Getppid(),
+			"group": syscall.Getpgrp(), "dir": dir, "comm": strings.TrimSpace(string(comm)), "method": p.Spec.Method,
+			"env": os.Getenv("GREETING"), "path": os.Getenv("PATH"), "vars": len(os.Environ()),
+		}); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+}
+
+type warmReport struct {
+	Template, Table, Forks, PID, PPID, Group, Vars int
+	Dir, Comm, Method, Env, Path                   string
+}
+
+// needForks skips a test that this build of the tests cannot run; TestForkserver runs them in one that can.
+func needForks(t *testing.T) {
+	t.Helper()
+	if cgoEnabled {
+		t.Skip("built with cgo; TestForkserver builds without")
+	}
+}
+
+func forking(t *testing.T, change ...func(*forkspawn.Config)) *forkspawn.Spawner {
+	t.Helper()
+	cfg := forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return newSpawner(t, cfg)
+}
+
+// spawnWarm returns a child with what it reports.
+func spawnWarm(t *testing.T, s *forkspawn.Spawner) (*forkspawn.Child, warmReport) {
+	t.Helper()
+	c := spawn(t, s, spawnspec.Spec{Entry: "warm"})
+	var r warmReport
+	require.NoError(t, c.Recv(testContext(t), &r))
+	return c, r
+}
+
+// TestForkserver runs the tests below, and those of the exec method whose children are of this program, over forked children, in a
+// build without cgo.
+func TestForkserver(t *testing.T) {
+	if !cgoEnabled || testing.Short() {
+		t.Skip("the tests below run by themselves")
+	}
+	exe := filepath.Join(t.TempDir(), "forkspawn.test")
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", exe, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	cmd = exec.CommandContext(ctx, exe, "-test.timeout=4m", "-test.run="+overBothMethods)
+	cmd.Env = append(os.Environ(), methodEnv+"="+forkspawn.MethodForkserver)
+	out, err = cmd.CombinedOutput()
+	assert.NoError(t, err, "%s", out)
+}
+
+// overBothMethods are the tests that TestForkserver runs.
+const overBothMethods = "^Test(Forked|Template|Forkserver[A-Z]|SpawnedChildAnswers|ChildReceivesItsOrders|AnotherProgramJoins|" +
+	"BootFailuresAreExact|DeathIsToldAtOnce|ManyChildrenOfOneName|SecretIsNowhere|StopUses|StopKills|KillThat|BusyChild|" +
+	"ReceiveFromADeadChild|ChildrenKeepOnlyStdio|FullPipes|StopTakesTheWhole|WhatAChildLeaves|WaitIsNotFooled|CloseEndsChildren|" +
+	"StoppedChild|ADeadSpare|CloseEndsSpares|SparesWithASubreaper|GroupEndsAllWhenOneFails)"
+
+func TestForkserverIsRefusedWithTheRemedy(t *testing.T) {
+	err := forkspawn.ForkserverSupport()
+	if !cgoEnabled {
+		require.NoError(t, err)
+		return
+	}
+	var refused *forkspawn.MethodError
+	require.ErrorAs(t, err, &refused)
+	assert.ErrorIs(t, err, forkspawn.ErrMethodUnavailable)
+	assert.Contains(t, refused.Remedy, "CGO_ENABLED=0")
+	assert.Equal(t, err, forkspawn.ForkserverSupport())
+
+	s := newSpawner(t, forkspawn.Config{Method: forkspawn.MethodForkserver})
+	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "refused", Entry: "echo"})
+	assert.ErrorIs(t, boot, forkspawn.ErrMethodUnavailable)
+	assert.Contains(t, boot.Error(), "CGO_ENABLED=0")
+}
+
+func TestForkserverFallsBackWithOneLine(t *testing.T) {
+	if !cgoEnabled {
+		t.Skip("built without cgo")
+	}
+	var log strings.Builder
+	var mu sync.Mutex
+	s := newSpawner(t, forkspawn.Config{
+		Method: forkspawn.MethodForkserver, ForkserverFallback: true,
+		Logger: slog.New(slog.NewTextHandler(lockedWriter{&mu, &log}, nil)),
+	})
+	for range 2 {
+		_, r := spawnWarm(t, s)
+		assert.Equal(t, "exec", r.Method)
+		assert.Zero(t, r.Forks)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	assert.Equal(t, 1, strings.Count(log.String(), "cannot be forked"), log.String())
+}
+
+type lockedWriter struct {
+	mu *sync.Mutex
+	w  *strings.Builder
+}
+
+func (l lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+func TestForkedChildHasWhatTheTemplateLoadedAndTheRestOfItsOwn(t *testing.T) {
+	needForks(t)
+	t.Setenv("GREETING", "hello")
+	s := forking(t)
+	require.NoError(t, s.Warm(testContext(t)))
+	t.Setenv("GREETING", "good day") // later than the template's start
+	t.Chdir("/")
+	_, first := spawnWarm(t, s)
+	assert.Equal(t, 1000, first.Table)
+	assert.Equal(t, 1, first.Forks, "calls of AfterFork")
+	assert.Equal(t, os.Getpid(), first.PPID)
+	assert.Equal(t, first.PID, first.Group)
+	assert.Equal(t, "good day", first.Env)
+	assert.Equal(t, os.Getenv("PATH"), first.Path)
+	assert.Equal(t, "/", first.Dir)
+	assert.Equal(t, "forkserver", first.Method)
+	assert.Equal(t, filepath.Base(os.Args[0])[:min(15, len(filepath.Base(os.Args[0])))], first.Comm)
+
+	dir := t.TempDir()
+	cmd := forkspawn.Command{Env: []string{"GREETING=good night"}}
+	c, err := s.SpawnCommand(testContext(t), cmd, spawnspec.Spec{Entry: "warm", Dir: dir})
+	require.NoError(t, err)
+	var second warmReport
+	require.NoError(t, c.Recv(testContext(t), &second))
+	assert.Equal(t, first.Template, second.Template)
+	assert.Equal(t, 1, second.Forks)
+	assert.Equal(t, dir, second.Dir)
+	assert.Equal(t, "good night", second.Env)
+	assert.Equal(t, 1, second.Vars)
+
+	c, err = s.SpawnCommand(testContext(t), forkspawn.Command{Args: []string{"other"}}, spawnspec.Spec{Entry: "warm"})
+	require.NoError(t, err)
+	var executed warmReport
+	require.NoError(t, c.Recv(testContext(t), &executed))
+	assert.Zero(t, executed.Template)
+	assert.Equal(t, "exec", executed.Method)
+}
+
+func TestForkedChildOfADirectoryThatIsMissing(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "nowhere", Entry: "warm", Dir: "/no/such/place"})
+	assert.ErrorIs(t, boot, os.ErrNotExist)
+	assert.Contains(t, boot.Error(), "chdir /no/such/place")
+	spawnWarm(t, s)
+}
+
+func TestForkedChildWhoseAfterForkFails(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	cmd := forkspawn.Command{Env: []string{"AFTER_FORK=cannot reopen"}}
+	boot := spawnError(t, testContext(t), s, cmd, spawnspec.Spec{Name: "unlucky", Entry: "warm"})
+	assert.Equal(t, forkspawn.ExitFailure, boot.Status.Code())
+	assert.Contains(t, boot.Stderr, "cannot reopen")
+}
+
+func TestTemplateThatFailsToWarmUpIsToldExactly(t *testing.T) {
+	needForks(t)
+	for name, want := range map[string]struct{ text, stderr string }{
+		"fails":       {"warm-up: no table today", "looking for the table"},
+		"panics":      {"exit status 2", "panic: at the table"},
+		"kills":       {"killed", ""},
+		"not-at-hand": {`no warm-up "not-at-hand"; this program has: fails`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = name })
+			for range 2 {
+				boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "cold", Entry: "warm"})
+				var template *forkspawn.TemplateError
+				require.ErrorAs(t, boot, &template)
+				assert.Contains(t, boot.Error(), want.text)
+				assert.Contains(t, template.Stderr, want.stderr)
+				assert.False(t, alive(template.PID))
+			}
+		})
+	}
+}
+
+func TestTemplateThatHangsAsItWarmsUp(t *testing.T) {
+	needForks(t)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp, cfg.BootTimeout = "hangs", 100*time.Millisecond })
+	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "cold", Entry: "warm"})
+	assert.ErrorIs(t, boot, forkspawn.ErrBootTimeout)
+	assert.Contains(t, boot.Error(), "the template is not ready")
+}
+
+func TestTemplateThatEndsOrStopsIsReplacedAndItsChildrenLiveOn(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP} {
+		child, before := spawnWarm(t, s)
+		require.NoError(t, syscall.Kill(before.Template, sig))
+		eventually(t, "the template's end", func() bool {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", before.Template))
+			return err != nil || strings.Contains(string(stat), ") T ") || strings.Contains(string(stat), ") Z ")
+		})
+		_, after := spawnWarm(t, s)
+		assert.NotEqual(t, before.Template, after.Template, "%v", sig)
+		eventually(t, "the old template is reaped", func() bool { return !alive(before.Template) })
+		result, err := child.Stop(testContext(t))
+		require.NoError(t, err)
+		assert.Equal(t, forkspawn.EndedAsked, result.By)
+	}
+}
+
+func TestTemplateEndsWithItsSpawner(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	_, r := spawnWarm(t, s)
+	require.NoError(t, s.Close())
+	assert.False(t, alive(r.Template))
+	assert.ErrorIs(t, s.Warm(testContext(t)), forkspawn.ErrClosed)
+}
+
+// TestTemplateKilledAtAnyMoment expects a child or an exact error of each Spawn, and that nothing is left, which TestMain checks too.
+func TestTemplateKilledAtAnyMoment(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	failed := 0
+	for i := range 12 {
+		_, r := spawnWarm(t, s)
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		for range 3 {
+			wg.Go(func() {
+				c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
+				if err == nil {
+					_, err = c.Stop(context.Background())
+					assert.NoError(t, err)
+					return
+				}
+				var boot *forkspawn.BootError
+				var template *forkspawn.TemplateError
+				assert.ErrorAs(t, err, &boot)
+				assert.ErrorAs(t, err, &template)
+				mu.Lock()
+				failed++
+				mu.Unlock()
+			})
+		}
+		time.Sleep(time.Duration(i) * 300 * time.Microsecond)
+		syscall.Kill(r.Template, []syscall.Signal{syscall.SIGKILL, syscall.SIGSTOP}[i%2])
+		wg.Wait()
+		for _, c := range s.Children() {
+			c.Kill()
+		}
+	}
+	t.Logf("%d of 36 Spawns failed", failed)
+}
