@@ -164,6 +164,9 @@ func (cfg Config) withDefaults() (Config, error) {
 		if err := checkMethod(cfg.Method, canExec, canFork); err != nil {
 			return cfg, err
 		}
+		if _, err := warmUpOf(cfg.WarmUp); cfg.Method == MethodForkserver && cfg.Command.Path == "" && err != nil {
+			return cfg, &ConfigError{"WarmUp", err.Error()}
+		}
 		if cfg.Method == MethodInProcess && cfg.Spares > 0 {
 			return cfg, &ConfigError{"Spares", `the start method "inprocess" starts no process that could wait; use 0`}
 		}

@@ -50,6 +50,32 @@
 // In the child nothing is different. What runs before [Init] or [Join] runs before the child waits, and should not hold
 // what others need: spares may wait for hours. They end with their Spawner, and with this process.
 //
+// # Warm children
+//
+// With [MethodForkserver] children are not executed but forked from a template: a process of this program that has loaded what
+// they need once. A child begins with all of it, and shares the memory with the template until one of them writes to it:
+//
+//	forkspawn.RegisterWarmUp("table", loadTable) // func loadTable() error
+//	forkspawn.Register("query", query)
+//	forkspawn.Init() // in the template: warms up, and forks
+//
+//	spawner, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"})
+//	...
+//	err = spawner.Warm(ctx) // or the first Spawn waits for the warm-up
+//
+// Children are children of this process, in a group of their own, with streams, directory, environment and errors as ever. A
+// command with another program or other arguments is executed. The Spawner starts the template when it first needs one,
+// and a new one when that has ended or is stopped; Spawns that wait for it get a [*TemplateError]. It ends with its Spawner.
+//
+// It works on linux/amd64, in a program built with CGO_ENABLED=0; [ForkserverSupport] finds out, and
+// Config.ForkserverFallback has children executed elsewhere. A template tries itself for half a second before it warms up.
+//
+// What a child is not given, or shares: files and connections that the warm-up opened are dead in it, and of goroutines that it left
+// running each child has copies. What was made from random numbers is the same in all: maphash.Seed, the seeds of maps, TLS ticket
+// keys; [AfterFork] is where a program makes its own anew. Limits, credentials and the umask are those that the template had, and so
+// are command line and environment in /proc. A collection writes to memory that holds pointers, and ends the sharing of what it
+// writes to: large tables without pointers stay shared.
+//
 // # End
 //
 // [Child.Stop] asks, waits, sends SIGTERM, waits, sends SIGKILL, and says which it took. A child's

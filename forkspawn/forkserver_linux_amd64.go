@@ -2,6 +2,7 @@ package forkspawn
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -259,6 +260,11 @@ func (t *template) kill() { t.quitOnce.Do(func() { close(t.quit) }) }
 // run starts the process and waits until it is ready.
 func (t *template) run() {
 	defer close(t.ready)
+	defer func() {
+		if t.err != nil && t.f.s.ctx.Err() != nil {
+			t.err = ErrClosed
+		}
+	}()
 	if t.err = t.start(); t.err != nil {
 		return
 	}
@@ -268,11 +274,8 @@ func (t *template) run() {
 	case news.kind == newsReady:
 		return
 	case news.kind == newsRefused:
-		t.err = &MethodError{MethodForkserver, fmt.Errorf("%w: %s", errUnsupported, news.reason), news.remedy}
-		if news.remedy == "" {
-			t.err.(*MethodError).Remedy = useExec
-		}
 		t.end(nil)
+		t.err = &MethodError{MethodForkserver, fmt.Errorf("%w: %s", errUnsupported, news.reason), cmp.Or(news.remedy, useExec)}
 		return
 	case news.kind == newsFailed:
 		err = errors.New(news.reason)
@@ -280,9 +283,6 @@ func (t *template) run() {
 		err = errTemplateMessage
 	}
 	t.err = t.end(err)
-	if t.f.s.ctx.Err() != nil {
-		t.err = ErrClosed
-	}
 }
 
 // start starts the process, from the launcher's thread: so the children, which the kernel takes for that thread's, get

@@ -19,6 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
@@ -43,17 +45,43 @@ func init() {
 	})
 	forkspawn.RegisterWarmUp("panics", func() error { panic("at the table") })
 	forkspawn.RegisterWarmUp("kills", func() error {
-		syscall.Kill(os.Getpid(), syscall.SIGKILL)
-		select {}
+		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	})
-	forkspawn.RegisterWarmUp("hangs", func() error { select {} })
+	forkspawn.RegisterWarmUp("hangs", func() error {
+		time.Sleep(time.Hour) // the runtime ends a process that only has a select {}
+		return nil
+	})
 	forkspawn.AfterFork(func() error {
 		loaded.forks++
-		if os.Getenv("AFTER_FORK") != "" {
+		switch os.Getenv("AFTER_FORK") {
+		case "":
+		case "hang":
+			time.Sleep(time.Hour)
+		default:
 			return errors.New(os.Getenv("AFTER_FORK"))
 		}
 		return nil
 	})
+	moreEntries["nested"] = func(ctx context.Context, p *forkspawn.Parent) error {
+		s, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "warm"})
+		if err != nil {
+			return err
+		}
+		var leaf map[string]any
+		if err := c.Recv(ctx, &leaf); err != nil {
+			return err
+		}
+		if err := p.Send(ctx, leaf); err != nil {
+			return err
+		}
+		<-ctx.Done()
+		return ctx.Err()
+	}
 	moreEntries["warm"] = func(ctx context.Context, p *forkspawn.Parent) error {
 		dir, err := os.Getwd()
 		if err != nil {
@@ -124,9 +152,9 @@ func TestForkserver(t *testing.T) {
 
 // overBothMethods are the tests that TestForkserver runs.
 const overBothMethods = "^Test(Forked|Template|Forkserver[A-Z]|SpawnedChildAnswers|ChildReceivesItsOrders|AnotherProgramJoins|" +
-	"BootFailuresAreExact|DeathIsToldAtOnce|ManyChildrenOfOneName|SecretIsNowhere|StopUses|StopKills|KillThat|BusyChild|" +
+	"DeathIsToldAtOnce|ManyChildrenOfOneName|SecretIsNowhere|StopUses|StopKills|KillThat|BusyChild|" +
 	"ReceiveFromADeadChild|ChildrenKeepOnlyStdio|FullPipes|StopTakesTheWhole|WhatAChildLeaves|WaitIsNotFooled|CloseEndsChildren|" +
-	"StoppedChild|ADeadSpare|CloseEndsSpares|SparesWithASubreaper|GroupEndsAllWhenOneFails)"
+	"StoppedChild|ADeadSpare|CloseEndsSpares|OrphansEnd|SubreaperEnds|SubreaperTakes|TreeEndsAfterAKill|SparesEndWith|GroupEndsAllWhenOneFails)"
 
 func TestForkserverIsRefusedWithTheRemedy(t *testing.T) {
 	err := forkspawn.ForkserverSupport()
@@ -201,6 +229,7 @@ func TestForkedChildHasWhatTheTemplateLoadedAndTheRestOfItsOwn(t *testing.T) {
 	require.NoError(t, err)
 	var second warmReport
 	require.NoError(t, c.Recv(testContext(t), &second))
+	t.Logf("%+v", c.Boot())
 	assert.Equal(t, first.Template, second.Template)
 	assert.Equal(t, 1, second.Forks)
 	assert.Equal(t, dir, second.Dir)
@@ -236,10 +265,9 @@ func TestForkedChildWhoseAfterForkFails(t *testing.T) {
 func TestTemplateThatFailsToWarmUpIsToldExactly(t *testing.T) {
 	needForks(t)
 	for name, want := range map[string]struct{ text, stderr string }{
-		"fails":       {"warm-up: no table today", "looking for the table"},
-		"panics":      {"exit status 2", "panic: at the table"},
-		"kills":       {"killed", ""},
-		"not-at-hand": {`no warm-up "not-at-hand"; this program has: fails`, ""},
+		"fails":  {"warm-up: no table today", "looking for the table"},
+		"panics": {"exit status 2", "panic: at the table"},
+		"kills":  {"killed", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = name })
@@ -253,6 +281,14 @@ func TestTemplateThatFailsToWarmUpIsToldExactly(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTemplateWithoutItsWarmUpIsRefused(t *testing.T) {
+	_, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "elsewhere"})
+	var wrong *forkspawn.ConfigError
+	require.ErrorAs(t, err, &wrong)
+	assert.Equal(t, "WarmUp", wrong.Field)
+	assert.Contains(t, err.Error(), `no warm-up "elsewhere"; this program has: fails`)
 }
 
 func TestTemplateThatHangsAsItWarmsUp(t *testing.T) {
@@ -289,6 +325,39 @@ func TestTemplateEndsWithItsSpawner(t *testing.T) {
 	require.NoError(t, s.Close())
 	assert.False(t, alive(r.Template))
 	assert.ErrorIs(t, s.Warm(testContext(t)), forkspawn.ErrClosed)
+}
+
+// TestTemplateEndsWithItsSpawnersProcess kills a forked child that has a template and a child of its own.
+func TestTemplateEndsWithItsSpawnersProcess(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	c := spawn(t, s, spawnspec.Spec{Entry: "nested"})
+	var leaf warmReport
+	require.NoError(t, c.Recv(testContext(t), &leaf))
+	assert.Equal(t, c.PID(), leaf.PPID)
+	assert.NotZero(t, leaf.Template)
+	_, err := c.Kill()
+	require.NoError(t, err)
+	eventually(t, "they have ended", func() bool { return !alive(leaf.Template) && !alive(leaf.PID) })
+}
+
+func TestForkedChildsBootFailuresAreExact(t *testing.T) {
+	needForks(t)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.BootTimeout = 2 * time.Second })
+	require.NoError(t, s.Warm(testContext(t)))
+	before := spawntest.TakeSnapshot(t)
+	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "unknown", Entry: "nope"})
+	assert.ErrorIs(t, boot, handshake.ErrUnknownEntry)
+	assert.Equal(t, forkspawn.Exited(1), boot.Status)
+	cmd := forkspawn.Command{Env: []string{"AFTER_FORK=hang"}}
+	boot = spawnError(t, testContext(t), s, cmd, spawnspec.Spec{Name: "mute", Entry: "warm"})
+	assert.ErrorIs(t, boot, forkspawn.ErrBootTimeout)
+	assert.Equal(t, handshake.PhaseConnect, boot.Phase)
+	ctx, cancel := context.WithCancel(testContext(t))
+	cancel()
+	boot = spawnError(t, ctx, s, forkspawn.Command{}, spawnspec.Spec{Name: "late", Entry: "warm"})
+	assert.ErrorIs(t, boot, context.Canceled)
+	assert.Empty(t, before.Leaks())
 }
 
 // TestTemplateKilledAtAnyMoment expects a child or an exact error of each Spawn, and that nothing is left, which TestMain checks too.

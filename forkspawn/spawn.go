@@ -173,11 +173,10 @@ func (b *boot) start(ctx context.Context, e handshake.Expectation) (err error) {
 	if b.forked, err = s.forks.ready(ctx, &b.cmd); err != nil {
 		return err
 	}
-	if was := b.spec.Method; e.Spec != nil {
-		if b.spec.Method = b.method(); was != b.spec.Method {
-			if e.Spec, err = spawnspec.Marshal(&b.spec); err != nil {
-				return err
-			}
+	if method := b.method(); e.Spec != nil && method != b.spec.Method { // it has just turned out that it cannot be forked
+		b.spec.Method = method
+		if e.Spec, err = spawnspec.Marshal(&b.spec); err != nil {
+			return err
 		}
 	}
 	b.id = handshake.NewID()
