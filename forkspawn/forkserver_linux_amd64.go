@@ -275,7 +275,11 @@ func (t *template) run() {
 		return
 	case news.kind == newsRefused:
 		t.end(nil)
-		t.err = &MethodError{MethodForkserver, fmt.Errorf("%w: %s", errUnsupported, news.reason), cmp.Or(news.remedy, useExec)}
+		t.err = &MethodError{
+			MethodForkserver,
+			&bothErrors{fmt.Errorf("%w: %s", ErrMethodUnavailable, news.reason), errors.ErrUnsupported},
+			cmp.Or(news.remedy, useExec),
+		}
 		return
 	case news.kind == newsFailed:
 		err = errors.New(news.reason)

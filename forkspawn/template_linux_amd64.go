@@ -112,7 +112,8 @@ func (t *templateProcess) prepare(name string) templateNews {
 
 // refusal is what is told of a [*refork.Refused].
 func refusal(kind newsKind, err error) templateNews {
-	n := templateNews{kind: kind, reason: err.Error()}
+	reason, _, _ := strings.Cut(err.Error(), "\n") // several threads may have found the same
+	n := templateNews{kind: kind, reason: reason}
 	var refused *refork.Refused
 	if errors.As(err, &refused) && refused.Remedy != "" {
 		n.remedy = refused.Remedy
