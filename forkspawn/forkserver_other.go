@@ -19,7 +19,7 @@ func newForkserver(*Spawner) *forkserver { return nil }
 
 func (*forkserver) serves(*Command) bool                                { return false }
 func (*forkserver) ready(context.Context, *Command) (bool, error)       { return false, nil }
-func (*forkserver) fork(context.Context, *ProcessAttr) (Process, error) { return nil, errUnsupported }
+func (*forkserver) fork(context.Context, *ProcessAttr) (Process, error) { return nil, errUnsupported() }
 func (*forkserver) started(Process)                                     {}
 func (*forkserver) reaped(Process)                                      {}
 func (*forkserver) close()                                              {}

@@ -65,7 +65,7 @@ func checkMethod(name string, canExec, canFork bool) error {
 		return nil
 	case MethodForkserver:
 		if !canFork {
-			return &MethodError{name, errUnsupported, useExec}
+			return &MethodError{name, errUnsupported(), useExec}
 		}
 		return nil
 	case methodLivefork:
