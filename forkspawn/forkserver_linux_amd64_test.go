@@ -134,17 +134,20 @@ func spawnWarm(t *testing.T, s *forkspawn.Spawner) (*forkspawn.Child, warmReport
 // TestForkserver runs the tests below, and those of the exec method whose children are of this program, over forked children, in a
 // build without cgo.
 func TestForkserver(t *testing.T) {
-	if !cgoEnabled || testing.Short() {
+	switch {
+	case !cgoEnabled:
 		t.Skip("the tests below run by themselves")
+	case raceDetector || testing.Short():
+		t.Skip("the children are of a build of their own, without the race detector")
 	}
 	exe := filepath.Join(t.TempDir(), "forkspawn.test")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", exe, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	cmd = exec.CommandContext(ctx, exe, "-test.timeout=4m", "-test.run="+overBothMethods)
+	cmd = exec.CommandContext(ctx, exe, "-test.timeout=8m", "-test.run="+overBothMethods)
 	cmd.Env = append(os.Environ(), methodEnv+"="+forkspawn.MethodForkserver)
 	out, err = cmd.CombinedOutput()
 	assert.NoError(t, err, "%s", out)
