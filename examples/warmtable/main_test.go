@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+)
+
+var liar = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) error {
+	for {
+		var q question
+		if err := parent.Recv(ctx, &q); err != nil {
+			return err
+		}
+		if err := parent.Send(ctx, answer{Known: true, Meaning: "whatever"}); err != nil {
+			return err
+		}
+	}
+})
+
+func TestMain(m *testing.M) { spawntest.Main(m) }
+
+// build returns the program, built with cgo or without.
+func build(t *testing.T, cgo string) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), "warmtable")
+	cmd := exec.Command("go", "build", "-o", exe, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return exe
+}
+
+// start runs the program. The bound is there to find hangs.
+func start(t *testing.T, exe string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, exe, args...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		require.NoError(t, err)
+	}
+	t.Logf("%s\n%s%s", strings.Join(args, " "), &out, &errs)
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+// cells returns those of the rows of the table, without the two lines of its head.
+func cells(t *testing.T, stdout string) (rows [][]string) {
+	t.Helper()
+	_, table, ok := strings.Cut(stdout, "all answers are right\n")
+	require.True(t, ok, stdout)
+	for _, line := range strings.Split(strings.TrimRight(table, "\n"), "\n")[2:] {
+		rows = append(rows, strings.Fields(line))
+	}
+	return rows
+}
+
+func needProcesses(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("no processes can be spawned on Windows")
+	}
+}
+
+func forkserverIsHere() bool { return runtime.GOOS == "linux" && runtime.GOARCH == "amd64" }
+
+func TestForkedChildrenShareOneTable(t *testing.T) {
+	if !forkserverIsHere() {
+		t.Skip("children can be forked on linux/amd64 alone; see TestItRefusesWhereChildrenCannotBeForked")
+	}
+	spawntest.NoLeaks(t)
+	stdout, stderr, code := start(t, build(t, "0"), "-method", "forkserver", "-children", "5")
+	require.Zero(t, code)
+	assert.Empty(t, stderr)
+	rows := cells(t, stdout)
+	require.Len(t, rows, 1)
+	assert.Equal(t, []string{"forkserver", "5"}, rows[0][:2])
+	for _, column := range []int{7, 10} {
+		times, err := strconv.ParseFloat(rows[0][column], 64)
+		require.NoError(t, err)
+		assert.LessOrEqual(t, times, 1.3, "the memory of all, as a multiple of the table")
+	}
+}
+
+func TestExecutedChildrenHaveATableEach(t *testing.T) {
+	needProcesses(t)
+	spawntest.NoLeaks(t)
+	stdout, stderr, code := start(t, build(t, "0"), "-method", "exec", "-size", "20", "-children", "3", "-questions", "100")
+	require.Zero(t, code)
+	assert.Empty(t, stderr)
+	rows := cells(t, stdout)
+	require.Len(t, rows, 1)
+	assert.Equal(t, []string{"exec", "3"}, rows[0][:2])
+	if runtime.GOOS == "linux" {
+		times, err := strconv.ParseFloat(rows[0][7], 64)
+		require.NoError(t, err)
+		assert.GreaterOrEqual(t, times, 3.0)
+	}
+}
+
+func TestItRefusesWhereChildrenCannotBeForked(t *testing.T) {
+	needProcesses(t)
+	spawntest.NoLeaks(t)
+	remedy, cgo := `use "exec"`, "0"
+	if forkserverIsHere() {
+		out, err := exec.Command("go", "env", "CGO_ENABLED").Output()
+		require.NoError(t, err)
+		if strings.TrimSpace(string(out)) != "1" {
+			t.Skip("no C compiler, or cgo is off")
+		}
+		remedy, cgo = "build with CGO_ENABLED=0", "1"
+	}
+	exe := build(t, cgo)
+	stdout, stderr, code := start(t, exe, "-size", "1", "-children", "2")
+	assert.Equal(t, 1, code)
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, `start method "forkserver"`)
+	assert.Contains(t, stderr, remedy)
+
+	stdout, stderr, code = start(t, exe, "-size", "1", "-children", "2", "-method", "forkserver", "-fallback")
+	require.Zero(t, code)
+	assert.Equal(t, 1, strings.Count(stderr, "children are executed"))
+	assert.Equal(t, []string{"exec", "2"}, cells(t, stdout)[0][:2])
+}
+
+func TestAWrongAnswerIsFound(t *testing.T) {
+	needProcesses(t)
+	spawntest.NoLeaks(t)
+	child := spawntest.Spawn(t, liar)
+	for number := range 10 { // the last is about a word that there is not
+		err := check(t.Context(), child, number, 1000)
+		assert.ErrorContains(t, err, "whatever")
+	}
+}
