@@ -1,13 +1,21 @@
 // Command spawnbench measures how long a child takes from the call of Spawn until it is ready, and where
 // the time goes, beside the least that any library could need: the same binary started with plain
-// os/exec, which connects and writes one byte. Both take turns in one run, as only their ratio means
+// os/exec, which connects and writes one byte. All take turns in one run, as only their ratio means
 // something on a machine that other work shares.
 //
 //	go run ./bench/spawnbench -n 200
 //
-// With -spares it also measures children that were started before (forkspawn.Config.Spares), in turns with the others:
+// With -spares it also measures children that were started before (forkspawn.Config.Spares), with -method forkserver ones
+// that are forked from a template, and with -init and -heap programs that are less trivial than this one:
 //
-//	go run ./bench/spawnbench -n 200 -spares 4
+//	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4 -heap 1M,100M,1G -init 0,50ms
+//
+// There is a row for each combination. -init is for how long, by the clock, the program is busy before it calls forkspawn.Init, as package inits would
+// be: an executed child each time, a template once. -heap is what a template has in memory when it forks, made and written to by
+// its warm-up: blocks of 64 KiB without pointers, and a slice of them. Executed children have no such heap, whatever -heap says: to
+// load one takes as long as one likes. So "to exec" (ratio_to_exec_p50) is the ratio to a child that
+// is executed for the call, with the same -init, and with nothing loaded. A template of each combination is there during the whole run of a transport: the
+// line above takes 4.5 GiB.
 //
 // The default build links libc where a C compiler is found; CGO_ENABLED=0 makes a static one, which
 // starts faster in both columns.
@@ -46,16 +54,22 @@ func main() {
 	if to, ok := os.LookupEnv(floorEnv); ok {
 		floorChild(to)
 	}
+	beBusy()
+	forkspawn.RegisterWarmUp("heap", loadHeap)
 	forkspawn.Register("wait", func(ctx context.Context, _ *forkspawn.Parent) error {
 		<-ctx.Done()
 		return nil
 	})
 	forkspawn.Init()
 
-	n := flag.Int("n", 200, "children per method and transport")
+	n := flag.Int("n", 200, "children per row of the table")
 	warm := flag.Int("warmup", 10, "children before those that count")
-	methods := flag.String("method", "exec", "start methods, with commas between")
+	methods := flag.String("method", "exec", "start `methods`, with commas between")
 	spares := flag.Int("spares", 0, "also take children from so many spares, for each method")
+	heaps := sizes{0}
+	flag.Var(&heaps, "heap", "`sizes` of what a template has in memory, such as 1M,100M,1G; for method forkserver")
+	inits := durations{0}
+	flag.Var(&inits, "init", "for how `long` the program is busy before it calls forkspawn.Init, such as 0,50ms")
 	transports := flag.String("transport", "uds,tcp", "transports, with commas between")
 	asJSON := flag.Bool("json", false, "print one JSON array")
 	flag.Parse()
@@ -65,7 +79,7 @@ func main() {
 	}
 	var results []result
 	for _, network := range strings.Split(*transports, ",") {
-		r, err := measure(strings.Split(*methods, ","), *spares, network, *n, *warm)
+		r, err := measure(kinds(strings.Split(*methods, ","), *spares, heaps, inits), network, *n, *warm)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "spawnbench:", err)
 			os.Exit(1)
@@ -84,16 +98,44 @@ func main() {
 	printTables(os.Stdout, results)
 }
 
-// result is what one row gave. Times are in microseconds.
+// kind is one way to get a child.
+type kind struct {
+	method string
+	spares int           // from which the children are taken; 0 is a process for each
+	heap   int           // bytes that a template has loaded
+	init   time.Duration // how long the program is busy before it calls Init
+}
+
+// kinds returns all combinations. Only templates have a heap.
+func kinds(methods []string, spares int, heaps []int, inits []time.Duration) (list []kind) {
+	for _, method := range methods {
+		of := heaps
+		if method != forkspawn.MethodForkserver {
+			of = []int{0}
+		}
+		for _, init := range inits {
+			for _, heap := range of {
+				for _, k := range slices.Compact([]int{0, spares}) {
+					list = append(list, kind{method, k, heap, init})
+				}
+			}
+		}
+	}
+	return list
+}
+
+// result is what one row gave. Times are in microseconds, but for init_ms.
 type result struct {
 	Method    string             `json:"method"`
 	Transport string             `json:"transport"`
-	Spares    int                `json:"spares"` // from which the children were taken; 0 is a process for each
+	Spares    int                `json:"spares"`
+	Heap      int                `json:"heap"` // bytes
+	InitMS    float64            `json:"init_ms"`
 	N         int                `json:"n"`
 	Ready     percentiles        `json:"ready_us"`
 	Floor     percentiles        `json:"floor_us"`
 	Ratio     float64            `json:"ratio_p50"`         // of ready to the floor
-	ToExec    float64            `json:"ratio_to_exec_p50"` // of ready to that of method exec without spares; 0 if that was not measured
+	ToExec    float64            `json:"ratio_to_exec_p50"` // of ready to that of method exec with the same init and no spares; 0 if that was not measured
 	Phases    map[string]float64 `json:"phases_us"`         // means
 	Stop      percentiles        `json:"stop_us"`
 }
@@ -104,19 +146,36 @@ type percentiles struct {
 	P99 float64 `json:"p99"`
 }
 
-// row is one way to get a child, and what it took.
+// row is what a kind of child took.
 type row struct {
-	method string
-	spares int
-	s      *forkspawn.Spawner
+	kind
+	s *forkspawn.Spawner
 
 	ready, stop []time.Duration
 	phases      forkspawn.BootTimes // sums
 	stopping    time.Duration
 }
 
-// measure gives each method, without spares and with them, and the floor its turn in each round.
-func measure(methods []string, spares int, network string, n, warm int) ([]result, error) {
+// newRow makes a Spawner and waits until its template and spares are there.
+func newRow(k kind, listen transport.Addr) (*row, error) {
+	cfg := forkspawn.Config{Method: k.method, Listen: listen, Spares: k.spares}
+	cfg.Command.Env = k.environ()
+	if k.heap > 0 {
+		cfg.WarmUp = "heap"
+	}
+	s, err := forkspawn.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Warm(context.Background()); err != nil { // which the Spawner bounds
+		s.Close()
+		return nil, err
+	}
+	return &row{kind: k, s: s}, nil
+}
+
+// measure gives each kind of child, and the floor, its turn in each round.
+func measure(kinds []kind, network string, n, warm int) ([]result, error) {
 	listen := transport.Addr{}
 	switch network {
 	case "uds":
@@ -126,15 +185,13 @@ func measure(methods []string, spares int, network string, n, warm int) ([]resul
 		return nil, fmt.Errorf("-transport %q: want uds, tcp or tls", network)
 	}
 	var rows []*row
-	for _, method := range methods {
-		for _, k := range slices.Compact([]int{0, spares}) {
-			s, err := forkspawn.New(forkspawn.Config{Method: method, Listen: listen, Spares: k})
-			if err != nil {
-				return nil, err
-			}
-			defer s.Close()
-			rows = append(rows, &row{method: method, spares: k, s: s})
+	for _, k := range kinds {
+		r, err := newRow(k, listen)
+		if err != nil {
+			return nil, err
 		}
+		defer r.s.Close()
+		rows = append(rows, r)
 	}
 	f, err := newFloor(network)
 	if err != nil {
@@ -163,35 +220,35 @@ func measure(methods []string, spares int, network string, n, warm int) ([]resul
 	}
 	var results []result
 	floors := percentilesOf(floor)
-	exec := 0.0
+	execs := map[time.Duration]float64{} // by init
 	for _, r := range rows {
 		res := r.result(network)
 		res.Floor, res.Ratio = floors, round3(res.Ready.P50/floors.P50)
 		if r.method == forkspawn.MethodExec && r.spares == 0 {
-			exec = res.Ready.P50
+			execs[r.init] = res.Ready.P50
 		}
 		results = append(results, res)
 	}
-	for i := range results {
-		if exec > 0 {
+	for i, r := range rows {
+		if exec, ok := execs[r.init]; ok {
 			results[i].ToExec = round3(results[i].Ready.P50 / exec)
 		}
 	}
 	return results, nil
 }
 
-// turn spawns one child and stops it. The spares are all there before, and their replacement is not waited for.
+// turn spawns one child and stops it, and waits until the spares are all there again, so that nobody's turn is disturbed by their start.
 func (r *row) turn(counts bool) error {
 	ctx := context.Background() // each wait in here has the Spawner's bounds
-	if err := r.s.Warm(ctx); err != nil {
-		return err
-	}
 	c, err := r.s.Spawn(ctx, spawnspec.Spec{Entry: "wait"})
 	if err != nil {
 		return err
 	}
 	boot := c.Boot()
 	stopped, err := c.Stop(ctx)
+	if err == nil {
+		err = r.s.Warm(ctx)
+	}
 	if err != nil || !counts {
 		return err
 	}
@@ -213,7 +270,8 @@ func (r *row) result(network string) result {
 	n := len(r.ready)
 	mean := func(d time.Duration) float64 { return micros(d / time.Duration(n)) }
 	return result{
-		Method: r.method, Transport: network, Spares: r.spares, N: n, Ready: percentilesOf(r.ready), Stop: percentilesOf(r.stop),
+		Method: r.method, Transport: network, Spares: r.spares, Heap: r.heap, InitMS: micros(r.init) / 1000, N: n,
+		Ready: percentilesOf(r.ready), Stop: percentilesOf(r.stop),
 		Phases: map[string]float64{
 			"launch": mean(r.phases.Launch), "runtime": mean(r.phases.Runtime), "init": mean(r.phases.Init),
 			"connect": mean(r.phases.Connect), "hello": mean(r.phases.Hello), "ready": mean(r.phases.Ready),
@@ -299,27 +357,32 @@ func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 func printTables(w io.Writer, results []result) {
 	fmt.Fprintf(w, "%s %s/%s, %d CPUs%s\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), load())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "method\ttransport\tspares\tn\tready p50\tp90\tp99\tto exec\tfloor p50\tratio\tstop p50\tµs\t")
+	fmt.Fprintln(tw, "method\ttransport\tspares\theap\tinit\tn\tready p50\tp90\tp99\tto exec\tfloor p50\tratio\tstop p50\tµs\t")
 	for _, r := range results {
 		toExec := "-"
 		if r.ToExec > 0 {
 			toExec = fmt.Sprintf("%.3f", r.ToExec)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%d\t%d\t%.0f\t%.0f\t%.0f\t%s\t%.0f\t%.2f\t%.0f\t\t\n",
-			r.Method, r.Transport, r.Spares, r.N, r.Ready.P50, r.Ready.P90, r.Ready.P99, toExec, r.Floor.P50, r.Ratio, r.Stop.P50)
+		fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.0f\t%.0f\t%s\t%.0f\t%.2f\t%.0f\t\t\n", r.name(), r.N,
+			r.Ready.P50, r.Ready.P90, r.Ready.P99, toExec, r.Floor.P50, r.Ratio, r.Stop.P50)
 	}
 	tw.Flush()
 	fmt.Fprintln(w)
 	phases := []string{"launch", "runtime", "init", "connect", "hello", "ready", "stop"}
-	fmt.Fprintln(tw, "method\ttransport\tspares\t"+strings.Join(phases, "\t")+"\tmean µs\t")
+	fmt.Fprintln(tw, "method\ttransport\tspares\theap\tinit\t"+strings.Join(phases, "\t")+"\tmean µs\t")
 	for _, r := range results {
-		fmt.Fprintf(tw, "%s\t%s\t%d\t", r.Method, r.Transport, r.Spares)
+		fmt.Fprintf(tw, "%s\t", r.name())
 		for _, p := range phases {
 			fmt.Fprintf(tw, "%.0f\t", r.Phases[p])
 		}
 		fmt.Fprintln(tw, "\t")
 	}
 	tw.Flush()
+}
+
+// name is what both tables begin a row with.
+func (r *result) name() string {
+	return fmt.Sprintf("%s\t%s\t%d\t%s\t%gms", r.Method, r.Transport, r.Spares, sizeString(r.Heap), r.InitMS)
 }
 
 // load tells how busy the machine is, where it says so.
