@@ -95,7 +95,9 @@ func sizeString(n int) string {
 // durations is a flag with durations.
 type durations []time.Duration
 
-func (d *durations) String() string { return strings.Trim(fmt.Sprint([]time.Duration(*d)), "[]") }
+func (d *durations) String() string {
+	return strings.ReplaceAll(strings.Trim(fmt.Sprint([]time.Duration(*d)), "[]"), " ", ",")
+}
 
 func (d *durations) Set(text string) error {
 	*d = nil
