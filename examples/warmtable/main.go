@@ -169,16 +169,18 @@ func measure(method string, o options) (r row, err error) {
 	return r, err
 }
 
-// interrogate spawns the children, asks each its questions, and returns them with the time of the first answer.
+// interrogate spawns the children, asks each its questions, and returns them with the time of the first answer. The first that
+// fails ends it.
 func interrogate(ctx context.Context, spawner *forkspawn.Spawner, o options) (children []*forkspawn.Child, first time.Time, err error) {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	records := extentOf(o.size).records
 	var asking sync.WaitGroup
-	defer asking.Wait()
-	errs := make([]error, o.children)
 	for i := range o.children {
 		child, err := spawner.Spawn(ctx, spawnspec.Spec{Name: fmt.Sprintf("%s-%d", entry, i+1), Entry: entry})
 		if err != nil {
-			return nil, first, err
+			fail(err)
+			break
 		}
 		children = append(children, child)
 		if i == 0 {
@@ -188,13 +190,16 @@ func interrogate(ctx context.Context, spawner *forkspawn.Spawner, o options) (ch
 			first = time.Now()
 		}
 		asking.Go(func() {
-			for n := 0; n < o.questions && errs[i] == nil; n++ {
-				errs[i] = check(ctx, child, i*o.questions+n, records)
+			for n := range o.questions {
+				if err := check(ctx, child, i*o.questions+n, records); err != nil {
+					fail(err)
+					return
+				}
 			}
 		})
 	}
 	asking.Wait()
-	return children, first, errors.Join(errs...)
+	return children, first, context.Cause(ctx)
 }
 
 // check asks one question, and compares the answer with the truth. Every tenth is about a word that there is not.

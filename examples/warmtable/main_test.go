@@ -32,6 +32,27 @@ var liar = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) er
 	}
 })
 
+// init registers what children of this test binary are asked to run. The second one dies of its tenth question.
+func init() {
+	forkspawn.Register(entry, func(ctx context.Context, parent *forkspawn.Parent) error {
+		table := newDictionary(megabyte)
+		for n := 1; ; n++ {
+			var q question
+			if err := parent.Recv(ctx, &q); err != nil {
+				return err
+			}
+			if n == 10 && parent.Spec.Name == "answer-2" {
+				os.Exit(7)
+			}
+			var a answer
+			a.Meaning, a.Known = table.lookup(q.Word)
+			if err := parent.Send(ctx, a); err != nil {
+				return err
+			}
+		}
+	})
+}
+
 func TestMain(m *testing.M) { spawntest.Main(m) }
 
 // build returns the program, built with cgo or without.
@@ -149,4 +170,17 @@ func TestAWrongAnswerIsFound(t *testing.T) {
 		err := check(t.Context(), child, number, 1000)
 		assert.ErrorContains(t, err, "whatever")
 	}
+}
+
+func TestAChildThatDiesEndsItAll(t *testing.T) {
+	needProcesses(t)
+	spawntest.NoLeaks(t)
+	spawner, err := forkspawn.New(forkspawn.Config{})
+	require.NoError(t, err)
+	defer func() { assert.NoError(t, spawner.Close()) }()
+	_, _, err = interrogate(t.Context(), spawner, options{size: megabyte, children: 3, questions: 1e9})
+	var exit *forkspawn.ExitError
+	require.ErrorAs(t, err, &exit)
+	assert.ErrorContains(t, err, `child "answer-2"`)
+	assert.Equal(t, 7, exit.Status.Code())
 }
