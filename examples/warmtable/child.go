@@ -35,11 +35,12 @@ func load() error {
 	loaded.by = os.Getpid()
 	if kind == "pointers" {
 		loaded.table = newPointers(size)
-	} else {
-		loaded.table = newDictionary(size)
+		return nil
 	}
+	loaded.table = newDictionary(size)
 	// A heap grows by so many percent of all that it holds, the table with it, before it is collected. With the default of 100
-	// each child would gather as much garbage as the table is large. Forked children have this setting from their template.
+	// each child would gather as much garbage as the table is large. Collections are cheap here, as they have nothing to look for in
+	// the table. Forked children have this setting from their template.
 	debug.SetGCPercent(1)
 	return nil
 }

@@ -152,10 +152,10 @@ func measure(method string, o options) (r row, err error) {
 
 	began = time.Now()
 	children, answered, err := interrogate(ctx, spawner, o)
-	r.first, r.all = answered.Sub(began), time.Since(began)
 	if err != nil {
 		return r, err
 	}
+	r.first, r.all = answered.Sub(began), time.Since(began)
 	r.method, r.children = children[0].Spec().Method, len(children)
 	if r.answered, err = memoryOf(ctx, children); err != nil {
 		return r, err
