@@ -28,7 +28,7 @@ type templateProcess struct {
 	control int // the socket, blocking
 	spawner int // the process that it belongs to
 	forker  *refork.Forker
-	request []byte // of the request under way; it has a secret
+	request []byte // the one under way; it has a secret, and an environment, which are the child's alone
 	files   [forkFiles]int
 }
 
@@ -47,7 +47,7 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err 
 	runtime.LockOSThread() // the children's first thread, until they let it go
 	t.tell(templateNews{kind: newsReady}, -1)
 	for {
-		request, err := t.receive()
+		err := t.receive()
 		if err == io.EOF {
 			os.Exit(0) // the Spawner is closed, or its process has ended
 		}
@@ -64,7 +64,7 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err 
 			{From: t.files[3], To: t.files[3]},
 		}})
 		if err == nil && pid == 0 {
-			return t.becomeChild(&request)
+			return t.becomeChild()
 		}
 		t.answer(pid, pidfd, err)
 	}
@@ -125,7 +125,7 @@ func refusal(kind newsKind, err error) templateNews {
 
 // receive waits for a request, in this thread: the fewer threads and goroutines a template has the better. It returns
 // io.EOF when there is nobody any more who would ask. The last of files is -1 when they could not be received.
-func (t *templateProcess) receive() (forkRequest, error) {
+func (t *templateProcess) receive() error {
 	var head [4]byte
 	oob := make([]byte, unix.CmsgSpace(4*forkFiles))
 	for i := range t.files {
@@ -137,30 +137,27 @@ func (t *templateProcess) receive() (forkRequest, error) {
 	}
 	switch {
 	case err == syscall.ECONNRESET, err == nil && n == 0:
-		return forkRequest{}, io.EOF
+		return io.EOF
 	case err != nil:
-		return forkRequest{}, os.NewSyscallError("recvmsg", err)
+		return os.NewSyscallError("recvmsg", err)
 	}
 	fds, err := receivedFiles(oob[:oobn])
 	if err != nil {
-		return forkRequest{}, err
+		return err
 	}
 	copy(t.files[:], fds)
 	if err := t.readFull(head[n:]); err != nil {
-		return forkRequest{}, err
+		return err
 	}
 	size := int(binary.LittleEndian.Uint32(head[:]))
 	if size > maxTemplateMessage {
-		return forkRequest{}, errTemplateMessage
+		return errTemplateMessage
 	}
 	if cap(t.request) < size {
 		t.request = make([]byte, size)
 	}
 	t.request = t.request[:size]
-	if err := t.readFull(t.request); err != nil {
-		return forkRequest{}, err
-	}
-	return decodeForkRequest(t.request)
+	return t.readFull(t.request)
 }
 
 func (t *templateProcess) readFull(b []byte) error {
@@ -234,8 +231,12 @@ func (t *templateProcess) tell(news templateNews, pidfd int) {
 }
 
 // becomeChild makes this process, which was forked a moment ago, what an executed one is from its start.
-func (t *templateProcess) becomeChild(r *forkRequest) (ticket handshake.Ticket, forked int64, err error) {
+func (t *templateProcess) becomeChild() (ticket handshake.Ticket, forked int64, err error) {
 	forked = monotime.Now()
+	r, err := decodeForkRequest(t.request)
+	if err != nil {
+		return ticket, forked, fmt.Errorf("forkspawn: %w", err)
+	}
 	// Dead numbers that nothing of Go owns.
 	syscall.Close(t.control)
 	for _, fd := range t.files[:3] {

@@ -46,7 +46,8 @@ func (r *forkRequest) encode() []byte {
 	return b
 }
 
-// decodeForkRequest reads a message's body. The ticket is a part of it.
+// decodeForkRequest reads a message's body. The ticket is a part of it. A template leaves this to the child: what it had itself
+// in memory, if only for a moment, all its later children would have.
 func decodeForkRequest(body []byte) (r forkRequest, err error) {
 	b := fields{body}
 	r.ownGroup = b.byte() == 1

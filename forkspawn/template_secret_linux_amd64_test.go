@@ -1,0 +1,72 @@
+package forkspawn_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// memoryHas counts a text in all memory that another process can write to.
+func memoryHas(t testing.TB, pid int, text string) (n int) {
+	t.Helper()
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	if os.IsPermission(err) {
+		t.Skip(err) // Yama's ptrace_scope
+	}
+	require.NoError(t, err)
+	defer mem.Close()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	require.NoError(t, err)
+	b := make([]byte, 1<<20)
+	lines := bufio.NewScanner(bytes.NewReader(maps))
+	for lines.Scan() {
+		var from, to int64
+		var perm string
+		if got, _ := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &perm); got != 3 || !strings.HasPrefix(perm, "rw") {
+			continue
+		}
+		for at := from; at < to; {
+			got, err := unix.Pread(int(mem.Fd()), b[:min(int64(len(b)), to-at)], at)
+			require.NoError(t, err, lines.Text())
+			n += bytes.Count(b[:got], []byte(text))
+			if at += int64(got); at < to {
+				at -= int64(len(text) - 1)
+			}
+		}
+	}
+	return n
+}
+
+// TestForkedChildrensSecretsAreTheirOwn looks for what only one child was given in the memory of the template, and in that of the
+// children that are forked after it: a child begins with all that the template has, what it has freed included.
+func TestForkedChildrensSecretsAreTheirOwn(t *testing.T) {
+	needForks(t)
+	s := forking(t)
+	_, first := spawnWarm(t, s)
+	var told []string
+	for i := range 3 {
+		secret := rand.Text()
+		env := append(os.Environ(), "TOKEN="+secret, strings.Repeat("x", 1000*i)+"=1") // longer from one to the next
+		c, err := s.SpawnCommand(testContext(t), forkspawn.Command{Env: env}, spawnspec.Spec{Entry: "warm"})
+		require.NoError(t, err)
+		assert.Positive(t, memoryHas(t, c.PID(), secret), "the search finds what is there")
+		for _, earlier := range told {
+			assert.Zero(t, memoryHas(t, c.PID(), earlier), "in child %d", i)
+		}
+		told = append(told, secret, "1 "+c.ID()+" ") // the second is the beginning of its ticket
+		for _, text := range told {
+			assert.Zero(t, memoryHas(t, first.Template, text), "in the template after child %d", i)
+		}
+	}
+}
