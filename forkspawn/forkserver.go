@@ -24,7 +24,8 @@ var templates = struct {
 // that its children need not. It is called before Init, in parent and child alike, as Register is. It panics when the
 // name is empty or taken, or warmUp is nil.
 //
-// Goroutines that a warm-up leaves running run in every child too. Files and connections that it leaves open are dead there.
+// Goroutines that a warm-up leaves running run in every child too. Files and connections that it leaves open are dead there:
+// what is read from them is at its end. Signals that it has asked for, or ignores, do there what they do in a new process.
 // An error that it returns, or a panic, is in the [*TemplateError] of the Spawns that waited for it.
 func RegisterWarmUp(name string, warmUp func() error) {
 	templates.Lock()

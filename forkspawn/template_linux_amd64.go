@@ -101,13 +101,30 @@ func (t *templateProcess) prepare(name string) templateNews {
 	if err != nil {
 		return refusal(newsRefused, err)
 	}
+	forget := rememberSignals()
 	if err := warmUp(); err != nil {
 		return templateNews{kind: newsFailed, reason: "warm-up: " + err.Error()}
 	}
 	refork.Collapse() // an old kernel cannot: then a fork costs more
-	signal.Reset()    // what a warm-up has asked for is none of its children's business
+	forget()          // what a warm-up has asked for is none of its children's business
 	refork.ShedThreads()
 	return templateNews{kind: newsReady}
+}
+
+// rememberSignals returns what undoes calls of signal.Notify, and those of signal.Ignore that are made from now on.
+func rememberSignals() (forget func()) {
+	var ignored [65]bool
+	for n := range ignored {
+		ignored[n] = signal.Ignored(syscall.Signal(n))
+	}
+	return func() {
+		for n := range ignored {
+			if sig := syscall.Signal(n); signal.Ignored(sig) && !ignored[n] {
+				signal.Notify(make(chan os.Signal, 1), sig) // which puts the handler back, as Reset alone does not
+			}
+		}
+		signal.Reset()
+	}
 }
 
 // refusal is what is told of a [*refork.Refused].

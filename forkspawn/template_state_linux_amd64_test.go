@@ -1,0 +1,244 @@
+package forkspawn_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// untidyFiles are the descriptors that the warm-up "untidy" leaves open.
+const untidyFiles = 6
+
+// untidy is what a warm-up leaves that does not clean up.
+var untidy struct {
+	file     *os.File
+	reader   *os.File // of a pipe
+	listener net.Listener
+	got      chan error // what a goroutine that reads from the pipe got
+}
+
+func init() {
+	forkspawn.RegisterWarmUp("untidy", func() (err error) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGUSR1)
+		signal.Ignore(syscall.SIGUSR2)
+		if untidy.file, err = os.Open("/etc/passwd"); err != nil {
+			return err
+		}
+		var w *os.File
+		if untidy.reader, w, err = os.Pipe(); err != nil {
+			return err
+		}
+		w.Write([]byte("x"))
+		if untidy.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return err
+		}
+		conn, err := net.Dial("tcp", untidy.listener.Addr().String())
+		if err != nil {
+			return err
+		}
+		accepted, err := untidy.listener.Accept()
+		if err != nil {
+			return err
+		}
+		untidy.got = make(chan error, 1)
+		var one [1]byte
+		untidy.reader.Read(one[:])
+		go func() {
+			_, err := untidy.reader.Read(one[:]) // it has no end as long as this process has w
+			untidy.got <- err
+			runtime.KeepAlive(w)
+			runtime.KeepAlive(conn)
+			runtime.KeepAlive(accepted)
+		}()
+		return nil
+	})
+	moreEntries["untidy"] = func(ctx context.Context, p *forkspawn.Parent) error {
+		report := map[string]string{}
+		_, err := untidy.file.Read(make([]byte, 1))
+		report["file"] = fmt.Sprint(err)
+		var errno syscall.Errno
+		_, err = untidy.listener.Accept()
+		errors.As(err, &errno)
+		report["listener"] = errno.Error()
+		select {
+		case err := <-untidy.got:
+			report["pipe"] = fmt.Sprint(err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		conn, err := net.Dial("tcp", untidy.listener.Addr().String())
+		if err == nil {
+			conn.Close()
+		}
+		report["accepts"] = strconv.FormatBool(err == nil) // the template's
+		report["ignores"] = strconv.FormatBool(signal.Ignored(syscall.SIGUSR2))
+		return p.Send(ctx, report)
+	}
+	moreEntries["state"] = func(ctx context.Context, p *forkspawn.Parent) error {
+		state, err := processState()
+		if err != nil {
+			return err
+		}
+		return p.Send(ctx, state)
+	}
+}
+
+// processState is what the kernel has of this process that a program could depend on.
+func processState() (map[string]string, error) {
+	state := map[string]string{}
+	read := func(name string) string {
+		b, err := os.ReadFile("/proc/self/" + name)
+		if err != nil {
+			return err.Error()
+		}
+		return strings.TrimSpace(string(bytes.ReplaceAll(b, []byte{0}, []byte{'\n'})))
+	}
+	for line := range strings.Lines(read("status")) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		state["status "+key] = strings.TrimSpace(value)
+	}
+	for line := range strings.Lines(read("limits")) {
+		state["limit "+strings.TrimSpace(line[:min(26, len(line))])] = strings.Join(strings.Fields(line[min(26, len(line)):]), " ")
+	}
+	for _, name := range []string{"cmdline", "comm", "cgroup", "oom_score_adj", "personality", "timerslack_ns", "coredump_filter", "loginuid", "setgroups"} {
+		state[name] = read(name)
+	}
+	for _, name := range []string{"exe", "cwd", "root", "ns/mnt", "ns/pid", "ns/net", "ns/user", "ns/ipc", "ns/uts", "ns/cgroup"} {
+		link, err := os.Readlink("/proc/self/" + name)
+		state[name] = fmt.Sprint(link, err)
+	}
+	environ := strings.Split(read("environ"), "\n")
+	slices.Sort(environ)
+	state["environ"] = strings.Join(environ, "\n")
+	environ = os.Environ()
+	slices.Sort(environ)
+	state["os.Environ"] = strings.Join(environ, "\n")
+	state["os.Args"] = strings.Join(os.Args, "\n")
+
+	_, stat, _ := strings.Cut(read("stat"), ") ")
+	fields := strings.Fields(stat) // from the third on: proc_pid_stat(5)
+	for n, name := range map[int]string{4: "parent", 6: "session", 7: "terminal", 18: "priority", 19: "nice", 38: "exit signal", 40: "rt_priority", 41: "policy"} {
+		state[name] = fields[n-3]
+	}
+	state["leads its group"] = strconv.FormatBool(syscall.Getpgrp() == os.Getpid())
+	var reaper int32
+	if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&reaper)), 0, 0, 0); err != nil {
+		return nil, err
+	}
+	state["subreaper"] = strconv.Itoa(int(reaper))
+	for name, option := range map[string]int{"dumpable": unix.PR_GET_DUMPABLE, "securebits": unix.PR_GET_SECUREBITS} {
+		n, err := unix.PrctlRetInt(option, 0, 0, 0, 0)
+		state[name] = fmt.Sprint(n, err)
+	}
+	affinity := unix.CPUSet{}
+	if err := unix.SchedGetaffinity(0, &affinity); err != nil {
+		return nil, err
+	}
+	state["cpus"] = fmt.Sprint(affinity.Count())
+
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	var kinds []string
+	sockets := 0
+	for _, fd := range fds {
+		link, err := os.Readlink("/proc/self/fd/" + fd.Name())
+		if err != nil || strings.HasSuffix(link, "/fd") {
+			continue
+		}
+		kind, _, _ := strings.Cut(link, ":[")
+		if kind == "socket" {
+			sockets++
+			continue
+		}
+		if n, _ := strconv.Atoi(fd.Name()); n <= 2 {
+			kind = fd.Name() + " " + kind
+		}
+		kinds = append(kinds, kind)
+	}
+	slices.Sort(kinds)
+	state["sockets"] = strconv.Itoa(sockets)
+	state["descriptors"] = strings.Join(kinds, "\n")
+	return state, nil
+}
+
+// volatile are the values that differ between two processes whatever their start.
+var volatile = regexp.MustCompile(`^status (Pid|Tgid|Ngid|NS.*|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
+
+// TestForkedChildIsWhatAnExecutedOneIs compares all that the kernel tells of two children of the same Config. It pins the differences
+// that the package comment names.
+func TestForkedChildIsWhatAnExecutedOneIs(t *testing.T) {
+	needForks(t)
+	signal.Ignore(syscall.SIGHUP) // as after nohup
+	defer signal.Reset(syscall.SIGHUP)
+	state := func(s *forkspawn.Spawner) (state map[string]string) {
+		t.Helper()
+		require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "state"}).Recv(testContext(t), &state))
+		return state
+	}
+	executed := state(newSpawner(t, forkspawn.Config{Method: forkspawn.MethodExec}))
+	forked := state(forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "untidy" }))
+
+	var vars []string
+	for v := range strings.Lines(forked["environ"]) {
+		if !strings.HasPrefix(v, "SPAWNWIRE_TEMPLATE=") {
+			vars = append(vars, v)
+		}
+	}
+	assert.NotEqual(t, executed["environ"], forked["environ"], "in /proc it is the template's")
+	forked["environ"] = strings.Join(vars, "")
+	assert.Equal(t, signals(t, executed["status SigCgt"])|1<<33, signals(t, forked["status SigCgt"]), "signal 34 has a handler")
+	forked["status SigCgt"] = executed["status SigCgt"]
+	for _, m := range []map[string]string{executed, forked} {
+		n, err := strconv.Atoi(m["sockets"])
+		require.NoError(t, err)
+		assert.LessOrEqual(t, n, 2+untidyFiles, "the channel, the control connection that comes a moment later, and what is dead")
+	}
+	executed["sockets"] = forked["sockets"]
+	for key, value := range executed {
+		if !volatile.MatchString(key) {
+			assert.Equal(t, value, forked[key], key)
+		}
+	}
+	assert.Greater(t, len(executed), 50, "it was looked at")
+}
+
+func signals(t *testing.T, s string) uint64 {
+	t.Helper()
+	n, err := strconv.ParseUint(s, 16, 64)
+	require.NoError(t, err)
+	return n
+}
+
+// TestWhatAWarmUpLeavesOpenIsDeadInTheChildren looks at each kind of it, and at the template, where it lives.
+func TestWhatAWarmUpLeavesOpenIsDeadInTheChildren(t *testing.T) {
+	needForks(t)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "untidy" })
+	for range 2 { // and so the first has not shut down what the template and the second have
+		var report map[string]string
+		require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "untidy"}).Recv(testContext(t), &report))
+		assert.Equal(t, map[string]string{
+			"file": "EOF", "pipe": "EOF", "listener": "invalid argument", "accepts": "true", "ignores": "false",
+		}, report)
+	}
+}
