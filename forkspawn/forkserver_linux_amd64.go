@@ -176,6 +176,9 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr) (Process, erro
 	}
 	message := request.encode()
 	defer clear(message)
+	if len(message) > maxTemplateMessage {
+		return nil, &fs.PathError{Op: "fork", Path: "environment", Err: syscall.E2BIG}
+	}
 
 	if _, err := f.get(ctx); err != nil { // which may take long
 		return nil, err
@@ -282,7 +285,7 @@ func (t *template) run() {
 		}
 		return
 	case news.kind == newsFailed:
-		err = errors.New(news.reason)
+		err = news.err()
 	default:
 		err = errTemplateMessage
 	}
@@ -398,25 +401,13 @@ func (t *template) fork(message []byte, fds []int, ownGroup bool) (Process, erro
 		t.f.started(p)
 		return p, nil
 	case news.kind == newsNotForked:
-		return nil, t.refused(&news)
+		return nil, &TemplateError{PID: t.proc.PID(), Err: news.err()} // and it goes on
 	default:
 		err = errTemplateMessage
 	}
 	err = t.end(err)
 	t.endUnknown()
 	return nil, err
-}
-
-// refused is the error of a fork that was not made. The template is well.
-func (t *template) refused(news *templateNews) error {
-	err := errors.New(news.reason)
-	if news.remedy != "" {
-		err = fmt.Errorf("%w; %s", err, news.remedy)
-	}
-	if news.errno != 0 {
-		err = explainStart(&bothErrors{err, news.errno})
-	}
-	return &TemplateError{PID: t.proc.PID(), Err: err}
 }
 
 // endUnknown ends a child that the template had forked when it died, before it could tell of it. The child has the

@@ -56,7 +56,7 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err 
 			os.Exit(ExitFailure)
 		}
 		if t.files[forkFiles-1] < 0 {
-			t.answer(0, -1, &refork.Refused{Reason: "descriptors of the child", Err: syscall.EMFILE, Remedy: "raise the limit with ulimit -n"})
+			t.answer(0, -1, &refork.Refused{Reason: "descriptors of the child", Err: syscall.EMFILE})
 			continue
 		}
 		pid, pidfd, err := t.forker.Fork(refork.Options{Sibling: true, Pidfd: true, Files: []refork.File{
@@ -77,7 +77,7 @@ const selfTestBound = time.Minute
 func takeStdin() (int, error) {
 	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return 0, os.NewSyscallError("fcntl", err)
+		return 0, explainScarcity(os.NewSyscallError("fcntl", err))
 	}
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -99,6 +99,9 @@ func (t *templateProcess) prepare(name string) templateNews {
 		cancel()
 	}
 	if err != nil {
+		if n := refusal(newsFailed, err); n.resource != "" {
+			return n // it may be there the next time
+		}
 		return refusal(newsRefused, err)
 	}
 	forget := rememberSignals()
@@ -137,6 +140,10 @@ func refusal(kind newsKind, err error) templateNews {
 		n.reason = strings.TrimSuffix(n.reason, "; "+n.remedy)
 	}
 	errors.As(err, &n.errno)
+	var scarce *ResourceError
+	if errors.As(explainStart(err), &scarce) {
+		n.resource, n.remedy = scarce.Resource, scarce.Remedy
+	}
 	return n
 }
 

@@ -3,6 +3,7 @@ package forkspawn
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"syscall"
 )
 
@@ -68,11 +69,12 @@ func decodeForkRequest(body []byte) (r forkRequest, err error) {
 
 // templateNews is what a template says.
 type templateNews struct {
-	kind   newsKind
-	pid    int           // of a child
-	errno  syscall.Errno // why not, or 0
-	reason string        // and in words
-	remedy string
+	kind     newsKind
+	pid      int           // of a child
+	errno    syscall.Errno // why not, or 0
+	reason   string        // and in words
+	resource string        // of a [*ResourceError], else ""
+	remedy   string
 }
 
 type newsKind byte
@@ -89,7 +91,7 @@ func (n *templateNews) encode() []byte {
 	b := append(make([]byte, 4), byte(n.kind))
 	b = binary.LittleEndian.AppendUint32(b, uint32(n.pid))
 	b = binary.LittleEndian.AppendUint32(b, uint32(n.errno))
-	b = appendText(appendText(b, n.reason), n.remedy)
+	b = appendText(appendText(appendText(b, n.reason), n.resource), n.remedy)
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
 	return b
 }
@@ -100,11 +102,24 @@ func decodeTemplateNews(body []byte) (n templateNews, err error) {
 	n.pid = int(b.uint32())
 	n.errno = syscall.Errno(b.uint32())
 	n.reason = string(b.text())
+	n.resource = string(b.text())
 	n.remedy = string(b.text())
 	if b.rest == nil {
 		return n, errTemplateMessage
 	}
 	return n, nil
+}
+
+// err is the error that the news are. What is scarce for the template may not be for the Spawner, so the template says what it is.
+func (n *templateNews) err() error {
+	err := errors.New(n.reason)
+	switch {
+	case n.resource != "":
+		return &ResourceError{n.resource, n.remedy, &bothErrors{err, n.errno}}
+	case n.remedy != "":
+		return fmt.Errorf("%w; %s", err, n.remedy)
+	}
+	return err
 }
 
 func appendText[T string | []byte](b []byte, text T) []byte {

@@ -19,7 +19,7 @@ func TestMessagesBetweenTemplateAndSpawner(t *testing.T) {
 		assert.ErrorIs(t, err, errTemplateMessage, "%d bytes", n)
 	}
 
-	news := templateNews{kind: newsNotForked, pid: 7, errno: syscall.EAGAIN, reason: "clone", remedy: "fewer processes"}
+	news := templateNews{kind: newsNotForked, pid: 7, errno: syscall.EAGAIN, reason: "clone", resource: "RLIMIT_NPROC is 7", remedy: "fewer processes"}
 	body = news.encode()[4:]
 	told, err := decodeTemplateNews(body)
 	require.NoError(t, err)

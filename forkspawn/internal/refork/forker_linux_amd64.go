@@ -209,7 +209,10 @@ func (f *Forker) request(o *Options) error {
 		if _, err := unix.FcntlInt(uintptr(file.From), unix.F_GETFD, 0); err != nil || file.From < 0 {
 			return &Refused{Reason: fmt.Sprintf("descriptor %d, which the child shall get, is not open", file.From), Err: err}
 		}
-		taken := file.To < 0 || uint64(file.To)+1 >= limit.Cur || uint32(file.To) == a.layout.epoll || uint32(file.To) == a.layout.eventfd
+		if file.To >= 0 && uint64(file.To)+1 >= limit.Cur {
+			return &Refused{Reason: fmt.Sprintf("no descriptor %d for the child", file.To), Err: syscall.EMFILE, Remedy: "raise the limit with ulimit -n"}
+		}
+		taken := file.To < 0 || uint32(file.To) == a.layout.epoll || uint32(file.To) == a.layout.eventfd
 		for _, k := range a.keep[:a.nKeep] {
 			taken = taken || uint32(file.To) == k
 		}

@@ -5,13 +5,13 @@ package selftest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -72,7 +72,22 @@ func Run(ctx context.Context, f *refork.Forker) error {
 	case len(text) == 0:
 		return fmt.Errorf("self-test: the first child died: exit status %d, signal %d", status.ExitStatus(), status.Signal())
 	}
-	return errors.New("self-test: " + string(text))
+	return &failure{string(text)}
+}
+
+// failure is an error of a child, from which nothing comes but words.
+type failure struct{ said string }
+
+func (f *failure) Error() string { return "self-test: " + f.said }
+
+// Unwrap returns what was scarce, if that is what the words say: it tells nothing of the machine.
+func (f *failure) Unwrap() error {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.EAGAIN, syscall.ENOMEM} {
+		if strings.Contains(f.said, errno.Error()) {
+			return errno
+		}
+	}
+	return nil
 }
 
 // endWith has the kernel kill this process, which was forked a moment ago, when its parent dies (PR_SET_PDEATHSIG in prctl(2)).
