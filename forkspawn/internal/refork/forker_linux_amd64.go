@@ -131,6 +131,7 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 	}
 	wait, pause := firstWait, firstPause
 	blocking := map[uint32]blocker{}
+	woken := false
 	began := time.Now()
 	for {
 		a.wait = int64(wait)
@@ -154,7 +155,12 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		}
 		refused, retry := f.explain(a.result, blocking)
 		if a.result.code == posixTimer {
-			retry = deleteOrphanTimers()
+			// Those of a profile that was stopped stay until their threads run Go code once more, this one too.
+			if retry = deleteOrphanTimers(); !retry && !woken {
+				ShedThreads()
+				wakeSignalThread()
+				woken, retry = true, true
+			}
 		}
 		if !retry || time.Since(began) > giveUp {
 			return 0, -1, refused
@@ -346,7 +352,7 @@ func (f *Forker) explain(r result, blocking map[uint32]blocker) (refused *Refuse
 		return say("whether a CPU profile is running cannot be told"), false
 	case posixTimer:
 		refused = say("POSIX timer %d exists, which the child would not have", r.a)
-		refused.Remedy = "a CPU profile leaves its timers behind until its threads have run Go code once more (refork.ShedThreads)"
+		refused.Remedy = "delete it; those of a CPU profile that was stopped go when their threads run Go code once more, as each locked to a goroutine must (runtime.Gosched)"
 		return refused, false
 	case failedPoller:
 		return say("read of /proc/self/fdinfo/%d", f.a.layout.epoll), false

@@ -3,6 +3,7 @@ package refork
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 )
@@ -38,4 +39,12 @@ func deleteOrphanTimers() bool {
 		}
 	}
 	return found
+}
+
+// wakeSignalThread has the thread run that the runtime keeps for package os/signal, and which no other goroutine gets.
+func wakeSignalThread() {
+	const unused = syscall.Signal(64)
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unused)
+	signal.Stop(c)
 }

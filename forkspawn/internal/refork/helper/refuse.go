@@ -91,11 +91,10 @@ func cpuProfile(f *refork.Forker) error {
 	}()
 	<-held
 	pprof.StopCPUProfile()
-	if err := refused(f, "POSIX timer", "ShedThreads"); err != nil {
+	if err := refused(f, "POSIX timer", "runtime.Gosched"); err != nil {
 		return err
 	}
 	close(idle)
-	refork.ShedThreads()
 	return healthy(f)
 }
 
