@@ -11,9 +11,10 @@ import (
 
 // Defaults of Config.
 const (
-	DefaultBootTimeout = 30 * time.Second
-	DefaultStopGrace   = 5 * time.Second
-	DefaultTermGrace   = 2 * time.Second
+	DefaultBootTimeout   = 30 * time.Second
+	DefaultWarmUpTimeout = 10 * time.Minute
+	DefaultStopGrace     = 5 * time.Second
+	DefaultTermGrace     = 2 * time.Second
 )
 
 // ErrClosed is the error of a Spawner that was closed.
@@ -29,6 +30,10 @@ type Config struct {
 	// WarmUp is the name of what a template of MethodForkserver does before it forks children, once; see RegisterWarmUp.
 	// "" is nothing but the program's own package inits.
 	WarmUp string
+	// WarmUpTimeout bounds the start of such a template until it can fork; 0 is DefaultWarmUpTimeout. One that takes longer is
+	// killed, which is a [*TemplateError] of the Spawns that wait for it, and the next starts another. A Spawn waits for it no
+	// longer than BootTimeout, and so a program with a long warm-up calls Spawner.Warm first.
+	WarmUpTimeout time.Duration
 	// ForkserverFallback has children executed, as with MethodExec, where MethodForkserver cannot be had, and the Logger told so once.
 	// Otherwise that is an error: of New on other platforms, of Spawn, a [*MethodError], where the template finds out.
 	ForkserverFallback bool
@@ -96,7 +101,7 @@ type Config struct {
 	// errors.ErrUnsupported.
 	Subreaper bool
 	// WaitForDebugger lets a child be as long as a debugger holds it (Linux): neither BootTimeout nor the
-	// graces of a stop have force used on it then. A context that ends, and Hasten, still have.
+	// graces of a stop have force used on it then, and WarmUpTimeout has none used on a template. A context that ends, and Hasten, still have.
 	WaitForDebugger bool
 	// Logger gets what is worth a line; nil logs nothing. Debug is the usual course of a child's
 	// life; Info is a restart of a child that ended well; Warn is force, a failure that no caller is told of, and a refused connection; Error is
@@ -128,6 +133,7 @@ func (cfg Config) withDefaults() (Config, error) {
 		def   time.Duration
 	}{
 		{"BootTimeout", &cfg.BootTimeout, DefaultBootTimeout},
+		{"WarmUpTimeout", &cfg.WarmUpTimeout, DefaultWarmUpTimeout},
 		{"StopGrace", &cfg.StopGrace, stopGrace},
 		{"TermGrace", &cfg.TermGrace, termGrace},
 		{"HelloTimeout", &cfg.HelloTimeout, 0},

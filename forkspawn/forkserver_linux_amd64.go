@@ -271,8 +271,11 @@ func (t *template) run() {
 	if t.err = t.start(); t.err != nil {
 		return
 	}
-	news, _, err := t.receive(time.Time{}) // nothing bounds a warm-up but the Spawner's end, and the template's
+	limit := t.f.s.cfg.WarmUpTimeout
+	news, _, err := t.receive(time.Now().Add(limit))
 	switch {
+	case err == errTemplateStuck:
+		err = fmt.Errorf("it has not warmed up within %v (Config.WarmUpTimeout)", limit)
 	case err != nil:
 	case news.kind == newsReady:
 		return
@@ -448,7 +451,7 @@ func (t *template) send(message []byte, fds []int, deadline time.Time) error {
 	return t.explain(err)
 }
 
-// receive waits for news, until a deadline if there is one. A template that is stopped is waited for only until it is ready.
+// receive waits for news, until the deadline, or until the template is seen to be stopped.
 func (t *template) receive(deadline time.Time) (news templateNews, pidfd int, err error) {
 	pidfd = -1
 	defer func() {
@@ -485,15 +488,11 @@ func (t *template) receive(deadline time.Time) (news templateNews, pidfd int, er
 func (t *template) read(b []byte, deadline time.Time, read func([]byte) (int, error)) error {
 	stopped := false
 	for len(b) > 0 {
-		if !deadline.IsZero() {
-			t.conn.SetReadDeadline(time.Now().Add(templateLook))
-		} else {
-			t.conn.SetReadDeadline(time.Time{})
-		}
+		t.conn.SetReadDeadline(time.Now().Add(templateLook))
 		n, err := read(b)
 		b = b[max(n, 0):]
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(deadline):
+		case errors.Is(err, os.ErrDeadlineExceeded) && (time.Now().Before(deadline) || t.f.s.cfg.WaitForDebugger && traced(t.proc.PID())):
 			was := stopped
 			if stopped = !t.proc.runs(); stopped && was && !isClosed(t.gone) {
 				return errTemplateStopped

@@ -291,7 +291,7 @@ func TestTemplateWithoutItsWarmUpIsRefused(t *testing.T) {
 	var wrong *forkspawn.ConfigError
 	require.ErrorAs(t, err, &wrong)
 	assert.Equal(t, "WarmUp", wrong.Field)
-	assert.Contains(t, err.Error(), `no warm-up "elsewhere"; this program has: fails`)
+	assert.Contains(t, err.Error(), `no warm-up "elsewhere"; this program has: `)
 }
 
 func TestTemplateThatHangsAsItWarmsUp(t *testing.T) {

@@ -105,13 +105,31 @@ func (t *templateProcess) prepare(name string) templateNews {
 		return refusal(newsRefused, err)
 	}
 	forget := rememberSignals()
-	if err := warmUp(); err != nil {
+	if err := t.runWarmUp(warmUp); err != nil {
 		return templateNews{kind: newsFailed, reason: "warm-up: " + err.Error()}
 	}
 	refork.Collapse() // an old kernel cannot: then a fork costs more
 	forget()          // what a warm-up has asked for is none of its children's business
 	refork.ShedThreads()
 	return templateNews{kind: newsReady}
+}
+
+// runWarmUp calls it. Its goroutine is the main one, without which the template would neither answer nor end.
+func (t *templateProcess) runWarmUp(warmUp func() error) error {
+	returned := false
+	defer func() {
+		switch r := recover(); {
+		case returned:
+		case r != nil:
+			panic(r)
+		default:
+			t.tell(templateNews{kind: newsFailed, reason: "warm-up: it called runtime.Goexit"}, -1)
+			os.Exit(ExitFailure)
+		}
+	}()
+	err := warmUp()
+	returned = true
+	return err
 }
 
 // rememberSignals returns what undoes calls of signal.Notify, and those of signal.Ignore that are made from now on.

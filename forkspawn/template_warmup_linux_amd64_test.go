@@ -1,0 +1,288 @@
+package forkspawn_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"runtime/trace"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+// signEnv has the path of a file in the environment of a template. Its warm-up, or what that has left, goes on when it is there.
+const signEnv = "SPAWNWIRE_TEST_SIGN"
+
+func awaitSign() {
+	for {
+		if _, err := os.Stat(os.Getenv(signEnv)); err == nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// busyWork counts what the goroutines of the warm-up "busy" do.
+var busyWork [4]atomic.Int64
+
+func init() {
+	warmUps := map[string]func() error{
+		"exits": func() error {
+			os.Exit(7)
+			return nil
+		},
+		"ends its goroutine": func() error {
+			go awaitSign() // so that the runtime does not end the process
+			runtime.Goexit()
+			return nil
+		},
+		"stops itself": func() error { return syscall.Kill(os.Getpid(), syscall.SIGSTOP) },
+		"waits": func() error {
+			fmt.Fprintln(os.Stderr, os.Getpid())
+			awaitSign()
+			return nil
+		},
+		"busy": func() error {
+			for i := range busyWork {
+				go func() {
+					var garbage [][]byte
+					for n := 0; ; n++ {
+						garbage = append(garbage[:len(garbage)%1000], make([]byte, 100))
+						if n%1000 == 0 {
+							busyWork[i].Add(1)
+							time.Sleep(50 * time.Microsecond)
+						}
+					}
+				}()
+			}
+			return nil
+		},
+		"profiles": func() error {
+			go func() {
+				awaitSign()
+				pprof.StopCPUProfile()
+			}()
+			return pprof.StartCPUProfile(io.Discard)
+		},
+		"traces": func() error {
+			go func() {
+				awaitSign()
+				trace.Stop()
+			}()
+			return trace.Start(io.Discard)
+		},
+		"blocks the signal": func() error {
+			blocked := make(chan error)
+			go func() {
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
+				set := unix.Sigset_t{Val: [16]uint64{1 << 33}}
+				blocked <- unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
+				for { // in this thread, and no other
+					if unix.Access(os.Getenv(signEnv), unix.F_OK) == nil {
+						break
+					}
+					syscall.Nanosleep(&syscall.Timespec{Nsec: 1e6}, nil)
+				}
+				unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, nil)
+			}()
+			return <-blocked
+		},
+	}
+	for name, f := range warmUps {
+		forkspawn.RegisterWarmUp(name, func() error {
+			loaded.pid = os.Getpid()
+			return f()
+		})
+	}
+	moreEntries["busy template"] = func(ctx context.Context, p *forkspawn.Parent) error {
+		for i := range busyWork { // each goes on here
+			for before := busyWork[i].Load(); busyWork[i].Load() < before+3; {
+				if ctx.Err() != nil {
+					return fmt.Errorf("goroutine %d stands still", i)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+		runtime.GC()
+		return p.Send(ctx, loaded.pid)
+	}
+}
+
+// TestTemplateThatDoesNotComeToForking has warm-ups that end the template, or hang, in ways that no error tells.
+func TestTemplateThatDoesNotComeToForking(t *testing.T) {
+	needForks(t)
+	for name, want := range map[string]string{
+		"exits":              "it has ended: exit status 7",
+		"ends its goroutine": "warm-up: it called runtime.Goexit",
+		"stops itself":       "it is stopped (SIGSTOP)",
+		"hangs":              "it has not warmed up within 1s (Config.WarmUpTimeout)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := forking(t, func(cfg *forkspawn.Config) {
+				if cfg.WarmUp = name; name == "hangs" {
+					cfg.WarmUpTimeout = time.Second
+				}
+			})
+			before := spawntest.TakeSnapshot(t)
+			last := 0
+			for range 2 {
+				boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "cold", Entry: "warm"})
+				var template *forkspawn.TemplateError
+				require.ErrorAs(t, boot, &template)
+				assert.Contains(t, boot.Error(), want)
+				assert.NotEqual(t, last, template.PID, "another one")
+				assert.False(t, alive(template.PID))
+				last = template.PID
+			}
+			assert.Empty(t, before.Leaks())
+		})
+	}
+}
+
+// TestTemplateEndsAsItWarmsUp ends it from without, with Spawns that wait.
+func TestTemplateEndsAsItWarmsUp(t *testing.T) {
+	needForks(t)
+	for name, test := range map[string]struct {
+		end  func(s *forkspawn.Spawner, pid int) error
+		want string
+	}{
+		"killed":  {func(_ *forkspawn.Spawner, pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }, "it has ended: signal: killed"},
+		"stopped": {func(_ *forkspawn.Spawner, pid int) error { return syscall.Kill(pid, syscall.SIGSTOP) }, "it is stopped (SIGSTOP)"},
+		"closed":  {func(s *forkspawn.Spawner, _ int) error { return s.Close() }, "spawner closed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sign := filepath.Join(t.TempDir(), "sign")
+			t.Setenv(signEnv, sign)
+			said, w := io.Pipe()
+			defer w.Close()
+			s := forking(t, func(cfg *forkspawn.Config) {
+				cfg.WarmUp, cfg.Stderr = "waits", forkspawn.Capture(w)
+			})
+			errs := make(chan error, 3)
+			for range cap(errs) {
+				go func() {
+					_, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
+					errs <- err
+				}()
+			}
+			var pid int
+			_, err := fmt.Fscanln(said, &pid)
+			require.NoError(t, err)
+			go io.Copy(io.Discard, said)
+			require.NoError(t, test.end(s, pid))
+			for range cap(errs) {
+				err := <-errs
+				assert.ErrorContains(t, err, test.want)
+				var template *forkspawn.TemplateError
+				assert.Equal(t, name != "closed", errors.As(err, &template))
+			}
+			assert.False(t, alive(pid))
+			if name == "closed" {
+				return
+			}
+			require.NoError(t, os.WriteFile(sign, nil, 0o600))
+			_, r := spawnWarm(t, s)
+			assert.NotEqual(t, pid, r.Template)
+		})
+	}
+}
+
+// TestTemplateThatMustNotForkNow has what a user can do that makes a fork impossible. It is refused with the remedy, and nothing is
+// broken: the same template forks once the remedy is taken.
+func TestTemplateThatMustNotForkNow(t *testing.T) {
+	needForks(t)
+	for name, want := range map[string]string{
+		"profiles":          `cannot fork without exec: a CPU profile is running; stop it before \(pprof.StopCPUProfile\)`,
+		"traces":            `cannot fork without exec: an execution trace is running; stop it before \(trace.Stop\)`,
+		"blocks the signal": `cannot fork without exec: thread \d+ blocks signal 34; unblock it there \(rt_sigprocmask\)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			sign := filepath.Join(t.TempDir(), "sign")
+			t.Setenv(signEnv, sign)
+			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = name })
+			var template *forkspawn.TemplateError
+			for range 2 {
+				boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "refused", Entry: "warm"})
+				require.ErrorAs(t, boot, &template)
+				assert.Regexp(t, want, boot.Error())
+				assert.False(t, template.Status.Known())
+				assert.True(t, alive(template.PID))
+			}
+			require.NoError(t, os.WriteFile(sign, nil, 0o600))
+			var c *forkspawn.Child
+			eventually(t, "it can fork", func() bool {
+				var err error
+				c, err = s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
+				return err == nil
+			})
+			var r warmReport
+			require.NoError(t, c.Recv(testContext(t), &r))
+			assert.Equal(t, template.PID, r.Template, "the same one")
+		})
+	}
+}
+
+// TestTemplateWithGoroutines has a warm-up that leaves some which allocate and sleep without end: each child has them.
+func TestTemplateWithGoroutines(t *testing.T) {
+	needForks(t)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "busy" })
+	templates := map[int]bool{}
+	for range 20 {
+		c := spawn(t, s, spawnspec.Spec{Entry: "busy template"})
+		var pid int
+		require.NoError(t, c.Recv(testContext(t), &pid))
+		templates[pid] = true
+		_, err := c.Kill()
+		require.NoError(t, err)
+	}
+	assert.Len(t, templates, 1)
+}
+
+// TestTemplateKilledAsSparesAreForked has many spares that are taken and forked anew while templates are killed.
+func TestTemplateKilledAsSparesAreForked(t *testing.T) {
+	needForks(t)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.Spares = 8 })
+	require.NoError(t, s.Warm(testContext(t)))
+	for range 5 {
+		_, r := spawnWarm(t, s)
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
+				if err != nil {
+					var template *forkspawn.TemplateError
+					assert.ErrorAs(t, err, &template)
+					return
+				}
+				result, err := c.Stop(context.Background())
+				assert.NoError(t, err)
+				assert.Equal(t, forkspawn.EndedAsked, result.By)
+			})
+		}
+		syscall.Kill(r.Template, syscall.SIGKILL)
+		wg.Wait()
+		eventually(t, "all spares are there again", func() bool {
+			ctx, cancel := context.WithTimeout(testContext(t), 5*time.Second)
+			defer cancel()
+			return s.Warm(ctx) == nil
+		})
+		_, after := spawnWarm(t, s)
+		assert.NotZero(t, after.Template)
+	}
+}
