@@ -1,6 +1,10 @@
 package forkspawn
 
-import "time"
+import (
+	"time"
+
+	"github.com/spawnwire/spawnwire/handshake"
+)
 
 // SetKillBound shortens the wait for a process that got SIGKILL, until the returned function is called.
 func SetKillBound(d time.Duration) (restore func()) {
@@ -17,4 +21,15 @@ func SparePIDs(s *Spawner) (pids []int) {
 		pids = append(pids, sp.PID())
 	}
 	return pids
+}
+
+// ServeAsTemplate is the part of Init that is about templates: it returns in each child that is forked, with its ticket, and reports false in a
+// process that is no template.
+func ServeAsTemplate() (handshake.Ticket, bool, error) {
+	warmUp, ok := takeTemplateOrder()
+	if !ok {
+		return handshake.Ticket{}, false, nil
+	}
+	ticket, _, err := serveAsTemplate(warmUp)
+	return ticket, true, err
 }

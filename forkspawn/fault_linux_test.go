@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/internal/monotime"
 	"github.com/spawnwire/spawnwire/transport"
@@ -28,6 +29,8 @@ import (
 const (
 	faultEnv = "SPAWNWIRE_TEST_FAULT" // point/fault
 	tellEnv  = "SPAWNWIRE_TEST_TELL"  // the number of the case and the FIFO on which the child tells that it is there
+
+	faultTemplateEnv = "SPAWNWIRE_TEST_FAULTY" // set in a template all of whose children are faulty
 )
 
 // point is a place in a child's life.
@@ -283,9 +286,8 @@ func (f *faulty) poll(there func(fd int) bool) {
 }
 
 // run is the child's life. It does not return.
-func (f *faulty) run() {
+func (f *faulty) run(ticket handshake.Ticket, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	ticket, _, err := handshake.TakeTicket()
 	f.check(err)
 	f.reached(beforeDial)
 	f.conn, err = net.Dial(ticket.Addr.Network(), ticket.Addr.Target)
@@ -475,9 +477,21 @@ func shellFault(do fault) string {
 	return tell + script
 }
 
-// playFault makes this process the child that fails, if it was started as one.
+// playFault makes this process the child that fails, if it was started as one, or the template of such children.
 func playFault() {
 	if theFault != nil {
-		theFault.run()
+		ticket, _, err := handshake.TakeTicket()
+		theFault.run(ticket, err)
+	}
+	if os.Getenv(faultTemplateEnv) == "" {
+		return
+	}
+	if ticket, forked, err := forkspawn.ServeAsTemplate(); forked {
+		if theFault = faultFromEnv(); theFault == nil { // the template has failed
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		theFault.reached(atInit)
+		theFault.run(ticket, err)
 	}
 }

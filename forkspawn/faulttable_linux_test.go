@@ -205,7 +205,8 @@ func newFaultBench(t *testing.T) *faultBench {
 	b := &faultBench{spawners: map[string]*forkspawn.Spawner{}, tellers: map[string]chan told{}}
 	path := filepath.Join(t.TempDir(), "fifo")
 	require.NoError(t, syscall.Mkfifo(path, 0o600))
-	var err error
+	program, err := os.Executable()
+	require.NoError(t, err)
 	b.fifo, err = os.OpenFile(path, os.O_RDWR, 0) // with a writer of its own it never comes to its end
 	require.NoError(t, err)
 	for network, listen := range map[string]transport.Addr{"uds": {}, "tcp": {Scheme: "tcp", Target: "127.0.0.1:0"}} {
@@ -216,8 +217,10 @@ func newFaultBench(t *testing.T) *faultBench {
 			forkspawn.EndedBefore:     {BootTimeout: bootTimeout},
 		} {
 			cfg.Listen, cfg.Stdout, cfg.Stderr = listen, forkspawn.Capture(nil), forkspawn.Capture(nil)
+			cfg.Method, cfg.Command = os.Getenv(methodEnv), forkspawn.Command{Path: program, Env: append(os.Environ(), faultTemplateEnv+"=1")}
 			s, err := forkspawn.New(cfg)
 			require.NoError(t, err)
+			require.NoError(t, s.Warm(testContext(t)), "its template, where there is one")
 			b.spawners[network+string(by)] = s
 		}
 	}
@@ -334,6 +337,13 @@ func (b *faultBench) play(number string, c faultCase, v *verdict) {
 	// When Spawn has failed nothing is left, at this moment.
 	var boot *forkspawn.BootError
 	gone := errors.As(err, &boot) && !alive(boot.PID)
+	if child != nil {
+		method := cmp.Or(os.Getenv(methodEnv), forkspawn.MethodExec)
+		if c.point == atStart {
+			method = forkspawn.MethodExec
+		}
+		assert.Equal(v, method, child.Spec().Method)
+	}
 	if child != nil && (c.point == atOpen || c.fault == floodsOn && c.point != atStop) {
 		assert.NoError(v, child.Send(ctx, "hello"))
 	}
@@ -495,7 +505,8 @@ func groupOf(pgid int) (list []int) {
 }
 
 // TestFaultTable fails children at every point of their start in every way, over both transports, and
-// prints what their parent gets to hear and when:
+// prints what their parent gets to hear and when. TestForkserver runs it over forked children too: the point "package init" is
+// where those begin, and those that fail before main are executed.
 //
 //	go test -run TestFaultTable -v ./forkspawn
 func TestFaultTable(t *testing.T) {

@@ -332,6 +332,7 @@ func TestDescriptorsRunOutDuringSpawn(t *testing.T) {
 					}
 					cfg.Listen = listen
 					s := newSpawner(t, cfg)
+					require.NoError(t, s.Warm(testContext(t)), "its template, where there is one")
 					before := descriptors(t)
 					made := 0
 					for free := 0; made < 3; free++ {
@@ -472,6 +473,7 @@ func TestMassStartWithTooFewDescriptorsEnds(t *testing.T) {
 	alone(t, 0, func(t *testing.T) {
 		warm(t, 1)
 		s := newSpawner(t, forkspawn.Config{})
+		require.NoError(t, s.Warm(testContext(t)), "its template, where there is one")
 		before := descriptors(t)
 		fed := starve(t, 40)
 		var mu sync.Mutex
