@@ -65,16 +65,29 @@
 //
 // Children are children of this process, in a group of their own, with streams, directory, environment and errors as ever. A
 // command with another program or other arguments is executed. The Spawner starts the template when it first needs one,
-// and a new one when that has ended or is stopped; Spawns that wait for it get a [*TemplateError]. It ends with its Spawner.
+// and a new one when that has ended, is stopped, or has not warmed up within Config.WarmUpTimeout; Spawns that wait for it get a
+// [*TemplateError]. It ends with its Spawner. What a template lacks in descriptors, processes or memory is a [*ResourceError], as below.
 //
 // It works on linux/amd64, in a program built with CGO_ENABLED=0; [ForkserverSupport] finds out, and
 // Config.ForkserverFallback has children executed elsewhere. A template tries itself for half a second before it warms up.
 //
-// What a child is not given, or shares: files and connections that the warm-up opened are dead in it, and of goroutines that it left
-// running each child has copies. What was made from random numbers is the same in all: maphash.Seed, the seeds of maps, TLS ticket
-// keys; [AfterFork] is where a program makes its own anew. Limits, credentials and the umask are those that the template had, and so
-// are command line and environment in /proc. A collection writes to memory that holds pointers, and ends the sharing of what it
-// writes to: large tables without pointers stay shared.
+// A template has what this process had when it was started, and a child what the template has: limits, credentials, umask,
+// namespaces, and the command line and environment that /proc shows. A child's own are its standard streams, directory, process group, command
+// name, parent-death signal, and the environment that it sees itself.
+//
+// Dead in a child are files and connections that the warm-up left open: what is read from them is at its end. Of goroutines that it
+// left running each child has copies, and of what they hold: locks, buffers that are not flushed, timers. Signals that were asked for or
+// ignored in the warm-up are not in a child. So a warm-up loads and parses, compiles and fills caches, and leaves to the entries what is opened,
+// started or locked. While it has a CPU profile or an execution trace running nothing can be forked, which the error says.
+//
+// Shared is what was made from random numbers: maphash.Seed, the seeds of maps, TLS ticket keys, a math/rand.Rand of the program's own.
+// [AfterFork] is where a program makes it anew. The functions of math/rand and crypto/rand draw other numbers in each child.
+// All children can read what the warm-up has read, secrets too. What comes with one child's spec or environment no other gets to see.
+//
+// A collection writes to memory that holds pointers, and what is written to is shared no more. After one collection a child has half of a
+// heap of small linked objects for itself, and of a table without pointers nothing (TestWhatACollectionWritesTo prints it). So a large table is best
+// kept in few objects without pointers, such as one []byte and offsets into it; and a child that does not live long, and has other memory to share, does
+// well with debug.SetGCPercent(-1), or a high value.
 //
 // # End
 //

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
@@ -174,4 +176,43 @@ func ExampleSpawner_NotifyContext() {
 		log.Fatal(err)
 	}
 	child.Send(ctx, "until somebody presses Ctrl-C")
+}
+
+// A table is loaded once, in a template, and the children that are forked from it have it, each with a hash seed of its own.
+func ExampleAfterFork() {
+	words := sync.OnceValue(func() map[string]int {
+		return map[string]int{"hello": 1, "world": 2} // or what takes minutes
+	})
+	seed := maphash.MakeSeed()
+
+	forkspawn.RegisterWarmUp("words", func() error {
+		words()
+		return nil
+	})
+	forkspawn.AfterFork(func() error {
+		seed = maphash.MakeSeed() // the template's would be that of all children
+		return nil
+	})
+	forkspawn.Register("look up", func(ctx context.Context, parent *forkspawn.Parent) error {
+		return parent.Send(ctx, []any{words()["world"], maphash.String(seed, "world")})
+	})
+	forkspawn.Init() // in the template: warms up, and forks; in a child: runs the entry
+
+	spawner, err := forkspawn.New(forkspawn.Config{
+		Method: forkspawn.MethodForkserver, WarmUp: "words",
+		ForkserverFallback: true, // executes children where they cannot be forked: then each loads the words itself
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+	if err := spawner.Warm(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	child, err := spawner.Spawn(context.Background(), spawnspec.Spec{Entry: "look up"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	var found []any
+	fmt.Println(child.Recv(context.Background(), &found), found)
 }

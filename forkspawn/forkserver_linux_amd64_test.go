@@ -158,7 +158,7 @@ const overBothMethods = "^Test(Forked|Template|Forkserver[A-Z]|SpawnedChildAnswe
 	"DeathIsToldAtOnce|ManyChildrenOfOneName|SecretIsNowhere|StopKills|KillThat|BusyChild|" +
 	"ReceiveFromADeadChild|ChildrenKeepOnlyStdio|FullPipes|StopTakesTheWhole|WhatAChildLeaves|WaitIsNotFooled|CloseEndsChildren|" +
 	"StoppedChild|ADeadSpare|OrphansEnd|SubreaperEnds|SubreaperTakes|GroupEndsAllWhenOneFails|" +
-	"WhatAWarmUp|FaultTable$|DescriptorsRunOutDuringSpawn|MassStartWith|FirstProcessOfA)"
+	"WhatAWarmUp|WhatACollection|FaultTable$|DescriptorsRunOutDuringSpawn|MassStartWith|FirstProcessOfA)"
 
 func TestForkserverIsRefusedWithTheRemedy(t *testing.T) {
 	err := forkspawn.ForkserverSupport()
