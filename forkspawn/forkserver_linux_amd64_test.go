@@ -311,16 +311,7 @@ func TestTemplateThatEndsOrStopsIsReplacedAndItsChildrenLiveOn(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP} {
 		child, before := spawnWarm(t, s)
 		require.NoError(t, syscall.Kill(before.Template, sig))
-		eventually(t, "the template's end, or stop", func() bool {
-			stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", before.Template))
-			for _, name := range stats { // of each thread, as the process is not stopped before all are
-				stat, err := os.ReadFile(name)
-				if err == nil && !strings.Contains(string(stat), ") T ") && !strings.Contains(string(stat), ") Z ") {
-					return false
-				}
-			}
-			return true
-		})
+		eventually(t, "the template's end, or stop", func() bool { return allStopped(before.Template) })
 		_, after := spawnWarm(t, s)
 		assert.NotEqual(t, before.Template, after.Template, "%v", sig)
 		eventually(t, "the old template is reaped", func() bool { return !alive(before.Template) })

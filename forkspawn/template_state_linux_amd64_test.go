@@ -112,7 +112,7 @@ func processState() (map[string]string, error) {
 		}
 		return strings.TrimSpace(string(bytes.ReplaceAll(b, []byte{0}, []byte{'\n'})))
 	}
-	for line := range strings.Lines(read("status")) {
+	for line := range strings.Lines(read("../thread-self/status")) { // as another thread may be in a signal handler
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		state["status "+key] = strings.TrimSpace(value)
 	}
@@ -183,7 +183,7 @@ func processState() (map[string]string, error) {
 }
 
 // volatile are the values that differ between two processes whatever their start.
-var volatile = regexp.MustCompile(`^status (Pid|Tgid|Ngid|NS.*|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
+var volatile = regexp.MustCompile(`^status (Pid|Tgid|Ngid|NS.*|SigPnd|ShdPnd|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
 
 // TestForkedChildIsWhatAnExecutedOneIs compares all that the kernel tells of two children of the same Config. It pins the differences
 // that the package comment names.
