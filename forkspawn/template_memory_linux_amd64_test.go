@@ -26,7 +26,7 @@ var tables struct {
 
 type tableNode struct {
 	next *tableNode
-	data [7]uint64
+	_    [7]uint64
 }
 
 func init() {
