@@ -65,7 +65,7 @@
 //
 // Children are children of this process, in a group of their own, with streams, directory, environment and errors as ever. A
 // command with another program or other arguments is executed. The Spawner starts the template when it first needs one,
-// and a new one when that has ended, is stopped, or has not warmed up within Config.WarmUpTimeout; Spawns that wait for it get a
+// and a new one when that has ended, is stopped, is another user's, or has not warmed up within Config.WarmUpTimeout; Spawns that wait for it get a
 // [*TemplateError]. It ends with its Spawner. What a template lacks in descriptors, processes or memory is a [*ResourceError], as below.
 //
 // It works on linux/amd64, in a program built with CGO_ENABLED=0; [ForkserverSupport] finds out, and

@@ -128,19 +128,24 @@ func (f *forkserver) wait() {
 func (f *forkserver) get(ctx context.Context) (*template, error) {
 	f.mu.Lock()
 	t := f.current
+	var replaced string
 	switch {
 	case f.closed:
 		f.mu.Unlock()
 		return nil, ErrClosed
 	case t == nil || t.useless():
 		if t != nil {
-			defer t.kill()
+			replaced = t.failing()
+			t.kill()
 		}
-		t = &template{f: f, ready: make(chan struct{}), gone: make(chan struct{}), quit: make(chan struct{})}
+		t = &template{f: f, ready: make(chan struct{}), gone: make(chan struct{}), quit: make(chan struct{}), user: currentUser()}
 		f.current = t
 		f.runs.Go(t.run)
 	}
 	f.mu.Unlock()
+	if replaced != "" {
+		f.s.cfg.Logger.Warn("forkspawn: another template is started", "reason", replaced)
+	}
 	select {
 	case <-t.ready:
 		return t, t.err
@@ -223,6 +228,7 @@ type template struct {
 	f     *forkserver
 	ready chan struct{} // closed when it waits for requests, or err is set
 	err   error
+	user  userIDs // of this process when it was started, and so its children's
 
 	// From when the process runs, which is before ready is closed.
 	id      string
@@ -249,12 +255,31 @@ var (
 	errTemplateStuck   = errors.New("it does not answer")
 )
 
-// useless tells whether another one must be started: it has failed, has ended, or is stopped.
-func (t *template) useless() bool {
-	if !isClosed(t.ready) {
-		return false
+// userIDs are the real, effective and saved user and group of a process.
+type userIDs [6]int
+
+func currentUser() (ids userIDs) {
+	ids[0], ids[1], ids[2] = unix.Getresuid()
+	ids[3], ids[4], ids[5] = unix.Getresgid()
+	return ids
+}
+
+// useless tells whether another one must be started.
+func (t *template) useless() bool { return isClosed(t.ready) && (t.err != nil || t.failing() != "") }
+
+// failing says why a template that was ready can fork no more, or must not; "" when it can.
+func (t *template) failing() string {
+	switch {
+	case t.err != nil:
+		return "" // as it has never been ready, and its Spawns know
+	case isClosed(t.gone):
+		return fmt.Sprintf("template (pid %d): %v: %v", t.proc.PID(), errTemplateEnded, t.status)
+	case isClosed(t.quit) || !t.proc.runs():
+		return fmt.Sprintf("template (pid %d): it has ended, or is stopped", t.proc.PID())
+	case t.user != currentUser():
+		return fmt.Sprintf("template (pid %d): this process has another user or group now", t.proc.PID())
 	}
-	return t.err != nil || isClosed(t.quit) || isClosed(t.gone) || !t.proc.runs()
+	return ""
 }
 
 // kill ends the process, or has it end as soon as it runs. It does not wait.
@@ -345,6 +370,7 @@ func (t *template) start() error {
 		select {
 		case <-t.quit:
 			t.proc.Signal(sigkill, true)
+			t.conn.CloseWrite() // it ends by that too, if it may not be killed as this process has dropped its privileges
 		case <-t.gone:
 		}
 	})

@@ -307,7 +307,8 @@ func TestTemplateThatHangsAsItWarmsUp(t *testing.T) {
 
 func TestTemplateThatEndsOrStopsIsReplacedAndItsChildrenLiveOn(t *testing.T) {
 	needForks(t)
-	s := forking(t)
+	log := newLines()
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.Logger = slog.New(log) })
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGSTOP} {
 		child, before := spawnWarm(t, s)
 		require.NoError(t, syscall.Kill(before.Template, sig))
@@ -319,6 +320,7 @@ func TestTemplateThatEndsOrStopsIsReplacedAndItsChildrenLiveOn(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, forkspawn.EndedAsked, result.By)
 	}
+	assert.Equal(t, 3, log.of("forkspawn: another template is started"))
 }
 
 func TestTemplateEndsWithItsSpawner(t *testing.T) {

@@ -22,7 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
 )
 
 // untidyFiles are the descriptors that the warm-up "untidy" leaves open.
@@ -241,4 +243,24 @@ func TestWhatAWarmUpLeavesOpenIsDeadInTheChildren(t *testing.T) {
 			"file": "EOF", "pipe": "EOF", "listener": "invalid argument", "accepts": "true", "ignores": "false",
 		}, report)
 	}
+}
+
+// TestTemplateOfAnotherUserIsReplaced drops privileges that the template was started with, and which no child must have from then on.
+func TestTemplateOfAnotherUserIsReplaced(t *testing.T) {
+	needForks(t)
+	alone(t, 0, func(t *testing.T) {
+		needRoot(t)
+		// Not over a socket in a directory that is root's.
+		s := forking(t, func(cfg *forkspawn.Config) { cfg.Listen = transport.Addr{Scheme: "tcp", Target: "127.0.0.1:0"} })
+		c, before := spawnWarm(t, s)
+		_, err := c.Stop(testContext(t))
+		require.NoError(t, err)
+		become(t, nobody)
+		c, after := spawnWarm(t, s)
+		assert.NotEqual(t, before.Template, after.Template)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID()))
+		require.NoError(t, err)
+		assert.Regexp(t, `(?m)^Uid:(\s54321){4}$`, string(status))
+		eventually(t, "the old one has ended", func() bool { return spawntest.State(before.Template) == "" })
+	})
 }
