@@ -386,6 +386,7 @@ func (t *template) reap() {
 	close(t.gone)
 	t.conn.CloseRead() // what it has said can be read still, whoever has its end
 	t.streams.end()
+	<-t.ready
 	t.f.turn <- struct{}{} // nobody reads any more
 	t.conn.Close()
 	<-t.f.turn
