@@ -45,8 +45,8 @@ func main() {
 	peer.Init()
 
 	var s settings
-	flag.IntVar(&s.rounds, "rounds", 100, "rounds of each job")
-	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond, "length of each competitor's turn in a round, about")
+	flag.IntVar(&s.rounds, "rounds", 100, "rounds of each job; of short round trips ten times as many")
+	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond, "length of each competitor's turn in a round, about; of short round trips a fifth")
 	flag.IntVar(&s.spawns, "spawns", 150, "children of each competitor")
 	flag.IntVar(&s.messages, "messages", 10_000_000, "messages of the longest stream of the growth")
 	flag.StringVar(&s.only, "only", strings.Join(sections, ","), "sections to measure, with commas between")
@@ -145,7 +145,7 @@ func (s *settings) results(ctx context.Context) (*report.Results, error) {
 	}
 	opt := measure.Options{Rounds: s.rounds, Turn: s.turn, Progress: p.say}
 	for _, job := range s.jobs() {
-		table, err := measure.Job(ctx, s.competitors(), job, opt)
+		table, err := measure.Job(ctx, s.competitors(), job, opt.For(job))
 		if err != nil {
 			return nil, err
 		}

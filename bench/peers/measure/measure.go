@@ -24,6 +24,17 @@ type Options struct {
 	Patience time.Duration
 }
 
+// For returns the options of a job: round trips of up to 64 KiB have ten times as many rounds, with turns of a fifth. Whether the
+// scheduler has the two ends of a connection on one processor or on two makes a factor of three, also for the floor, and it mostly stays so
+// for a turn. The median of 100 such throws moves by a tenth from run to run; turns that are many cost little more time.
+func (o Options) For(job peer.Job) Options {
+	if job.Work == peer.RoundTrip && job.Size <= 64<<10 {
+		o.Rounds *= 10
+		o.Turn /= 5
+	}
+	return o
+}
+
 // Table has the figures of one job.
 type Table struct {
 	Job  peer.Job `json:"job"`

@@ -25,8 +25,10 @@ func (r *Results) Markdown(out io.Writer) error {
 	}
 	if len(r.Tables) > 0 {
 		w.line("")
-		w.line("%d rounds, in each of which every competitor has a turn of about %v. Figures are ratios to `%s` of the same round: "+
-			"the median, and in parentheses the 10th and the 90th percentile of the rounds.", r.Rounds, r.Turn, peer.Floor)
+		short := measure.Options{Rounds: r.Rounds, Turn: r.Turn}.For(peer.Job{Work: peer.RoundTrip})
+		w.line("%d rounds, in each of which every competitor has a turn of about %v; for round trips below 1 MiB %d with turns of about %v. "+
+			"Figures are ratios to `%s` of the same round: the median, and in parentheses the 10th and the 90th percentile of the rounds.",
+			r.Rounds, r.Turn, short.Rounds, short.Turn, peer.Floor)
 	}
 	for _, network := range []string{"unix", "tcp"} {
 		where := map[string]string{"unix": "Unix socket", "tcp": "TCP loopback"}[network]
