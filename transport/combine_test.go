@@ -67,6 +67,67 @@ func TestSendersThatWaitShareOneWriteInTheirOrder(t *testing.T) {
 	}
 }
 
+// Senders that were written together are waited for before the next write, so that they stay together.
+func TestACrowdThatComesBackSharesItsNextWriteToo(t *testing.T) {
+	const senders, each = 50, 40
+	x, y := sockets[0].connect(t)
+	conn := &gated{Conn: x, gate: make(chan struct{})}
+	a, b := open(t, conn, transport.Config{}), open(t, y, transport.Config{})
+	var results []func() error
+	for i := range senders {
+		results = append(results, background(t, func() error {
+			for range each {
+				if err := a.Send(context.Background(), i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		awaitSenders(t, a, i+1)
+	}
+	close(conn.gate)
+	got := make([]int, senders)
+	for range senders * each {
+		var i int
+		require.NoError(t, b.Recv(soon(t), &i))
+		got[i]++
+	}
+	for i, result := range results {
+		require.NoError(t, result())
+		require.Equal(t, each, got[i])
+	}
+	t.Logf("%d writes for %d messages", conn.writes.Load(), senders*each)
+	assert.Less(t, conn.writes.Load(), int64(senders*each/4))
+}
+
+// A sender whose frame is over, and that does nothing more, keeps nobody waiting.
+func TestACrowdThatGoesAwayLeavesTheChannelFree(t *testing.T) {
+	x, y := sockets[0].connect(t)
+	conn := &gated{Conn: x, gate: make(chan struct{})}
+	a, b := open(t, conn, transport.Config{}), open(t, y, transport.Config{})
+	var results []func() error
+	for i := range 30 {
+		ctx := soon(t)
+		if i%2 == 0 {
+			ctx = context.Background()
+		}
+		results = append(results, background(t, func() error { return a.Send(ctx, i) }))
+		awaitSenders(t, a, i+1)
+	}
+	close(conn.gate)
+	for _, result := range results {
+		require.NoError(t, result())
+	}
+	for i := range 3 {
+		require.NoError(t, a.Send(soon(t), 100+i))
+	}
+	for range 33 {
+		var got int
+		require.NoError(t, b.Recv(soon(t), &got))
+	}
+	require.EqualValues(t, 5, conn.writes.Load(), "one alone, one of all, and three alone again")
+}
+
 func TestLargeFramesAndMuchAtOnceAreWritesOfTheirOwn(t *testing.T) {
 	x, y := sockets[0].connect(t)
 	conn := &gated{Conn: x, gate: make(chan struct{})}

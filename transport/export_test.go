@@ -4,5 +4,9 @@ package transport
 func (c *Channel) Senders() int {
 	c.wr.queue.mu.Lock()
 	defer c.wr.queue.mu.Unlock()
-	return c.wr.queue.length
+	n := 0
+	for p := c.wr.queue.first; p != nil; p = p.next {
+		n++
+	}
+	return n
 }

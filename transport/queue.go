@@ -4,23 +4,26 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // sendQueue is the line of those who send on a channel. The first in it leads: it alone writes. With its own
 // frame it writes those of others behind it when all are small, and they need only wait; then the
-// first of those who are left leads. So a sender that is alone meets nobody, senders in a crowd share
-// their system calls, and a frame waits for nothing but a write that is under way. Each sender keeps
-// the memory of its own frame, so what waits is bounded by who waits.
+// first of those who are left leads. So a sender that is alone meets nobody, and senders in a crowd share
+// their system calls. Each sender keeps the memory of its own frame, so what waits is bounded by who waits.
+//
+// Between two writes of a crowd nobody leads until all whom the first one was for have run: they are most likely to come
+// with their next message, and a leader that did not wait for them would write two or three frames at a time. They
+// are runnable, so that this takes as long as the scheduler does with them, and no timer.
 type sendQueue struct {
 	mu          sync.Mutex // guards what follows and the places in the queue; held for moments, and never over a write
 	first, end  *place
-	length      int
-	crowd       int   // how many were there with the last write, or half of what it was before
 	interrupted bool  // the write deadline was moved into the past by somebody who gave up
 	err         error // what every further send returns
+
+	rousing atomic.Int32 // how many were woken as their frames were written, and have not run yet; grows only under mu
 }
 
 // place is one sender's place in the queue. Its sender owns it, but for what the queue guards.
@@ -39,13 +42,6 @@ type place struct {
 	reason     error // why its sender gave up while a write was under way with it, or nil
 	err        error // the outcome when it is done
 }
-
-// A leader that expects others yields until that has brought none so many times, 200 ns each on an idle machine, and
-// at most so long, but for one turn of somebody who computes.
-const (
-	maxBarren = 4
-	maxGather = 20 * time.Microsecond
-)
 
 type placeState uint8
 
@@ -78,9 +74,11 @@ func (p *place) combines() bool { return p.body == nil && len(p.frame) <= maxCop
 
 // push makes p the last in the queue.
 func (q *sendQueue) push(p *place) {
-	q.length++
 	if q.end == nil {
-		q.first, q.end, p.state = p, p, leading
+		q.first, q.end = p, p
+		if q.rousing.Load() == 0 {
+			p.state = leading
+		}
 		return
 	}
 	p.prev, q.end.next, q.end = q.end, p, p
@@ -88,7 +86,6 @@ func (q *sendQueue) push(p *place) {
 
 // remove takes p out with its outcome.
 func (q *sendQueue) remove(p *place, err error) {
-	q.length--
 	if p.prev != nil {
 		p.prev.next = p.next
 	} else {
@@ -125,39 +122,62 @@ func (q *sendQueue) pass(over *ended) {
 	}
 }
 
+// roused counts a sender that was woken because its frame is over. The last of them lets the next one lead.
+func (q *sendQueue) roused() {
+	if q.rousing.Add(-1) > 0 {
+		return
+	}
+	var over ended
+	q.mu.Lock()
+	if q.first != nil && q.first.state == waiting { // else nobody has come, or somebody leads already
+		q.pass(&over)
+	}
+	q.mu.Unlock()
+	over.wake()
+}
+
 // wait waits until p leads, then it returns true, or is done.
 func (c *Channel) wait(ctx context.Context, p *place) (leads bool) {
-	ended := ctx.Done()
-	if ended == nil {
+	if ended := ctx.Done(); ended == nil {
 		<-p.wake
-		return p.state == leading
+	} else {
+		select {
+		case <-p.wake:
+		case <-ended:
+			if c.leave(ctx, p) {
+				return false
+			}
+			<-p.wake // at once: the write returns, or has returned
+		}
 	}
-	select {
-	case <-p.wake:
-		return p.state == leading
-	case <-ended:
+	if p.state == leading {
+		return true
 	}
+	c.wr.queue.roused()
+	return false
+}
+
+// leave takes p, whose sender gives up, out of the queue. When a write is under way with it, or when it is not p's to
+// leave any more, somebody is about to wake it, and leave returns false.
+func (c *Channel) leave(ctx context.Context, p *place) (left bool) {
 	q := &c.wr.queue
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	switch p.state {
 	case waiting:
 		q.remove(p, newContextError(ctx))
-		q.mu.Unlock()
-		return false
+		return true
 	case taken:
 		p.reason = newContextError(ctx)
 		q.interrupted = true
 		c.conn.SetWriteDeadline(aLongTimeAgo)
 	}
-	q.mu.Unlock()
-	<-p.wake // at once: the write returns, or has returned
-	return p.state == leading
+	return false
 }
 
 // lead writes, in the turn of p, until the frame of p is over. It is called with the queue locked, and unlocks it.
 func (c *Channel) lead(ctx context.Context, p *place) error {
 	q := &c.wr.queue
-	q.gather()
 	for {
 		if err := c.refuse(ctx, p); err != nil {
 			var over ended
@@ -174,10 +194,9 @@ func (c *Channel) lead(ctx context.Context, p *place) error {
 		q.mu.Unlock()
 		n, err := c.writeOut(ctx, p, last)
 		q.mu.Lock()
-		q.crowd = max(q.length, q.crowd/2)
 		over, broke := c.book(ctx, p, last, n, err)
-		if p.state == done {
-			q.pass(&over)
+		if rousing := q.rousing.Add(over.n); p.state == done && (rousing == 0 || err != nil) {
+			q.pass(&over) // after an error at once: what comes next may be the rest of a frame
 		}
 		q.mu.Unlock()
 		over.wake()
@@ -188,28 +207,6 @@ func (c *Channel) lead(ctx context.Context, p *place) error {
 			return p.err
 		}
 		q.mu.Lock()
-	}
-}
-
-// gather lets the others whom the last writes have shown come as far as the queue, so that one write takes them all.
-// It yields the processor, to whoever can run, as long as that brings some; a sender that is alone does not.
-func (q *sendQueue) gather() {
-	if q.length >= q.crowd {
-		return
-	}
-	start := time.Now()
-	for barren := 0; q.length < q.crowd && barren < maxBarren; {
-		before := q.length
-		q.mu.Unlock()
-		runtime.Gosched()
-		late := time.Since(start) > maxGather
-		q.mu.Lock()
-		if late {
-			return
-		}
-		if barren++; q.length != before {
-			barren = 0
-		}
 	}
 }
 
@@ -301,10 +298,12 @@ func (c *Channel) book(ctx context.Context, lead, last *place, n int, err error)
 // ended is whom to wake when the queue is not locked any more.
 type ended struct {
 	first, end *place // those who are done, by next
+	n          int32  // how many they are
 	lead       *place // who leads now, if anybody
 }
 
 func (e *ended) add(p *place) {
+	e.n++
 	if e.end == nil {
 		e.first = p
 	} else {
