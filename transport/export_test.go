@@ -1,5 +1,7 @@
 package transport
 
+import "context"
+
 // Senders returns how many sends have begun and not ended.
 func (c *Channel) Senders() int {
 	c.wr.queue.mu.Lock()
@@ -10,3 +12,18 @@ func (c *Channel) Senders() int {
 	}
 	return n
 }
+
+// Turn is a reader's turn.
+type Turn struct{ turn }
+
+// NewTurn returns one that nobody has.
+func NewTurn() *Turn { return &Turn{newTurn()} }
+
+// Take waits for it.
+func (t *Turn) Take(ctx context.Context, closed <-chan struct{}) error { return t.take(ctx, closed) }
+
+// Give ends it.
+func (t *Turn) Give() { t.give() }
+
+// Count returns how many have it or wait for it.
+func (t *Turn) Count() int { return int(t.count.Load()) }
