@@ -45,8 +45,8 @@ func main() {
 	peer.Init()
 
 	var s settings
-	flag.IntVar(&s.rounds, "rounds", 100, "rounds of each job; of short round trips ten times as many")
-	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond, "length of each competitor's turn in a round, about; of short round trips a fifth")
+	flag.IntVar(&s.rounds, "rounds", 100, "rounds of each job; more of short round trips, fewer of many senders")
+	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond, "length of each competitor's turn in a round, about; less for short round trips, more for many senders")
 	flag.IntVar(&s.spawns, "spawns", 150, "children of each competitor")
 	flag.IntVar(&s.messages, "messages", 10_000_000, "messages of the longest stream of the growth")
 	flag.StringVar(&s.only, "only", strings.Join(sections, ","), "sections to measure, with commas between")

@@ -25,10 +25,11 @@ func (r *Results) Markdown(out io.Writer) error {
 	}
 	if len(r.Tables) > 0 {
 		w.line("")
-		short := measure.Options{Rounds: r.Rounds, Turn: r.Turn}.For(peer.Job{Work: peer.RoundTrip})
-		w.line("%d rounds, in each of which every competitor has a turn of about %v; for round trips below 1 MiB %d with turns of about %v. "+
+		opt := measure.Options{Rounds: r.Rounds, Turn: r.Turn}
+		short, many := opt.For(peer.Job{Work: peer.RoundTrip}), opt.For(peer.Job{Work: peer.Senders})
+		w.line("%d rounds, in each of which every competitor has a turn of about %v; %d with %v for round trips below 1 MiB, %d with %v for %d goroutines. "+
 			"Figures are ratios to `%s` of the same round: the median, and in parentheses the 10th and the 90th percentile of the rounds.",
-			r.Rounds, r.Turn, short.Rounds, short.Turn, peer.Floor)
+			opt.Rounds, opt.Turn, short.Rounds, short.Turn, many.Rounds, many.Turn, peer.Goroutines, peer.Floor)
 	}
 	for _, network := range []string{"unix", "tcp"} {
 		where := map[string]string{"unix": "Unix socket", "tcp": "TCP loopback"}[network]
