@@ -14,17 +14,26 @@ import (
 // first of those who are left leads. So a sender that is alone meets nobody, and senders in a crowd share
 // their system calls. Each sender keeps the memory of its own frame, so what waits is bounded by who waits.
 //
-// Between two writes of a crowd nobody leads until all whom the first one was for have run: they are most likely to come
-// with their next message, and a leader that did not wait for them would write two or three frames at a time. They
-// are runnable, so that this takes as long as the scheduler does with them, and no timer.
+// After a write for several nobody leads until all whom it was for have run: they are most likely to come with their next
+// message, and a leader that did not wait for them would write two or three frames at a time. They are runnable, so that this
+// takes some microseconds, and no timer ends it. Where it takes milliseconds, as others compute on all processors, it is left for a while.
 type sendQueue struct {
 	mu          sync.Mutex // guards what follows and the places in the queue; held for moments, and never over a write
 	first, end  *place
-	interrupted bool  // the write deadline was moved into the past by somebody who gave up
-	err         error // what every further send returns
+	interrupted bool      // the write deadline was moved into the past by somebody who gave up
+	err         error     // what every further send returns
+	gathering   bool      // nobody leads until rousing is 0
+	since       time.Time // when that began
+	apart       time.Time // until then nobody is waited for
 
-	rousing atomic.Int32 // how many were woken as their frames were written, and have not run yet; grows only under mu
+	rousing atomic.Int32 // how many were woken as their frames were over, and have not run yet; grows only under mu
 }
+
+// A wait for a crowd that took longer than tooLong is not repeated for apartFactor times as long as it took.
+const (
+	tooLong     = 5 * time.Millisecond // half a turn of the scheduler's, less than which few machines are late by
+	apartFactor = 8
+)
 
 // place is one sender's place in the queue. Its sender owns it, but for what the queue guards.
 type place struct {
@@ -76,7 +85,7 @@ func (p *place) combines() bool { return p.body == nil && len(p.frame) <= maxCop
 func (q *sendQueue) push(p *place) {
 	if q.end == nil {
 		q.first, q.end = p, p
-		if q.rousing.Load() == 0 {
+		if !q.gathering {
 			p.state = leading
 		}
 		return
@@ -122,6 +131,14 @@ func (q *sendQueue) pass(over *ended) {
 	}
 }
 
+// gather begins to wait for those whom a write was for, of whom rousing have not run, if that is worth it.
+func (q *sendQueue) gather(rousing int32) {
+	if rousing > 0 {
+		q.since = time.Now()
+		q.gathering = q.since.After(q.apart)
+	}
+}
+
 // roused counts a sender that was woken because its frame is over. The last of them lets the next one lead.
 func (q *sendQueue) roused() {
 	if q.rousing.Add(-1) > 0 {
@@ -129,8 +146,12 @@ func (q *sendQueue) roused() {
 	}
 	var over ended
 	q.mu.Lock()
-	if q.first != nil && q.first.state == waiting { // else nobody has come, or somebody leads already
+	if q.gathering {
+		q.gathering = false
 		q.pass(&over)
+		if now := time.Now(); now.Sub(q.since) > tooLong {
+			q.apart = now.Add(apartFactor * now.Sub(q.since))
+		}
 	}
 	q.mu.Unlock()
 	over.wake()
@@ -195,8 +216,14 @@ func (c *Channel) lead(ctx context.Context, p *place) error {
 		n, err := c.writeOut(ctx, p, last)
 		q.mu.Lock()
 		over, broke := c.book(ctx, p, last, n, err)
-		if rousing := q.rousing.Add(over.n); p.state == done && (rousing == 0 || err != nil) {
-			q.pass(&over) // after an error at once: what comes next may be the rest of a frame
+		rousing := q.rousing.Add(over.n)
+		if p.state == done {
+			if err == nil { // else what comes next may be the rest of a frame
+				q.gather(rousing)
+			}
+			if !q.gathering {
+				q.pass(&over)
+			}
 		}
 		q.mu.Unlock()
 		over.wake()
