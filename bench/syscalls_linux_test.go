@@ -69,16 +69,16 @@ func TestTheSystemCallsOfAMessage(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		n    int
-		most float64 // writes of one message; 0: that depends on the scheduler
+		most float64 // writes of one message, with those that found the socket full; 0: that depends on the scheduler
 		make func(t *testing.T) (ours, floor func(n int) error)
 	}{
-		{"round trip 32 B", 2000, 1, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", false, 32) }},
-		{"round trip 32 B typed", 2000, 1, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", true, 32) }},
-		{"round trip 64 KiB", 1000, 1, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", false, 64<<10) }},
-		{"round trip 64 KiB typed", 1000, 1, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", true, 64<<10) }},
-		{"stream 64 B one by one", 20_000, 1, func(t *testing.T) (ours, floor func(int) error) { return stream(t, "uds", false, false, 64) }},
-		{"stream 64 B in batches", 100_000, 0.002, func(t *testing.T) (ours, floor func(int) error) { return stream(t, "uds", false, true, 64) }},
-		{"stream 1 KiB in batches", 20_000, 0.02, func(t *testing.T) (ours, floor func(int) error) { return stream(t, "uds", false, true, 1<<10) }},
+		{"round trip 32 B", 2000, 1.5, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", false, 32) }},
+		{"round trip 32 B typed", 2000, 1.5, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", true, 32) }},
+		{"round trip 64 KiB", 1000, 1.5, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", false, 64<<10) }},
+		{"round trip 64 KiB typed", 1000, 1.5, func(t *testing.T) (ours, floor func(int) error) { return trips(t, "uds", true, 64<<10) }},
+		{"stream 64 B one by one", 20_000, 1.8, func(t *testing.T) (ours, floor func(int) error) { return stream(t, "uds", false, false, 64) }},
+		{"stream 64 B in batches", 100_000, 0.006, func(t *testing.T) (ours, floor func(int) error) { return stream(t, "uds", false, true, 64) }},
+		{"stream 1 KiB in batches", 20_000, 0.06, func(t *testing.T) (ours, floor func(int) error) { return stream(t, "uds", false, true, 1<<10) }},
 		{"64 senders 64 B typed", 100_000, 0, func(t *testing.T) (ours, floor func(int) error) { return crowd(t, "uds", 64, 64) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -86,9 +86,9 @@ func TestTheSystemCallsOfAMessage(t *testing.T) {
 			here, there := count(t, ours, test.n)
 			floorHere, floorThere := count(t, floor, test.n)
 			t.Logf("\nours, here  %v\n      there %v\nraw,  here  %v\n      there %v", here, there, floorHere, floorThere)
-			if test.most > 0 { // the runtime and what counts write a little too
-				assert.Less(t, here.writes, 1.1*test.most)
-				assert.Less(t, there.writes, 1.1*test.most)
+			if test.most > 0 {
+				assert.Less(t, here.writes, test.most)
+				assert.Less(t, there.writes, test.most)
 			}
 		})
 	}
