@@ -27,17 +27,15 @@ type interrupter struct {
 	closed bool
 }
 
-// wants tells whether arm(ctx) would have to register, and disarms when it is armed for another context. Like arm
-// and rest only the holder of the turn calls it, with no call on the connection under way.
-func (i *interrupter) wants(ctx context.Context) bool {
+// keep disarms unless it is armed for ctx. Like arm and rest only the holder of the turn calls it; arm also in the call on the
+// connection, before that waits.
+func (i *interrupter) keep(ctx context.Context) {
 	done := ctx.Done()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.done == done || i.closed {
-		return false
+	if i.done != done && !i.closed {
+		i.disarm()
 	}
-	i.disarm()
-	return done != nil
 }
 
 // arm makes ctx the one whose end interrupts.

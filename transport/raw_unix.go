@@ -17,14 +17,21 @@ func (c *Channel) raw(conn net.Conn) {
 	wr := &c.wr
 	wr.raw = raw
 	wr.tryWrite = func(fd uintptr) bool {
-		for {
-			n, err := syscall.Write(int(fd), wr.try)
-			if err == syscall.EINTR {
-				continue
+		for wr.written < len(wr.out) {
+			n, err := writeNow(int(fd), wr.out[wr.written:])
+			switch err {
+			case nil:
+				wr.written += n
+			case syscall.EINTR:
+			case syscall.EAGAIN:
+				wr.intr.arm(wr.ctx)
+				return false
+			default:
+				wr.failed = os.NewSyscallError("write", err)
+				return true
 			}
-			wr.tried = max(n, 0) // an error comes again from the write that may block
-			return true
 		}
+		return true
 	}
 	rd := &c.rd
 	rd.raw, rd.room = raw, pooledBufferSize
@@ -41,7 +48,7 @@ func (c *Channel) raw(conn net.Conn) {
 			if ahead {
 				n, err = readv(int(fd), rd.iov[:])
 			} else {
-				n, err = syscall.Read(int(fd), p)
+				n, err = readNow(int(fd), p)
 			}
 			switch err {
 			case nil:

@@ -487,7 +487,7 @@ func (rd *reader) readSome(ctx context.Context, p []byte) (n int, err error) {
 		rd.intr.arm(ctx)
 		n, err = rd.conn.Read(rd.dest())
 	} else {
-		rd.intr.wants(ctx)
+		rd.intr.keep(ctx)
 		rd.ctx, rd.into, rd.got, rd.failed = ctx, p, 0, nil
 		err = rd.raw.Read(rd.tryRead)
 		n, rd.ctx = rd.got, nil

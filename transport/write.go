@@ -24,10 +24,12 @@ type writer struct {
 	parts [2][]byte   // header and body for writev
 	vec   net.Buffers // what is left of parts
 
-	raw      syscall.RawConn    // to try what does not block; nil where there is none
-	tryWrite func(uintptr) bool // writes try
-	try      []byte
-	tried    int // bytes written of it
+	raw      syscall.RawConn    // to write what does not block; nil where that cannot be
+	tryWrite func(uintptr) bool // writes out, or arms ctx and waits
+	ctx      context.Context    // of the write under way, like what follows
+	out      []byte
+	written  int // bytes of it
+	failed   error
 }
 
 // isPlain tells whether a write that reports 0 bytes has written 0 bytes. A TLS connection, and
@@ -188,20 +190,19 @@ func (c *Channel) writeOut(ctx context.Context, lead, last *place) (n int, err e
 }
 
 // write writes p. While the socket has room it does so without arming the context.
-func (wr *writer) write(ctx context.Context, p []byte) (n int, err error) {
-	if wr.raw != nil && wr.intr.wants(ctx) {
-		wr.try, wr.tried = p, 0
-		if err := wr.raw.Write(wr.tryWrite); err != nil {
-			return 0, err
-		}
-		n, wr.try = wr.tried, nil
-		if n == len(p) {
-			return n, nil
-		}
+func (wr *writer) write(ctx context.Context, p []byte) (int, error) {
+	if wr.raw == nil {
+		wr.intr.arm(ctx)
+		return wr.conn.Write(p)
 	}
-	wr.intr.arm(ctx)
-	m, err := wr.conn.Write(p[n:])
-	return n + m, err
+	wr.intr.keep(ctx)
+	wr.ctx, wr.out, wr.written, wr.failed = ctx, p, 0, nil
+	err := wr.raw.Write(wr.tryWrite)
+	if err == nil {
+		err = wr.failed
+	}
+	wr.ctx, wr.out = nil, nil
+	return wr.written, err
 }
 
 // shut lets the peer, which waits for the rest of a frame that will not come, know. A TLS connection
