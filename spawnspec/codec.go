@@ -172,7 +172,7 @@ func encodeArgs(args any) (cbor.RawMessage, error) {
 
 // checkArgs checks that raw is one item, and of a form that both ends of the wire take.
 func checkArgs(raw cbor.RawMessage) error {
-	if err := checkItem(modes().args, raw); err != nil {
+	if err := checkItem(argsMode, raw); err != nil {
 		return err
 	}
 	// Only its encoder makes the library look at what is under the tags 0 to 3 at any depth.
@@ -196,7 +196,7 @@ func encodeVars(vars map[string]any) (map[string]cbor.RawMessage, error) {
 				Field: "vars." + name, Reason: fmt.Sprintf("%T cannot be encoded", vars[name]), Err: err,
 			}
 		}
-		if err := checkItem(modes().variable, raw); err != nil {
+		if err := checkItem(variableMode, raw); err != nil {
 			return nil, &FieldError{Field: "vars." + name, Err: err}
 		}
 		if _, err := decodeVar(raw); err != nil {
@@ -249,7 +249,7 @@ func checkVar(v any) error {
 // reader takes the fields out of a map one by one. After the first error, which it keeps, its methods
 // return zero values.
 type reader struct {
-	fields map[string]cbor.RawMessage
+	fields []field
 	prefix string // of field names in errors
 	err    error
 }
@@ -270,14 +270,15 @@ func (r *reader) take(field, want string, need bool, kinds ...byte) cbor.RawMess
 	if r.err != nil {
 		return nil
 	}
-	raw, ok := r.fields[field]
-	if !ok {
+	f := find(r.fields, field)
+	if f == nil {
 		if need {
 			r.fail(field, "missing", nil)
 		}
 		return nil
 	}
-	delete(r.fields, field)
+	raw := f.value
+	f.value = nil
 	if len(kinds) > 0 && !slices.Contains(kinds, major(raw)) {
 		r.fail(field, "is "+kindOf(raw)+"; want "+want, nil)
 		return nil
@@ -285,15 +286,23 @@ func (r *reader) take(field, want string, need bool, kinds ...byte) cbor.RawMess
 	return raw
 }
 
+// sorted sorts fields by name, in place.
+func sorted(fields []field) []field {
+	slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.name, b.name) })
+	return fields
+}
+
 // checkUnknown looks at the fields that nobody took, of a map that is the around-th from the outside. They are ignored,
 // but obey the rules of every message.
 func (r *reader) checkUnknown(around int) {
-	for _, field := range slices.Sorted(maps.Keys(r.fields)) {
-		if r.err != nil {
+	left := slices.DeleteFunc(r.fields, func(f field) bool { return f.value == nil })
+	if r.err != nil || len(left) == 0 {
+		return
+	}
+	for _, f := range sorted(left) {
+		if err := strictcbor.Check(f.value, around); err != nil {
+			r.fail(f.name, "", err)
 			return
-		}
-		if err := strictcbor.Check(r.fields[field], around); err != nil {
-			r.fail(field, "", err)
 		}
 	}
 }
@@ -307,9 +316,12 @@ func (r *reader) text(field string, need bool) string {
 }
 
 func (r *reader) decodeText(field string, raw cbor.RawMessage) (s string) {
-	if err := modes().plain.Unmarshal(raw, &s); err != nil {
+	if text, rest, ok := plainText(raw); ok && len(rest) == 0 {
+		s = string(text)
+	} else if err := modes().plain.Unmarshal(raw, &s); err != nil {
 		r.fail(field, "", err)
-	} else if s == "" {
+	}
+	if r.err == nil && s == "" {
 		r.fail(field, "empty", nil)
 	}
 	return s
@@ -395,7 +407,7 @@ func (r *reader) texts(field string) []string {
 	var texts []string
 	for i := range int(n) {
 		var item cbor.RawMessage
-		if item, rest, err = nextItem(modes().plain, rest); err != nil {
+		if item, rest, err = nextItem(plainMode, rest); err != nil {
 			r.fail(element(field, i), "", err)
 			return nil
 		}
@@ -451,13 +463,13 @@ func (r *reader) vars(field string) map[string]any {
 		return nil
 	}
 	vars := make(map[string]any, len(fields))
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
-		v, err := decodeVar(fields[name])
+	for _, f := range sorted(fields) {
+		v, err := decodeVar(f.value)
 		if err != nil {
-			r.fail(field+"."+name, "", err)
+			r.fail(field+"."+f.name, "", err)
 			return nil
 		}
-		vars[name] = v
+		vars[f.name] = v
 	}
 	return vars
 }

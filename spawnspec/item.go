@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -74,9 +75,22 @@ var modes = sync.OnceValue(func() cborModes {
 	}
 })
 
+// field is one pair of a map.
+type field struct {
+	name  string
+	value cbor.RawMessage // nil when it was taken
+}
+
+// fewFields is how many fields are looked through faster than they are found in a Go map, by code that has not run for a while.
+const fewFields = 32
+
+// usualFields is for how many fields there is room at least, so that the memory for one spec is of the size of that for another: a
+// child that has decoded an example has it at hand.
+const usualFields = 16
+
 // readMap takes a map apart that has at most limit fields and must fill data to its end. Values are
 // parts of data. Prefix is what the map's field names begin with in errors; for the spec itself it is "".
-func readMap(data []byte, prefix string, limit int) (map[string]cbor.RawMessage, error) {
+func readMap(data []byte, prefix string, limit int) ([]field, error) {
 	// fail blames the map as a whole.
 	fail := func(reason string, err error) error {
 		if prefix != "" {
@@ -97,30 +111,35 @@ func readMap(data []byte, prefix string, limit int) (map[string]cbor.RawMessage,
 	if n > uint64(limit) {
 		return nil, fail(fmt.Sprintf("%d fields; at most %d", n, limit), nil)
 	}
-	fields := make(map[string]cbor.RawMessage, min(n, maxFields))
+	fields := make([]field, 0, min(max(n, usualFields), maxFields))
+	var many map[string]bool // the names, when they are many
+	if n > fewFields {
+		many = make(map[string]bool, min(n, maxFields))
+	}
 	for range n {
 		if len(rest) > 0 && major(rest) != majorText {
 			return nil, fail("a key is "+kindOf(rest)+"; want text", nil)
 		}
-		var key string
-		if rest, err = modes().plain.UnmarshalFirst(rest, &key); err != nil {
-			return nil, fail("bad key", cut(err))
+		text, rest1, ok := plainText(rest)
+		key := string(text)
+		if rest = rest1; !ok {
+			if rest, err = modes().plain.UnmarshalFirst(rest, &key); err != nil {
+				return nil, fail("bad key", cut(err))
+			}
 		}
 		if reason := badName(key); reason != "" {
 			return nil, fail("a key: "+reason, nil)
 		}
-		if _, ok := fields[key]; ok {
+		if many[key] || many == nil && find(fields, key) != nil {
 			return nil, &FieldError{Field: prefix + key, Reason: "is there twice"}
 		}
-		mode := modes().plain
-		switch {
-		case prefix == "" && (key == "args" || key == "vars"):
-			mode = modes().args
-		case prefix == "vars.":
-			mode = modes().variable
-		}
-		if fields[key], rest, err = nextItem(mode, rest); err != nil {
+		var value cbor.RawMessage
+		if value, rest, err = nextItem(modeOf(prefix, key), rest); err != nil {
 			return nil, &FieldError{Field: prefix + key, Err: err}
+		}
+		fields = append(fields, field{key, value})
+		if many != nil {
+			many[key] = true
 		}
 	}
 	if len(rest) > 0 {
@@ -129,16 +148,64 @@ func readMap(data []byte, prefix string, limit int) (map[string]cbor.RawMessage,
 	return fields, nil
 }
 
+// modeOf returns what decodes a field.
+func modeOf(prefix, key string) func() cbor.DecMode {
+	switch {
+	case prefix == "" && (key == "args" || key == "vars"):
+		return argsMode
+	case prefix == "vars.":
+		return variableMode
+	}
+	return plainMode
+}
+
+func plainMode() cbor.DecMode    { return modes().plain }
+func argsMode() cbor.DecMode     { return modes().args }
+func variableMode() cbor.DecMode { return modes().variable }
+
+// find returns the field of a name, or nil.
+func find(fields []field, name string) *field {
+	for i := range fields {
+		if fields[i].name == name {
+			return &fields[i]
+		}
+	}
+	return nil
+}
+
 // nextItem cuts the first item off data and checks its form.
-func nextItem(mode cbor.DecMode, data []byte) (item cbor.RawMessage, rest []byte, err error) {
-	if rest, err = mode.UnmarshalFirst(data, new(skipped)); err != nil {
+func nextItem(mode func() cbor.DecMode, data []byte) (item cbor.RawMessage, rest []byte, err error) {
+	if rest, ok := plainItem(data); ok {
+		return data[:len(data)-len(rest)], rest, nil
+	}
+	if rest, err = mode().UnmarshalFirst(data, new(skipped)); err != nil {
 		return nil, nil, cut(err)
 	}
 	return data[:len(data)-len(rest)], rest, nil
 }
 
+// plainItem returns what is behind the first item of data, if that is an unsigned integer or a text and good. Most fields
+// are, and a child that has its orders waits for the library to look at what they are, cold.
+func plainItem(data []byte) (rest []byte, ok bool) {
+	kind, _, rest, err := readHead(data)
+	if err == nil && kind == majorUint {
+		return rest, true
+	}
+	_, rest, ok = plainText(data)
+	return rest, ok
+}
+
+// plainText returns the first item of data, and what is behind it, if it is a text and good; else data itself.
+func plainText(data []byte) (text, rest []byte, ok bool) {
+	kind, n, rest, err := readHead(data)
+	if err != nil || kind != majorText || n > uint64(len(rest)) || !utf8.Valid(rest[:n]) {
+		return nil, data, false
+	}
+	return rest[:n], rest[n:], true
+}
+
 // checkItem checks that raw is one item in a form that mode takes.
-func checkItem(mode cbor.DecMode, raw cbor.RawMessage) error {
+func checkItem(mode func() cbor.DecMode, raw cbor.RawMessage) error {
 	_, rest, err := nextItem(mode, raw)
 	if err == nil && len(rest) > 0 {
 		err = fmt.Errorf("%d bytes follow the first item", len(rest))
