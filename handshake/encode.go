@@ -75,8 +75,11 @@ func (r *cborReader) head(major byte) (n uint64, ok bool) {
 	return n, true
 }
 
-func (r *cborReader) bytes() ([]byte, bool) {
-	n, ok := r.head(majorBytes)
+func (r *cborReader) bytes() ([]byte, bool) { return r.string(majorBytes) }
+func (r *cborReader) text() ([]byte, bool)  { return r.string(majorText) } // UTF-8 or not
+
+func (r *cborReader) string(major byte) ([]byte, bool) {
+	n, ok := r.head(major)
 	if !ok || n > uint64(len(*r)) {
 		return nil, false
 	}

@@ -1,12 +1,16 @@
 package handshake
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/fxamacker/cbor/v2"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/internal/strictcbor"
 )
 
 // TestWhatIsEncodedByHandIsWhatTheLibraryEncodes compares the two encoders, as one of them is ours.
@@ -39,5 +43,45 @@ func TestWhatIsEncodedByHandIsWhatTheLibraryEncodes(t *testing.T) {
 		}
 		require.Equal(t, library([]any{[]byte(text), []byte("mac")}), sealed{[]byte(text), []byte("mac")}.encode())
 		require.Equal(t, library([]byte(text)), encodeProof([]byte(text)))
+	}
+}
+
+// TestWhatIsReadByHandIsWhatTheLibraryReads changes each byte of an answer to each other, cuts it and makes it longer.
+func TestWhatIsReadByHandIsWhatTheLibraryReads(t *testing.T) {
+	read := 0
+	check := func(body []byte) {
+		t.Helper()
+		byHand, ok := plainReady(body)
+		if !ok {
+			return
+		}
+		read++
+		var r ready
+		require.NoError(t, strictcbor.Decode(body, &r), "%x", body)
+		require.Equal(t, r, byHand, "%x", body)
+	}
+	for _, times := range []Timings{{}, {1, 2, 3, 4}, {Main: 300, Accepted: 1<<63 - 1}, {Connected: 1 << 20}} {
+		whole := ready{times}.encode()
+		r, ok := plainReady(whole)
+		require.True(t, ok)
+		require.Equal(t, ready{times}, r)
+		for i := range whole {
+			check(whole[:i])
+			for b := range 256 {
+				changed := bytes.Clone(whole)
+				changed[i] = byte(b)
+				check(changed)
+			}
+		}
+		check(append(whole, 0))
+	}
+	assert.Greater(t, read, 100)
+	for name, body := range map[string]string{
+		"a moment twice":      "\xa1gtimings\xa2dinit\x01dinit\x02",
+		"a moment of 0 twice": "\xa1gtimings\xa2dinit\x00dinit\x00",
+		"another moment":      "\xa1gtimings\xa1dbeta\x01",
+	} {
+		_, ok := plainReady([]byte(body))
+		assert.False(t, ok, name)
 	}
 }

@@ -130,6 +130,7 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 		return nil, PhaseAuth, err
 	}
 
+	session := sessionKey(key, helloBody, welcomeBody) // now: a child in reserve has the time for it
 	ch.SetLimit(cfg.Limit)
 	specBody, err := expectFrame(ctx, ch, transport.KindSpec, versions, PhaseSpec)
 	var asked *cancelledError
@@ -150,7 +151,7 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 		Spec:    spec,
 		id:      me.ID,
 		control: cfg.Control && slices.Contains(w.Features, FeatureControl),
-		session: sessionKey(key, helloBody, welcomeBody),
+		session: session,
 	}, "", nil
 }
 
@@ -238,6 +239,7 @@ func (j *Joined) Ready(ctx context.Context, t Timings) error {
 	if err != nil {
 		return &Error{PhaseReady, err}
 	}
+	yield() // the kernel likes to put whom a write wakes on the writer's processor, behind what this process does next
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -212,6 +213,9 @@ func (g greet) check() error {
 
 // decodeReady decodes a child's answer and checks it.
 func decodeReady(body []byte) (r ready, err error) {
+	if r, ok := plainReady(body); ok {
+		return r, nil
+	}
 	if err := decode(transport.KindReady, body, &r); err != nil {
 		return r, err
 	}
@@ -219,6 +223,38 @@ func decodeReady(body []byte) (r ready, err error) {
 		return r, fmt.Errorf("%w: %s: a negative time", transport.ErrProtocol, transport.KindReady)
 	}
 	return r, nil
+}
+
+// plainReady decodes an answer that has nothing but what encode writes. Spawn waits for it, and the library takes its time where it
+// has not run for a while.
+func plainReady(body []byte) (r ready, ok bool) {
+	c := cborReader(body)
+	pairs, ok := c.head(majorMap)
+	key, named := c.text()
+	times, there := c.head(majorMap)
+	if !ok || pairs != 1 || !named || string(key) != "timings" || !there {
+		return ready{}, false
+	}
+	for range times {
+		key, _ := c.text()
+		at, ok := c.head(majorUint)
+		var moment *int64
+		switch string(key) {
+		case "init":
+			moment = &r.Timings.Init
+		case "main":
+			moment = &r.Timings.Main
+		case "connected":
+			moment = &r.Timings.Connected
+		case "accepted":
+			moment = &r.Timings.Accepted
+		}
+		if !ok || moment == nil || *moment != 0 || at == 0 || at > math.MaxInt64 {
+			return ready{}, false
+		}
+		*moment = int64(at)
+	}
+	return r, len(c) == 0
 }
 
 // decodeAttach decodes the payload of an attach and checks it.

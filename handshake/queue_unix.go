@@ -37,7 +37,7 @@ func hasInput(socket any) (yes, known bool) {
 		return false, false
 	}
 	err = raw.Control(func(fd uintptr) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		n, err := pollNow(&unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		yes, known = n > 0, err == nil
 	})
 	return yes, known && err == nil
