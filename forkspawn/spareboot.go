@@ -90,6 +90,15 @@ func (b *boot) giveSpare(ctx context.Context, orders []byte) bool {
 	}
 }
 
+// shortOrders is how many bytes a connection takes without a wait on which nothing but a welcome was sent before.
+const shortOrders = 2 << 10
+
+// giveSpareAtOnce is giveSpare before the boot has limits, which nothing waits for. What sets them up is done while the spare
+// wakes up.
+func (b *boot) giveSpareAtOnce(orders []byte) bool {
+	return len(orders) <= shortOrders && b.s.spares.serves(b) && b.giveSpare(b.s.ctx, orders)
+}
+
 // discardSpare gives up the spare that was taken: it has not read its orders, and will not.
 func (b *boot) discardSpare() {
 	b.s.spares.discard(&spare{b.child, b.x})

@@ -60,15 +60,17 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 		return nil, b.fail(handshake.PhaseStart, ErrClosed)
 	}
 	defer b.s.boots.Done()
-	l, release := b.limit(ctx)
-	defer release()
-	orders, err := b.orders(l.timed)
+	orders, err := b.orders(ctx)
 	if err != nil {
 		return nil, b.fail(handshake.PhaseStart, err)
 	}
+	given := b.giveSpareAtOnce(orders)
+	l, release := b.limit(ctx)
+	defer release()
 	if b.s.spares.serves(b) {
 		defer b.s.spares.refill() // and not before, as that takes time from this one
-		for b.giveSpare(l.timed, orders) {
+		for given || b.giveSpare(l.timed, orders) {
+			given = false
 			peer, err := b.await(l, b.raceAnswer)
 			if errors.Is(err, transport.ErrReset) && l.timed.Err() == nil {
 				b.discardSpare() // it has ended without having read its orders
