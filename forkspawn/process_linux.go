@@ -95,11 +95,13 @@ func (h handle) awaitEnd(pid int) bool {
 	}
 }
 
-// runs asks without taking the news from anybody.
+// runs asks without taking the news from anybody, nor telling the scheduler of a call that does not wait: in a process that has
+// slept it would wake a thread to watch over it.
 func (h handle) runs(pid int) bool {
 	var info unix.Siginfo
-	err := waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WSTOPPED|unix.WNOHANG|unix.WNOWAIT)
-	return err == nil && info.Signo == 0
+	const options = unix.WEXITED | unix.WSTOPPED | unix.WNOHANG | unix.WNOWAIT
+	_, _, errno := syscall.RawSyscall6(unix.SYS_WAITID, unix.P_PID, uintptr(pid), uintptr(unsafe.Pointer(&info)), options, 0, 0)
+	return errno == 0 && info.Signo == 0
 }
 
 // tracedPause is the time between looks at a child that this very process holds as its debugger.
