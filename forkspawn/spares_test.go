@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -161,6 +162,22 @@ func TestWhatASpareCannotGiveGetsAProcessOfItsOwn(t *testing.T) {
 	spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "bad", Entry: "echo", Args: make(chan int)})
 	spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "no entry"})
 	assert.Equal(t, waiting, forkspawn.SparePIDs(s), "the spare is still there")
+}
+
+// TestASpareTakesOrdersOfAnySize has orders that a socket takes at once, some that may have to wait, and more than it holds.
+func TestASpareTakesOrdersOfAnySize(t *testing.T) {
+	s := warmed(t, forkspawn.Config{Spares: 1})
+	for _, size := range []int{0, 1 << 10, 2 << 10, 3 << 10, 1 << 20} {
+		require.NoError(t, s.Warm(testContext(t)))
+		text := strings.Repeat("x", size)
+		c := spawn(t, s, spawnspec.Spec{Entry: "orders", Vars: map[string]any{"text": text}})
+		assert.True(t, c.Boot().Spare, size)
+		var got map[string]any
+		require.NoError(t, c.Recv(testContext(t), &got))
+		assert.True(t, got["vars"].(map[any]any)["text"] == text, size)
+		_, err := c.Stop(testContext(t))
+		require.NoError(t, err)
+	}
 }
 
 func TestADeadSpareIsNeverHandedOut(t *testing.T) {
