@@ -392,7 +392,7 @@ func badFiles(f *refork.Forker) error {
 	}{
 		{[]refork.File{{From: 900, To: 0}}, "descriptor 900, which the child shall get, is not open"},
 		{[]refork.File{{From: -1, To: 0}}, "descriptor -1, which the child shall get, is not open"},
-		{[]refork.File{{From: 0, To: 5}, {From: 1, To: 5}}, "two files are to be descriptor 5"},
+		{[]refork.File{{From: 0, To: 50}, {From: 1, To: 50}}, "two files are to be descriptor 50"},
 		{[]refork.File{{From: 0, To: links["anon_inode:[eventpoll]"]}}, "the child cannot have a descriptor"},
 		{[]refork.File{{From: 0, To: -1}}, "the child cannot have a descriptor"},
 		{make([]refork.File, 65), "65 files for the child"},
