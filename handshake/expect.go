@@ -49,7 +49,8 @@ type Expected struct {
 	since   map[Phase]time.Time
 	refused error // the last hello in this child's name that was refused, and by which process
 	refPID  int
-	conn    net.Conn      // on which its hello was accepted
+	conn    net.Conn      // on which its hello was accepted, or is to come; see Serve
+	given   chan struct{} // closed when it is known what came first on the connection of Serve; nil without
 	early   map[int]error // what note tells of processes that connected before SetPID
 	peer    *Peer
 	err     error
@@ -191,28 +192,36 @@ const lookBound = 20 * time.Millisecond
 // goroutines. For connections on which there is nothing to read, whoever keeps them open, it waits 20 ms in all, as what was
 // read of them may be being looked at.
 func (x *Expected) Hear(ctx context.Context) {
-	x.l.acceptQueued(ctx)
 	x.mu.Lock()
-	pid := x.pid
+	pid, conn, given := x.pid, x.conn, x.given
 	x.mu.Unlock()
 	looking, cancel := context.WithTimeout(ctx, lookBound)
 	defer cancel()
-	for _, p := range x.l.pendingOf(pid) {
-		select {
-		case <-p.noted:
-		case <-ctx.Done():
-		}
+	hear := func(conn net.Conn, done <-chan struct{}) {
 		wait := looking
-		if unread(p.conn) {
+		if unread(conn) {
 			wait = ctx
 		}
 		select {
-		case <-p.done:
+		case <-done:
 		case <-wait.Done():
 		}
 	}
+	if given != nil {
+		hear(conn, given)
+	} else {
+		x.l.acceptQueued(ctx)
+		for _, p := range x.l.pendingOf(pid) {
+			select {
+			case <-p.noted:
+			case <-ctx.Done():
+			}
+			hear(p.conn, p.done)
+		}
+	}
 	x.mu.Lock()
-	conn, phase := x.conn, x.phase
+	conn = x.conn
+	phase := x.phase
 	x.mu.Unlock()
 	if phase == PhaseAuth { // the welcome is being made
 		select {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/spawnwire/spawnwire/transport"
 )
@@ -155,12 +156,12 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	}, "", nil
 }
 
-// warmUp decodes a welcome for nothing. The first that a process decodes takes ten times as long as the
+// warmUp decodes a welcome for nothing, once. The first that a process decodes takes ten times as long as the
 // next, and there is no better moment for it than while the parent makes the real one.
-func warmUp() {
+var warmUp = sync.OnceFunc(func() {
 	example := welcome{Version: ProtocolVersion, ID: "0", Nonce: make([]byte, nonceSize), Features: []string{FeatureControl}}
 	decode(transport.KindWelcome, example.encode(), new(welcome))
-}
+})
 
 // openWelcome checks the parent's proof, and then what it says.
 func openWelcome(key, helloBody, body []byte, ours Range) (w welcome, err error) {

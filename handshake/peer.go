@@ -15,9 +15,10 @@ type Peer struct {
 	Version uint    // of the protocol
 	Timings Timings // of a spawned child's start, as far as it told them
 
-	l       *Listener     // that accepted it; nil for a peer that nobody spawned
-	process *process      // that its control connection must come from; nil when it does not matter
-	attach  chan struct{} // closed when the control connection is there; nil when there will be none
+	l       *Listener          // that accepted it; nil for a peer that nobody spawned
+	process *process           // that its control connection must come from; nil when it does not matter
+	attach  chan struct{}      // closed when the control connection is there; nil when there will be none
+	given   *transport.Channel // that control connection, if it was there from the start; nobody reads it before the child is ready
 
 	mu      sync.Mutex // guards what follows; never held over input or output
 	session *Secret    // keys the control connection; wiped, and nil, when it is there, or there will be none
@@ -117,6 +118,9 @@ func (p *Peer) end() (control *transport.Channel) {
 	defer p.mu.Unlock()
 	p.closed = true
 	p.wipe()
+	if p.control == nil {
+		return p.given
+	}
 	return p.control
 }
 

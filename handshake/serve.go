@@ -135,6 +135,7 @@ type conversation struct {
 	body    []byte   // of the hello frame
 	key     *Secret  // from when it is let in until the spec is made, then wiped
 	process *process // from when it is let in; nil when it does not matter
+	control net.Conn // the control connection, where it is there from the start; see Expected.Serve
 
 	welcomeBody []byte // of the welcome frame to a child in reserve
 }
@@ -230,6 +231,9 @@ func (c *conversation) finish() {
 		l:        c.l,
 		process:  c.process,
 	}
+	if c.control != nil {
+		peer.given, peer.attach = transport.New(c.control, transport.Config{Limit: PreAuthLimit}), make(chan struct{})
+	}
 	if phase, err = c.welcome(peer); err == nil && c.x.welcomed != nil {
 		c.x.keep(c, peer) // until Give
 		return
@@ -245,6 +249,9 @@ func (c *conversation) end(peer *Peer, phase Phase, err error) {
 	c.key.wipe()
 	if err == nil {
 		c.x.enter(PhaseReady)
+		if peer.given != nil {
+			peer.attachControl(c.x.ctx, peer.given)
+		}
 		if c.x.resolve(peer, nil) {
 			return
 		}
@@ -267,7 +274,7 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 		return PhaseAuth, verr
 	}
 	w := welcome{Version: version, ID: c.l.self.ID, Name: c.l.self.Name, PID: c.l.self.PID, Nonce: newNonce()}
-	if slices.Contains(c.hello.Features, FeatureControl) {
+	if slices.Contains(c.hello.Features, FeatureControl) && c.control == nil {
 		w.Features = []string{FeatureControl}
 	}
 	key := c.key[:]
