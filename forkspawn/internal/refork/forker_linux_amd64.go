@@ -7,8 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,7 +113,11 @@ const (
 func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.EndAlone() // of this process, whose builder must be done
 	if err := f.request(&o); err != nil {
+		return 0, -1, err
+	}
+	if err := prepareReport(f.a, o.Report); err != nil {
 		return 0, -1, err
 	}
 	runtime.LockOSThread()
@@ -130,7 +136,7 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		syscall.Nanosleep(&syscall.Timespec{Nsec: 20_000}, nil) // as time.Sleep takes a millisecond at least
 	}
 	wait, pause := firstWait, firstPause
-	blocking := map[uint32]blocker{}
+	var blocking map[uint32]blocker // made when there is need for it: what is written to before a fork costs both processes a fault
 	woken := false
 	began := time.Now()
 	for {
@@ -147,11 +153,17 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 			f.stats.Freeze = time.Duration(a.frozenAt - start)
 			f.stats.Frozen = time.Duration(a.thawedAt - a.frozenAt)
 			f.stats.Threads = a.nTids
+			if o.Report != nil {
+				o.Report.Sent = a.report.sent
+			}
 			pidfd = -1
 			if o.Pidfd {
 				pidfd = int(a.pidfd)
 			}
 			return int(a.pid), pidfd, nil
+		}
+		if blocking == nil {
+			blocking = make(map[uint32]blocker)
 		}
 		refused, retry := f.explain(a.result, blocking)
 		if a.result.code == posixTimer {
@@ -173,13 +185,21 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 	}
 }
 
+// EndAlone ends Options.Alone. It may be called at any time, in a process that was forked or not.
+func (f *Forker) EndAlone() {
+	if atomic.SwapUint32(&f.a.alone, 0) != 0 {
+		syscall.RawSyscall(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(&f.a.alone)), 1|128 /* FUTEX_WAKE_PRIVATE */, 1)
+	}
+}
+
 // blocker is what is known of a thread that was seen to sleep and block the signal.
 type blocker struct {
 	times int
 	since time.Time
 }
 
-// request puts what is asked for into the arena.
+// request puts what is asked for into the arena. Its system calls are raw, as others wake a thread of the runtime's that
+// looks after those that take long.
 func (f *Forker) request(o *Options) error {
 	if err := refuseNow(); err != nil {
 		return err
@@ -193,11 +213,13 @@ func (f *Forker) request(o *Options) error {
 		a.cloneFlags |= unix.CLONE_PIDFD
 	}
 	a.pidfd = -1
+	a.alone, a.aloneFor = 0, syscall.NsecToTimespec(max(0, int64(o.Alone)))
 
 	a.nKeep = 0
 	for _, c := range f.cgroup {
 		var st syscall.Stat_t
-		if err := syscall.Fstat(c.fd, &st); err == nil && st.Dev == c.dev && st.Ino == c.ino && a.nKeep < maxMoves {
+		_, _, e := syscall.RawSyscall(syscall.SYS_FSTAT, uintptr(c.fd), uintptr(unsafe.Pointer(&st)), 0)
+		if e == 0 && st.Dev == c.dev && st.Ino == c.ino && a.nKeep < maxMoves {
 			a.keep[a.nKeep] = uint32(c.fd)
 			a.nKeep++
 		}
@@ -206,14 +228,15 @@ func (f *Forker) request(o *Options) error {
 		return &Refused{Reason: fmt.Sprintf("%d files for the child, of at most %d", len(o.Files), maxMoves)}
 	}
 	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return &Refused{Reason: "getrlimit(RLIMIT_NOFILE)", Err: err}
+	_, _, e := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_NOFILE, 0, uintptr(unsafe.Pointer(&limit)), 0, 0)
+	if e != 0 {
+		return &Refused{Reason: "getrlimit(RLIMIT_NOFILE)", Err: e}
 	}
 	a.nMoves = 0
 	a.dupMin = 3
 	for i, file := range o.Files {
-		if _, err := unix.FcntlInt(uintptr(file.From), unix.F_GETFD, 0); err != nil || file.From < 0 {
-			return &Refused{Reason: fmt.Sprintf("descriptor %d, which the child shall get, is not open", file.From), Err: err}
+		if _, _, e := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(file.From), unix.F_GETFD, 0); e != 0 || file.From < 0 {
+			return &Refused{Reason: fmt.Sprintf("descriptor %d, which the child shall get, is not open", file.From), Err: syscall.EBADF}
 		}
 		if file.To >= 0 && uint64(file.To)+1 >= limit.Cur {
 			return &Refused{Reason: fmt.Sprintf("no descriptor %d for the child", file.To), Err: syscall.EMFILE, Remedy: "raise the limit with ulimit -n"}

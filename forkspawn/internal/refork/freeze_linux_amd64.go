@@ -71,6 +71,8 @@ func frozenSection(a *arena) {
 			return
 		default:
 			a.pid = pid
+			sendReport(a)
+			holdReport(a)
 		}
 	}
 	thaw(a)

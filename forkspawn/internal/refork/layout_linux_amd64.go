@@ -309,26 +309,16 @@ func mappings() ([]mapping, error) {
 	return list, nil
 }
 
-// findGlobalRand finds the runtime's globalRand: 32 bytes of seed, zeroed after use, the state, and true.
+// findGlobalRand finds the runtime's globalRand: 32 bytes of seed, zeroed after use, the state, and true. It reads only what was
+// written to before: the page tables of large empty variables would be filled, and copied by every fork.
 func findGlobalRand(l *layout, data segment) error {
+	pagemap, _ := os.Open("/proc/self/pagemap")
+	defer pagemap.Close()
 	var found []uintptr
-	size := data.to - data.from
-	for off := uintptr(32); off+randSize+8 <= size; off += 8 {
-		state := data.from + off
-		if *at(state + randSize) != 1 || !isRand(state) || *at(state - 32)|*at(state - 24)|*at(state - 16)|*at(state - 8) != 0 {
-			continue
-		}
-		content := make([]byte, randSize)
-		for range 10 { // a thread that starts may use it meanwhile
-			for i := uintptr(0); i < randSize; i += 8 {
-				binary.LittleEndian.PutUint64(content[i:], *at(state + i))
-			}
-			if computesTo(content) {
+	for _, part := range resident(pagemap, data) {
+		for state := part.from + 32; state+randSize+8 <= part.to; state += 8 {
+			if isGlobalRand(state) {
 				found = append(found, state)
-				break
-			}
-			if binary.LittleEndian.Uint32(content[randLimit:]) == 0 {
-				break
 			}
 		}
 	}
@@ -337,6 +327,25 @@ func findGlobalRand(l *layout, data segment) error {
 	}
 	l.globalRand = found[0]
 	return nil
+}
+
+func isGlobalRand(state uintptr) bool {
+	if *at(state + randSize) != 1 || !isRand(state) || *at(state - 32)|*at(state - 24)|*at(state - 16)|*at(state - 8) != 0 {
+		return false
+	}
+	content := make([]byte, randSize)
+	for range 10 { // a thread that starts may use it meanwhile
+		for i := uintptr(0); i < randSize; i += 8 {
+			binary.LittleEndian.PutUint64(content[i:], *at(state + i))
+		}
+		if computesTo(content) {
+			return true
+		}
+		if binary.LittleEndian.Uint32(content[randLimit:]) == 0 {
+			return false
+		}
+	}
+	return false
 }
 
 // findPoller finds the descriptors of the runtime's poller: the epoll instance that watches an eventfd with

@@ -56,6 +56,9 @@ func rebuild(a *arena) {
 	// need not wait for them.
 	a.builderPID = tid
 	store(&a.builder, 1)
+	if a.aloneFor != (syscall.Timespec{}) {
+		store(&a.alone, 1)
+	}
 	a.builderTLS[0] = uintptr(unsafe.Pointer(&a.zeroG))
 	top, tls := uintptr(unsafe.Pointer(&a.builderTop)), uintptr(unsafe.Pointer(&a.builderTLS[1]))
 	r := startBuilder(builderFlags, top, uintptr(unsafe.Pointer(&a.builder)), tls, build, a)
@@ -66,24 +69,47 @@ func rebuild(a *arena) {
 
 // build is the builder: a thread with all signals blocked that starts the others, each where it was frozen, and ends.
 func build(a *arena) {
-	for i := range slots(a) {
-		s := &a.slots[i]
-		if s.gen != a.gen {
-			continue
+	alone := load(&a.alone) != 0
+	if alone {
+		// One that polls for others is needed at once: the runtime has them sleep meanwhile.
+		for i := range slots(a) {
+			if s := &a.slots[i]; s.gen == a.gen && polls(a, s) {
+				start(a, s)
+				s.gen = 0
+			}
 		}
-		r := resume(threadFlags, s.frame+8, s.m+a.layout.procid, s.fs)
-		// While the forking thread executes a program, which ends this one, the kernel lets no thread start (golang/go#49438).
-		// The runtime waits as long before it gives up, where the limit of threads is the reason.
-		for try := int64(1); r == eagain && try <= 20; try++ {
-			a.builderSleep = syscall.Timespec{Nsec: try * 1e6}
-			syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.builderSleep)), 0, 0)
-			r = resume(threadFlags, s.frame+8, s.m+a.layout.procid, s.fs)
-		}
-		if r > ^uintptr(4095) {
-			die("clone of a thread\n", syscall.Errno(-r))
-		}
-		wakeUp(a, a.builderPID, r, s.m)
+		addr, timeout := uintptr(unsafe.Pointer(&a.alone)), uintptr(unsafe.Pointer(&a.aloneFor))
+		syscall.RawSyscall6(syscall.SYS_FUTEX, addr, 0|128 /* FUTEX_WAIT_PRIVATE */, 1, timeout, 0, 0) // whatever ends it
 	}
+	for i := range slots(a) {
+		if s := &a.slots[i]; s.gen == a.gen {
+			start(a, s)
+		}
+	}
+}
+
+// polls tells whether a thread was in epoll_pwait on the runtime's poller: that does not go on after a signal, but ends with EINTR,
+// and the system call's first argument is in its register still. The registers are in struct sigcontext of the frame: 8 bytes
+// of the restorer's address, 40 of struct ucontext before it, and then r8 to r15, rdi, rsi, rbp, rbx, rdx, rax and more.
+func polls(a *arena, s *slot) bool {
+	const rdi, rax = 48 + 8*8, 48 + 13*8
+	return *at(s.frame + rdi) == uint64(a.layout.epoll) && syscall.Errno(-*at(s.frame + rax)) == syscall.EINTR
+}
+
+// start starts a thread.
+func start(a *arena, s *slot) {
+	r := resume(threadFlags, s.frame+8, s.m+a.layout.procid, s.fs)
+	// While the forking thread executes a program, which ends this one, the kernel lets no thread start (golang/go#49438).
+	// The runtime waits as long before it gives up, where the limit of threads is the reason.
+	for try := int64(1); r == eagain && try <= 20; try++ {
+		a.builderSleep = syscall.Timespec{Nsec: try * 1e6}
+		syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&a.builderSleep)), 0, 0)
+		r = resume(threadFlags, s.frame+8, s.m+a.layout.procid, s.fs)
+	}
+	if r > ^uintptr(4095) {
+		die("clone of a thread\n", syscall.Errno(-r))
+	}
+	wakeUp(a, a.builderPID, r, s.m)
 }
 
 // wakeUp repeats a preemption signal that was under way to a thread when the process was forked, and was lost, as pending

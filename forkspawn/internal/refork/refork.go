@@ -1,6 +1,9 @@
 package refork
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Options say what a child gets.
 type Options struct {
@@ -12,6 +15,25 @@ type Options struct {
 	Files []File
 	// Pidfd asks for a pidfd of the child, close-on-exec, which the caller closes.
 	Pidfd bool
+	// Alone is how long the child's first thread has the process to itself, unless Forker.EndAlone ends that before. Where two
+	// threads of a process run at once, each first write to a page since the fork interrupts the other's CPU, and
+	// takes several times as long. What the thread does meanwhile must not wait for others.
+	Alone time.Duration
+	// Report, if not nil, is sent as soon as there is a child, before the other threads of this process go on, which may
+	// take the CPU from the forking one for as long as the child runs.
+	Report *Report
+}
+
+// Report is what is told of a child over a Unix socket: a message with the child's pid in it, and the pidfd with it
+// (SCM_RIGHTS in unix(7)), which stays open here.
+type Report struct {
+	Socket  int
+	Message []byte // at most 64 bytes
+	PID     int    // where in Message the pid goes, in 4 bytes, low byte first
+	// Hold is how long this process stays stopped when it was sent, unless there is something to read from Socket. The child
+	// is often given the forking thread's CPU, and the others would be woken on that of whoever has the report now.
+	Hold time.Duration
+	Sent bool // set by Fork: false when it could not be sent at once, or in whole
 }
 
 // File is a descriptor that the child gets.

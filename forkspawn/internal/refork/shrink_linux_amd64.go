@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,15 +18,17 @@ import (
 // Collapsed is what a Collapse did.
 type Collapsed struct {
 	Bytes   uint64 // in huge pages now
-	Skipped uint64 // in pieces of 2 MiB that were left alone, most of them as they hold nothing
+	Skipped uint64 // in pieces of 2 MiB that were left alone, most of them as they hold little
 	Took    time.Duration
 }
 
-const hugePage = 2 << 20
+// worthCollapse is how much of a piece must be in memory for it to be worth a huge page. The first write to such a page after a
+// fork splits it, and then all of its pages are there: of one that was mostly empty forks would copy more than before.
+const worthCollapse = hugePage / 4 * 3
 
 // Collapse makes forks cheap, once the heap is what it shall be: it collects, gives free memory back, and has the
-// kernel put what is left into huge pages (MADV_COLLAPSE in madvise(2), since Linux 6.1), as a fork copies the page
-// tables, 8 bytes for each page of 4 KiB or of 2 MiB. The error is errors.ErrUnsupported on older kernels; memory is
+// kernel put what is left into huge pages, where it fills them (MADV_COLLAPSE in madvise(2), since Linux 6.1): a fork
+// copies the page tables, 8 bytes for each page of 4 KiB or of 2 MiB. The error is errors.ErrUnsupported on older kernels; memory is
 // given back all the same. All of the memory is copied once, which takes seconds for a GiB on a slow machine.
 func Collapse() (Collapsed, error) {
 	start := time.Now()
@@ -36,6 +39,8 @@ func Collapse() (Collapsed, error) {
 	if err != nil {
 		return c, err
 	}
+	pagemap, _ := os.Open("/proc/self/pagemap")
+	defer pagemap.Close()
 	for _, m := range list {
 		// Shared memory is not copied at a fork, and the stack and the kernel's own are small.
 		if !m.writable || !m.private || m.name != "" && !strings.HasPrefix(m.name, "[anon:") && m.name != "[heap]" {
@@ -43,12 +48,19 @@ func Collapse() (Collapsed, error) {
 		}
 		from := (m.from + hugePage - 1) &^ (hugePage - 1)
 		for ; from+hugePage <= m.to; from += hugePage {
-			_, _, e := syscall.Syscall(syscall.SYS_MADVISE, from, hugePage, unix.MADV_COLLAPSE)
+			filled := uintptr(0)
+			for _, part := range resident(pagemap, segment{from, from + hugePage}) {
+				filled += part.to - part.from
+			}
+			if filled < worthCollapse {
+				c.Skipped += hugePage
+				continue
+			}
+			_, _, e := syscall.RawSyscall(syscall.SYS_MADVISE, from, hugePage, unix.MADV_COLLAPSE)
 			switch e {
 			case 0:
 				c.Bytes += hugePage
 			case syscall.EINVAL, syscall.EAGAIN, syscall.EBUSY, syscall.ENOMEM:
-				// EINVAL is also that there is nothing in it.
 				c.Skipped += hugePage
 			default:
 				return c, fmt.Errorf("madvise(MADV_COLLAPSE): %w", e)
@@ -78,14 +90,7 @@ func canCollapse() bool {
 // it. So as many such goroutines as there are threads take them all. With GOMAXPROCS 1 fewer are left. It also has
 // threads delete the timers of a CPU profile that was stopped.
 func ShedThreads() int {
-	count := func() int {
-		tasks, err := os.ReadDir("/proc/self/task")
-		if err != nil {
-			return 0
-		}
-		return len(tasks)
-	}
-	n := count()
+	n := threads()
 	for range 4 {
 		var ready, done sync.WaitGroup
 		release := make(chan struct{})
@@ -95,28 +100,58 @@ func ShedThreads() int {
 				runtime.LockOSThread()
 				ready.Done()
 				<-release // each has a thread of its own
-				if syscall.Gettid() == os.Getpid() {
-					runtime.UnlockOSThread() // the process's first thread stays
-				}
+				keepFirstThread()
 			})
 		}
 		ready.Wait()
 		close(release)
 		done.Wait()
-		// They end a moment after their goroutines.
-		left := count()
-		for range 20 {
-			time.Sleep(100 * time.Microsecond)
-			now := count()
-			if now == left {
-				break
-			}
-			left = now
-		}
+		left := settledThreads()
 		if left >= n {
-			return left
+			break
 		}
 		n = left
 	}
+	// The caller's own thread is one too many if it is not the process's first, which stays.
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		keepFirstThread()
+		close(done)
+	}()
+	<-done
+	return settledThreads()
+}
+
+// keepFirstThread unlocks a goroutine that is about to end from the process's first thread.
+func keepFirstThread() {
+	if syscall.Gettid() == os.Getpid() {
+		runtime.UnlockOSThread()
+	}
+}
+
+// settledThreads counts the threads when that has stopped to change: they end a moment after their goroutines.
+func settledThreads() int {
+	n := threads()
+	for range 20 {
+		time.Sleep(100 * time.Microsecond)
+		now := threads()
+		if now == n {
+			break
+		}
+		n = now
+	}
 	return n
+}
+
+// threads is the kernel's count, which the links of /proc/self/task are two more than. A system call that the runtime knows of, and
+// that takes its time, would have it start one.
+func threads() int {
+	path := [...]byte{15: 0}
+	copy(path[:], "/proc/self/task")
+	var st syscall.Stat_t
+	if _, _, e := syscall.RawSyscall(syscall.SYS_STAT, uintptr(unsafe.Pointer(&path)), uintptr(unsafe.Pointer(&st)), 0); e != 0 {
+		return 0
+	}
+	return int(st.Nlink) - 2
 }

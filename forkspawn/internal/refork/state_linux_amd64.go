@@ -17,15 +17,21 @@ const (
 
 // arena is everything that the frozen section and the signal handler read and write: numbers only, in
 // memory of its own that Go's collector does not know, so that nothing there can allocate, move, or need a write
-// barrier. The pages that no fork ever touches take no memory.
+// barrier. The pages that no fork ever touches take no memory. What every fork touches is close together, from the end of the first
+// stack to the beginning of the lists: each page of it costs parent and child a fault.
 type arena struct {
-	// The handler's part; handler_linux_amd64.s knows these names.
+	builderStack [32 << 10]byte
+	builderTop   [8]uint64
+	stack        [32<<10 - 1024]byte // of the frozen section
+	stackTop     [8]uint64
+	zeroG        [64]uint64 // the g of both: all that a function looks at is its stack's limit
+
+	// The handler's part; handler_linux_amd64.s knows these names, and slots.
 
 	gen    uint32 // counts attempts to freeze, and their ends; what frozen threads wait on (futex)
 	active uint32 // whether the handler shall freeze its thread
 	taken  uint32 // slots handed out in this attempt
 	inside uint32 // handlers that run
-	slots  [maxThreads]slot
 
 	layout layout // found once, before the first fork
 
@@ -37,13 +43,12 @@ type arena struct {
 	fdInfo     uintptr
 	poison     uintptr
 	wait       int64 // for all threads to freeze, in ns
-	moves      [maxMoves]move
 	nMoves     int
-	dupMin     uintptr          // a number above all that moves go to
-	keep       [maxMoves]uint32 // descriptors that stay as they are
+	dupMin     uintptr // a number above all that moves go to
 	nKeep      int
 	oldAction  sigaction
 	newAction  sigaction
+	report     report
 
 	// What was found while frozen.
 
@@ -55,33 +60,34 @@ type arena struct {
 	child    bool
 	pidfd    int32
 	nTids    int
-	tids     [maxThreads]uint32 // the last listing of threads
 	nSent    int
-	sent     [maxThreads]uint32 // threads that were sent the signal
 	nFDs     int
-	fds      [maxFiles]uint32
 	nPolled  int
-	polled   [maxFiles]polled
 	timer    uint32 // the lowest POSIX timer id that was never looked at
 	frozenAt int64  // clock when all were frozen
 	thawedAt int64  // clock when they were let go
-
-	text    [textSize]byte
-	scratch [128]byte
-	random  [(maxThreads + 2) * 32]byte
+	scratch  [128]byte
 
 	// The part of the child's builder, which runs beside the forking thread.
 
 	builder      uint32 // not 0 while it runs; the kernel clears it
 	builderPID   uintptr
 	builderSleep syscall.Timespec
-	builderStack [32 << 10]byte
-	builderTop   [8]uint64
 	builderTLS   [2]uintptr // its g, below its FS base
+	alone        uint32     // not 0 while it waits (futex)
+	aloneFor     syscall.Timespec
 
-	stack    [32 << 10]byte // of the frozen section
-	stackTop [8]uint64
-	zeroG    [64]uint64 // the g of both: all that a function looks at is its stack's limit
+	// The lists, whose beginnings alone are touched as a rule.
+
+	moves  [maxMoves]move
+	keep   [maxMoves]uint32 // descriptors that stay as they are
+	slots  [maxThreads]slot
+	random [(maxThreads + 2) * 32]byte
+	tids   [maxThreads]uint32 // the last listing of threads
+	sent   [maxThreads]uint32 // threads that were sent the signal
+	fds    [maxFiles]uint32
+	polled [maxFiles]polled
+	text   [textSize]byte
 }
 
 // offsetM is where a g has its m (runtime2.go of the Go runtime). The assembly uses it too; that it holds
@@ -115,6 +121,33 @@ type slot struct {
 type move struct {
 	from, to uint32
 	first    bool // from is overwritten by another move: it is duplicated before any
+}
+
+// report is a Report, with what sendmsg(2) wants of it. Addresses are numbers here as everywhere in the arena: to store a pointer is
+// more than a store while the collector runs, and needs a g.
+type report struct {
+	wanted, sent bool
+	socket       uintptr
+	header       msghdr
+	iov          [2]uintptr // struct iovec: base, length
+	control      struct {
+		header unix.Cmsghdr
+		pidfd  int32
+		_      int32
+	}
+	pidAt   int
+	message [64]byte
+	hold    syscall.Timespec
+	poll    unix.PollFd
+}
+
+// msghdr is the kernel's struct user_msghdr.
+type msghdr struct {
+	name, nameLen       uintptr
+	iov, iovLen         uintptr
+	control, controlLen uintptr
+	flags               uint32
+	_                   uint32
 }
 
 // polled is one entry of the runtime's poller.

@@ -232,14 +232,30 @@ func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
 	defer r.Close()
 
 	start := time.Now()
-	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}})
+	alone := time.Duration(start.UnixMicro()%2) * 5 * time.Millisecond // every other time or so
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		syscall.Close(p[1])
+		return fail("refused", "socketpair: %v", err)
+	}
+	report := refork.Report{Socket: pair[0], Message: []byte("pid 1234"), PID: 4, Hold: alone / 5}
+	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}, Alone: alone, Report: &report})
+	if err == nil && pid == 0 {
+		syscall.Write(p[1], []byte("hello\n"))
+		answer(f, p[1], depth)
+	}
+	told, n := make([]byte, len(report.Message)+1), 0
+	if err == nil && report.Sent {
+		n, _ = syscall.Read(pair[1], told)
+	}
+	syscall.Close(pair[0])
+	syscall.Close(pair[1])
 	if err != nil {
 		syscall.Close(p[1])
 		return fail("refused", "%v", err)
 	}
-	if pid == 0 {
-		syscall.Write(p[1], []byte("hello\n"))
-		answer(f, p[1], depth)
+	if want := append([]byte("pid "), byte(pid), byte(pid>>8), byte(pid>>16), byte(pid>>24)); !report.Sent || !bytes.Equal(told[:n], want) {
+		return fail("wrong", "child %d was reported as %q", pid, told[:n])
 	}
 	o.Call = time.Since(start)
 	syscall.Close(p[1])

@@ -1,0 +1,26 @@
+package refork
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+)
+
+// TestArenaHasNumbersOnly: to store a pointer is a call of the runtime's while it collects, and the frozen section has no g for that.
+func TestArenaHasNumbersOnly(t *testing.T) {
+	var look func(typ reflect.Type, path string)
+	look = func(typ reflect.Type, path string) {
+		switch typ.Kind() {
+		case reflect.Struct:
+			for i := range typ.NumField() {
+				look(typ.Field(i).Type, path+"."+typ.Field(i).Name)
+			}
+		case reflect.Array:
+			look(typ.Elem(), path+"[]")
+		default:
+			assert.True(t, typ.Kind() >= reflect.Bool && typ.Kind() <= reflect.Uintptr, "%s is a %s", path, typ)
+		}
+	}
+	look(reflect.TypeFor[arena](), "arena")
+}
