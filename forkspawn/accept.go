@@ -43,7 +43,7 @@ func (b *boot) watchAccept(end context.CancelCauseFunc) (stop func()) {
 
 // acceptError returns an [*acceptError] while the child has not been seen and accepts fail, or nil.
 func (b *boot) acceptError() error {
-	if err := b.s.peers.AcceptErr(); err != nil && b.x.Phase() == handshake.PhaseConnect {
+	if err := b.s.peers.AcceptErr(); err != nil && !b.connected && b.x.Phase() == handshake.PhaseConnect {
 		return &acceptError{explainScarcity(err)}
 	}
 	return nil

@@ -50,6 +50,20 @@ func (p *Parent) attachPatiently() (*transport.Channel, error) {
 	}
 }
 
+// ownControl returns the control connection that was there from the start. It tries again as long as this process has no
+// descriptor to spare, until Close.
+func (p *Parent) ownControl() (*transport.Channel, error) {
+	for {
+		conn, err := p.control()
+		if err == nil {
+			return transport.New(conn, transport.Config{Limit: handshake.PreAuthLimit}), nil
+		}
+		if awaitClosed(context.Background(), p.open.Done(), minAttachPause) {
+			return nil, err
+		}
+	}
+}
+
 func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
 	conn, err := p.dial(ctx)
 	if err != nil {

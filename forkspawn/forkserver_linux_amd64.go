@@ -155,28 +155,50 @@ func (f *forkserver) get(ctx context.Context) (*template, error) {
 }
 
 // fork has a child forked. Once asked, the template is waited for, for forkBound at most: what it has forked must not be forgotten.
-func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr) (Process, error) {
+// With serve, which is called once unless there is nothing to serve, the child has its connections from the start: serve gets this
+// process's ends of two pairs.
+func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr, serve func(message, control net.Conn)) (Process, error) {
 	files, release, err := startFiles(attr)
 	if err != nil {
 		return nil, noNullDevice(err)
 	}
 	defer release()
-	var fds [forkFiles]int
-	for i, file := range files {
-		if fds[i] = int(file.Fd()); fds[i] < 0 {
+	fds := make([]int, 0, connectedFiles)
+	for _, file := range files {
+		fd := int(file.Fd())
+		if fd < 0 {
 			return nil, &fs.PathError{Op: "start", Path: file.Name(), Err: os.ErrClosed}
 		}
+		fds = append(fds, fd)
 	}
-	if fds[3], err = openDir(attr.Dir); err != nil {
+	var own []int // fds that are to be closed here
+	begin := func() {}
+	sent := func() {
+		closeAll(own) // so that nobody but the child has its ends
+		own = nil
+		begin()
+	}
+	defer sent()
+	dir, err := openDir(attr.Dir)
+	if err != nil {
 		return nil, explainStart(err)
 	}
-	defer unix.Close(fds[3])
+	own = append(own, dir)
+	if serve != nil {
+		near, far, err := connections()
+		if err != nil {
+			return nil, explainScarcity(err)
+		}
+		own = append(own, far[:]...)
+		begin = sync.OnceFunc(func() { serve(near[0], near[1]) })
+	}
+	fds = append(fds, own...)
 	env := attr.Env
 	if env == nil {
 		env = os.Environ()
 	}
 	request := forkRequest{
-		ownGroup: attr.OwnGroup, deathSignal: attr.ParentDeathSignal,
+		ownGroup: attr.OwnGroup, deathSignal: attr.ParentDeathSignal, connected: serve != nil,
 		ticket: attr.ticket[len(handshake.TicketEnv)+1:], env: lastOfEach(env),
 	}
 	message := request.encode()
@@ -185,9 +207,6 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr) (Process, erro
 		return nil, &fs.PathError{Op: "fork", Path: "environment", Err: syscall.E2BIG}
 	}
 
-	if _, err := f.get(ctx); err != nil { // which may take long
-		return nil, err
-	}
 	select {
 	case f.turn <- struct{}{}:
 		defer func() { <-f.turn }()
@@ -198,11 +217,48 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr) (Process, erro
 	if err != nil {
 		return nil, err
 	}
-	p, err := f.s.reaper.started(func() (Process, error) { return t.fork(message, fds[:], attr.OwnGroup) })
+	p, err := f.s.reaper.started(func() (Process, error) { return t.fork(message, fds, attr.OwnGroup, sent) })
 	if err != nil && f.s.ctx.Err() != nil {
 		err = ErrClosed
 	}
 	return p, err
+}
+
+// connections returns the near and far ends of two pairs.
+func connections() (near [2]net.Conn, far [2]int, err error) {
+	for i := range near {
+		near[i], far[i], err = pair()
+		if err != nil {
+			for j := range i {
+				near[j].Close()
+				unix.Close(far[j])
+			}
+			return near, far, err
+		}
+	}
+	return near, far, nil
+}
+
+// pair is uds.Pair whose far end is a descriptor, blocking.
+func pair() (near net.Conn, far int, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, -1, os.NewSyscallError("socketpair", err)
+	}
+	file := os.NewFile(uintptr(fds[0]), "socketpair")
+	near, err = net.FileConn(file) // with a descriptor of its own
+	file.Close()
+	if err != nil {
+		unix.Close(fds[1])
+		return nil, -1, err
+	}
+	return near, fds[1], nil
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 }
 
 // openDir opens a child's working directory; "" is this process's own.
@@ -412,12 +468,13 @@ func (t *template) end(cause error) error {
 }
 
 // fork has the template fork a child. The caller has the turn. After an error that is a [*TemplateError] the template has
-// ended, and nothing of the child is left.
-func (t *template) fork(message []byte, fds []int, ownGroup bool) (Process, error) {
+// ended, and nothing of the child is left. sent is called when the template has the descriptors, or will not get them.
+func (t *template) fork(message []byte, fds []int, ownGroup bool, sent func()) (Process, error) {
 	deadline := time.Now().Add(forkBound)
 	var news templateNews
 	pidfd := -1
 	err := t.send(message, fds, deadline)
+	sent()
 	if err == nil {
 		news, pidfd, err = t.receive(deadline)
 	}
@@ -468,12 +525,9 @@ func (t *template) mark() string { return templateEnv + "=" + t.id + " " + t.f.s
 
 func (t *template) send(message []byte, fds []int, deadline time.Time) error {
 	t.conn.SetWriteDeadline(deadline)
-	// The descriptors come with the length alone, as a stream's reader gets them with the first byte.
-	_, _, err := t.conn.WriteMsgUnix(message[:4], unix.UnixRights(fds...), nil)
-	for rest := message[4:]; err == nil && len(rest) > 0; {
-		var n int
+	n, _, err := t.conn.WriteMsgUnix(message, unix.UnixRights(fds...), nil)
+	for rest := message[n:]; err == nil && len(rest) > 0; rest = rest[n:] {
 		n, err = t.conn.Write(rest)
-		rest = rest[n:]
 	}
 	return t.explain(err)
 }
@@ -487,50 +541,71 @@ func (t *template) receive(deadline time.Time) (news templateNews, pidfd int, er
 			pidfd = -1
 		}
 	}()
-	var head [4]byte
 	oob := make([]byte, unix.CmsgSpace(4))
-	err = t.read(head[:], deadline, func(b []byte) (int, error) {
+	first := func(b []byte) (int, error) {
 		n, oobn, _, _, err := t.conn.ReadMsgUnix(b, oob)
 		if fds, _ := receivedFiles(oob[:oobn]); len(fds) == 1 {
 			pidfd = fds[0]
 		}
 		return n, err
-	})
+	}
+	b := make([]byte, 256)
+	n, err := t.read(b, 4, deadline, first)
 	if err != nil {
 		return news, pidfd, err
 	}
-	size := binary.LittleEndian.Uint32(head[:])
-	if size > maxTemplateMessage {
+	size := 4 + int(binary.LittleEndian.Uint32(b))
+	switch {
+	case size > maxTemplateMessage || n > size:
 		return news, pidfd, errTemplateMessage
+	case n < size:
+		b = append(b[:n], make([]byte, size-n)...)
+		if _, err = t.read(b[n:], size-n, deadline, t.conn.Read); err != nil {
+			return news, pidfd, err
+		}
 	}
-	body := make([]byte, size)
-	if err = t.read(body, deadline, t.conn.Read); err != nil {
-		return news, pidfd, err
-	}
-	news, err = decodeTemplateNews(body)
+	news, err = decodeTemplateNews(b[4:size])
 	return news, pidfd, err
 }
 
-// read fills b, and looks from time to time whether the template is stopped.
-func (t *template) read(b []byte, deadline time.Time, read func([]byte) (int, error)) error {
+// receivedFiles returns the descriptors of a message (SCM_RIGHTS in unix(7)).
+func receivedFiles(oob []byte) ([]int, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, os.NewSyscallError("recvmsg", err)
+	}
+	var fds []int
+	for _, m := range messages {
+		if list, err := unix.ParseUnixRights(&m); err == nil {
+			fds = append(fds, list...)
+		}
+	}
+	return fds, nil
+}
+
+// read reads least bytes, and more if they are there, and looks from time to time whether the template is stopped.
+func (t *template) read(b []byte, least int, deadline time.Time, read func([]byte) (int, error)) (n int, err error) {
 	stopped := false
-	for len(b) > 0 {
+	for n < least {
 		t.conn.SetReadDeadline(time.Now().Add(templateLook))
-		n, err := read(b)
-		b = b[max(n, 0):]
+		more, err := read(b[n:])
+		n += max(more, 0)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && (time.Now().Before(deadline) || t.f.s.cfg.WaitForDebugger && traced(t.proc.PID())):
 			was := stopped
 			if stopped = !t.proc.runs(); stopped && was && !isClosed(t.gone) {
-				return errTemplateStopped
+				return n, errTemplateStopped
 			}
 		case err != nil:
-			return t.explain(err)
-		case n == 0:
-			return errTemplateEnded
+			return n, t.explain(err)
+		case more == 0:
+			return n, errTemplateEnded
 		}
 	}
-	return nil
+	return n, nil
 }
 
 // explain makes the end of the stream the end of the process.

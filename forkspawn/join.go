@@ -65,6 +65,7 @@ type Parent struct {
 	addr    transport.Addr                          // where that is; zero in the parent's own process
 	sockets atomic.Int64                            // numbers this process's listening sockets; see listenBeside
 	cfg     JoinConfig
+	control func() (net.Conn, error) // see joining
 
 	ctx        context.Context
 	cancel     context.CancelCauseFunc
@@ -143,6 +144,11 @@ type joining struct {
 	init int64 // when the process began to run Go code; see package monotime
 	main int64 // when Init or Join was called
 	dial func(context.Context) (net.Conn, error)
+	// control, if not nil, gives the child's end of a control connection that is there from the start; see
+	// handshake.Expected.Serve. Otherwise one is dialled when the child is ready.
+	control func() (net.Conn, error)
+	// joined, if not nil, is called when the parent has been told that the child is ready.
+	joined func()
 	// check, if not nil, and then cfg.Prepare, say whether the child can do what its spec asks; the parent gets their
 	// error.
 	check func(*Parent) error
@@ -157,13 +163,13 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
 	}
 	times.Connected = monotime.Now()
-	p := &Parent{id: t.ID, dial: how.dial, addr: t.Addr, cfg: how.cfg, askedToStop: make(chan struct{})}
+	p := &Parent{id: t.ID, dial: how.dial, control: how.control, addr: t.Addr, cfg: how.cfg, askedToStop: make(chan struct{})}
 	p.open, p.close = context.WithCancel(context.Background())
 	p.attaching, p.stopAttach = context.WithCancel(context.Background())
 	base, cancelBase := context.WithCancelCause(context.WithValue(context.Background(), parentKey{}, p))
 	p.cancel = cancelBase
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
-		Limit: p.cfg.Limit, OnCancel: p.asked, Control: true, Meanwhile: warmUp,
+		Limit: p.cfg.Limit, OnCancel: p.asked, Control: how.control == nil, Meanwhile: warmUp,
 	})
 	switch {
 	case errors.Is(err, handshake.ErrDismissed):
@@ -196,14 +202,17 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 		return nil, fmt.Errorf("forkspawn: join: %w", err)
 	}
 	p.watch.Go(p.watchControl)
+	if how.joined != nil {
+		how.joined()
+	}
 	return p, nil
 }
 
 // exampleSpec is a spec with its required fields.
 const exampleSpec = "\xa6av\x01dnameaxedepth\x01eentryaxfmethoddexecfparent\xa3bidaxcpid\x01dnameax"
 
-// warmUp decodes a spec for nothing, while the parent makes the real one; see handshake.JoinConfig.
-func warmUp() { spawnspec.Unmarshal([]byte(exampleSpec)) }
+// warmUp decodes a spec for nothing, once, while the parent makes the real one; see handshake.JoinConfig.
+var warmUp = sync.OnceFunc(func() { spawnspec.Unmarshal([]byte(exampleSpec)) })
 
 // refuse tells the parent why the child cannot do what it was asked.
 func (p *Parent) refuse(ctx context.Context, phase handshake.Phase, code string, err error) error {
@@ -334,6 +343,12 @@ func (p *Parent) parentGone() {
 // watchControl reads the control connection until the parent is gone or Close is called. It dials it
 // first: this is off the path to ready.
 func (p *Parent) watchControl() {
+	if p.control != nil {
+		if ch, err := p.ownControl(); err == nil && p.obey(ch) != nil {
+			p.parentGone()
+		}
+		return
+	}
 	if !p.joined.Control() {
 		return
 	}

@@ -81,15 +81,21 @@ func Init() {
 	main := monotime.Now()
 	how := joining{init: monotime.Init}
 	ticket, ok, err := handshake.TakeTicket()
-	if warmUp, template := takeTemplateOrder(); template {
-		ticket, how.init, err = serveAsTemplate(warmUp) // returns in each child
-		ok, main = true, monotime.Now()
-	}
-	if !ok {
+	warmUp, template := takeTemplateOrder()
+	switch {
+	case template:
+		ticket, how, err = serveAsTemplate(warmUp) // returns in each child
+		main = monotime.Now()
+	case ok:
+		nameProcess()
+	default:
 		return
 	}
 	if err == nil {
-		how.main, how.dial = main, dialer(ticket.Addr)
+		how.main = main
+		if how.dial == nil {
+			how.dial = dialer(ticket.Addr)
+		}
 		err = runChild(ticket, how)
 	}
 	if err != nil {
@@ -101,7 +107,6 @@ func Init() {
 
 // runChild is the life of a child of this program.
 func runChild(ticket handshake.Ticket, how joining) error {
-	nameProcess()
 	parent, run, err := joinEntry(context.Background(), ticket, how)
 	var asked *CancelError
 	switch {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -43,12 +44,13 @@ type boot struct {
 	began time.Time
 	times bootTimes
 
-	id      string
-	x       *handshake.Expected
-	forked  bool      // from a template, and not executed
-	child   *Child    // from when the process runs
-	started time.Time // when the process ran
-	given   time.Time // when the spare that was taken got its orders; else zero
+	id        string
+	x         *handshake.Expected
+	forked    bool      // from a template, and not executed
+	connected bool      // by a pair, so that there is nothing to accept
+	child     *Child    // from when the process runs
+	started   time.Time // when the process ran
+	given     time.Time // when the spare that was taken got its orders; else zero
 }
 
 func (s *Spawner) newBoot(cmd Command, spec spawnspec.Spec, tell *teller) *boot {
@@ -262,7 +264,7 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 	}
 	var proc Process
 	if b.forked {
-		proc, err = b.s.forks.fork(ctx, &attr)
+		proc, err = b.s.forks.fork(ctx, &attr, b.connection())
 	} else {
 		proc, err = b.s.thread.do(ctx, func() (Process, error) {
 			p, err := b.s.reaper.started(start)
@@ -278,6 +280,16 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 		return nil, streams{}, err
 	}
 	return proc, st, nil
+}
+
+// connection returns what serves the connections of a pair that a forked child has from its start. It is nil over
+// TCP and TLS: who asked for these gets them.
+func (b *boot) connection() (serve func(message, control net.Conn)) {
+	if b.s.addr.Scheme != transport.SchemeUDS {
+		return nil
+	}
+	b.connected = true
+	return b.x.Serve
 }
 
 // dyingBound is how long Spawn waits for the exit status of a child whose handshake has failed: the

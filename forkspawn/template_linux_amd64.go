@@ -1,17 +1,20 @@
 package forkspawn
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -23,31 +26,60 @@ import (
 
 // The template's own side. Its stdin is the socket of its Spawner.
 
+// What a template and its children write to between two forks costs both of them a fault a page, of two microseconds or so, and
+// is most of what a start takes. So the one that waits for requests has its memory beforehand, and looks at as
+// little of a request as it can.
+
 // templateProcess is this process as a template.
 type templateProcess struct {
-	control int // the socket, blocking
+	conn    *net.UnixConn // to the Spawner
+	raw     syscall.RawConn
 	spawner int // the process that it belongs to
 	forker  *refork.Forker
+	environ []string // its environment, and so that of a child that is asked for with the same
+	restore func()   // makes GOMAXPROCS what it was before it was lowered to 1
+
+	room    []byte // for requests
 	request []byte // the one under way; it has a secret, and an environment, which are the child's alone
-	files   [forkFiles]int
+	nFiles  int    // that came with it
+	files   [connectedFiles]int
+	moves   [connectedFiles]refork.File
+	header  unix.Msghdr
+	iov     unix.Iovec
+	oob     [64]byte
+	got     int // bytes that recvmsg received, or 0
+	errno   syscall.Errno
+	report  refork.Report
 }
 
+// firstRoom is what a template has for a request, in bytes. It grows for a larger one.
+const firstRoom = 16 << 10
+
+// aloneBound is how long a child does without its other threads until its parent knows that it is ready.
+const aloneBound = 5 * time.Millisecond
+
+// holdTime is how long a template is still when it has forked a child, unless it is asked for another: about what the child needs to
+// be ready.
+const holdTime = 2 * time.Millisecond
+
 // serveAsTemplate makes this process a template, with a warm-up, and returns in each child that it forks, with the ticket
-// and the moment of the fork. It does not return in the template, which ends with its Spawner.
-func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err error) {
-	t := &templateProcess{spawner: os.Getppid()}
-	nameProcess()
-	if t.control, err = takeStdin(); err != nil {
-		return ticket, 0, fmt.Errorf("forkspawn: template: %w", err)
+// and how it joins. It does not return in the template, which ends with its Spawner.
+func serveAsTemplate(warmUp string) (ticket handshake.Ticket, how joining, err error) {
+	t := &templateProcess{spawner: os.Getppid(), room: make([]byte, firstRoom)}
+	if err = t.takeStdin(); err != nil {
+		return ticket, how, fmt.Errorf("forkspawn: template: %w", err)
 	}
 	if news := t.prepare(warmUp); news.kind != newsReady {
 		t.tell(news, -1)
 		os.Exit(ExitFailure)
 	}
-	runtime.LockOSThread() // the children's first thread, until they let it go
+	nameProcess()
+	forked := templateNews{kind: newsForked}
+	t.report = refork.Report{Message: forked.encode(), PID: pidAt, Hold: holdTime}
+	t.raw.Control(func(fd uintptr) { t.report.Socket = int(fd) })
 	t.tell(templateNews{kind: newsReady}, -1)
 	for {
-		err := t.receive()
+		request, env, err := t.receive()
 		if err == io.EOF {
 			os.Exit(0) // the Spawner is closed, or its process has ended
 		}
@@ -55,17 +87,23 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err 
 			fmt.Fprintln(os.Stderr, "forkspawn: template:", err)
 			os.Exit(ExitFailure)
 		}
-		if t.files[forkFiles-1] < 0 {
+		if t.nFiles != request.files() {
 			t.answer(0, -1, &refork.Refused{Reason: "descriptors of the child", Err: syscall.EMFILE})
 			continue
 		}
-		pid, pidfd, err := t.forker.Fork(refork.Options{Sibling: true, Pidfd: true, Files: []refork.File{
-			{From: t.files[0], To: 0}, {From: t.files[1], To: 1}, {From: t.files[2], To: 2},
-			{From: t.files[3], To: t.files[3]},
-		}})
-		if err == nil && pid == 0 {
-			return t.becomeChild()
+		moves := t.moves[:t.nFiles]
+		for i, fd := range t.files[:t.nFiles] {
+			moves[i] = refork.File{From: fd, To: fd}
+			if i < 3 {
+				moves[i].To = i
+			}
 		}
+		runtime.LockOSThread() // which is the child's first then
+		pid, pidfd, err := t.forker.Fork(refork.Options{Sibling: true, Pidfd: true, Files: moves, Alone: aloneBound, Report: &t.report})
+		if err == nil && pid == 0 {
+			return t.becomeChild(&request, env)
+		}
+		runtime.UnlockOSThread()
 		t.answer(pid, pidfd, err)
 	}
 }
@@ -73,22 +111,27 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, forked int64, err 
 // selfTestBound is there to find hangs: the test takes half a second.
 const selfTestBound = time.Minute
 
-// takeStdin returns stdin's socket under another number. Stdin is the null device then.
-func takeStdin() (int, error) {
-	fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 3)
+// takeStdin makes a connection of the socket that stdin is. Stdin is the null device then.
+func (t *templateProcess) takeStdin() error {
+	conn, err := net.FileConn(os.Stdin) // with a descriptor of its own
 	if err != nil {
-		return 0, explainScarcity(os.NewSyscallError("fcntl", err))
+		return explainScarcity(err)
+	}
+	t.conn = conn.(*net.UnixConn)
+	if t.raw, err = t.conn.SyscallConn(); err != nil {
+		return err
 	}
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, noNullDevice(&os.PathError{Op: "open", Path: os.DevNull, Err: err})
+		return noNullDevice(&os.PathError{Op: "open", Path: os.DevNull, Err: err})
 	}
 	defer unix.Close(null)
-	return fd, os.NewSyscallError("dup3", unix.Dup3(null, 0, 0))
+	return os.NewSyscallError("dup3", unix.Dup3(null, 0, 0))
 }
 
 // prepare finds out whether this process can be forked, has it warm up, and makes forks cheap.
 func (t *templateProcess) prepare(name string) templateNews {
+	procs := runtime.GOMAXPROCS(0)
 	warmUp, err := warmUpOf(name)
 	if err != nil {
 		return templateNews{kind: newsFailed, reason: err.Error()}
@@ -108,8 +151,14 @@ func (t *templateProcess) prepare(name string) templateNews {
 	if err := t.runWarmUp(warmUp); err != nil {
 		return templateNews{kind: newsFailed, reason: "warm-up: " + err.Error()}
 	}
+	t.environ = os.Environ()
+	forget() // what a warm-up has asked for is none of its children's business
+	t.lowerProcs(procs)
+	rehearse()
+	refork.ShedThreads()
 	refork.Collapse() // an old kernel cannot: then a fork costs more
-	forget()          // what a warm-up has asked for is none of its children's business
+	refork.KeepProgram()
+	rehearse()
 	refork.ShedThreads()
 	return templateNews{kind: newsReady}
 }
@@ -144,8 +193,28 @@ func rememberSignals() (forget func()) {
 				signal.Notify(make(chan os.Signal, 1), sig) // which puts the handler back, as Reset alone does not
 			}
 		}
-		signal.Reset()
+		if signalsNotified() {
+			signal.Reset() // where nobody has asked for any it would start a thread
+		}
 	}
+}
+
+// lowerProcs sets GOMAXPROCS to 1: the template needs no more, the more it has the more threads it has, and a child has nothing to
+// do at once until its parent knows that it is ready. procs is what it was before the warm-up. A child gets back what it was
+// now, or the runtime's own choice where neither the warm-up nor GOMAXPROCS in the environment have made another.
+func (t *templateProcess) lowerProcs(procs int) {
+	now := runtime.GOMAXPROCS(1)
+	t.restore = func() { runtime.GOMAXPROCS(now) }
+	if now == procs && os.Getenv("GOMAXPROCS") == "" {
+		t.restore = runtime.SetDefaultGOMAXPROCS
+	}
+}
+
+// signalsNotified tells whether signal.Notify was ever called.
+func signalsNotified() bool {
+	stacks := make([]byte, 1<<20)
+	n := runtime.Stack(stacks, true)
+	return n == len(stacks) || bytes.Contains(stacks[:n], []byte("os/signal."))
 }
 
 // refusal is what is told of a [*refork.Refused].
@@ -165,94 +234,99 @@ func refusal(kind newsKind, err error) templateNews {
 	return n
 }
 
-// receive waits for a request, in this thread: the fewer threads and goroutines a template has the better. It returns
-// io.EOF when there is nobody any more who would ask. The last of files is -1 when they could not be received.
-func (t *templateProcess) receive() error {
-	var head [4]byte
-	oob := make([]byte, unix.CmsgSpace(4*forkFiles))
-	for i := range t.files {
-		t.files[i] = -1
+// receive waits for a request. It returns io.EOF when there is nobody any more who would ask.
+//
+// The goroutine waits in the runtime's poller and is not locked to its thread meanwhile: so that very thread waits for the socket, no
+// other one is there to poll beside it, and there are fewest to freeze.
+func (t *templateProcess) receive() (r forkRequest, env environ, err error) {
+	t.iov = unix.Iovec{Base: &t.room[0], Len: uint64(len(t.room))}
+	t.header = unix.Msghdr{Iov: &t.iov, Iovlen: 1, Control: &t.oob[0], Controllen: uint64(len(t.oob))}
+	if err := t.raw.Read(t.recvmsg); err != nil {
+		return r, nil, err
 	}
-	n, oobn, err := 0, 0, error(syscall.EINTR)
-	for err == syscall.EINTR {
-		n, oobn, _, _, err = syscall.Recvmsg(t.control, head[:], oob, syscall.MSG_CMSG_CLOEXEC)
-	}
+	n := t.got
 	switch {
-	case err == syscall.ECONNRESET, err == nil && n == 0:
-		return io.EOF
-	case err != nil:
-		return os.NewSyscallError("recvmsg", err)
+	case t.errno == syscall.ECONNRESET, t.errno == 0 && n == 0:
+		return r, nil, io.EOF
+	case t.errno != 0:
+		return r, nil, os.NewSyscallError("recvmsg", t.errno)
 	}
-	fds, err := receivedFiles(oob[:oobn])
-	if err != nil {
-		return err
+	t.takeFiles()
+	if n < 4 {
+		if err := t.readFull(t.room[n:4]); err != nil {
+			return r, nil, err
+		}
+		n = 4
 	}
-	copy(t.files[:], fds)
-	if err := t.readFull(head[n:]); err != nil {
-		return err
+	size := 4 + int(binary.LittleEndian.Uint32(t.room))
+	if size > maxTemplateMessage || n > size {
+		return r, nil, errTemplateMessage
 	}
-	size := int(binary.LittleEndian.Uint32(head[:]))
-	if size > maxTemplateMessage {
-		return errTemplateMessage
+	if len(t.room) < size {
+		larger := make([]byte, size)
+		copy(larger, t.room[:n])
+		clear(t.room)
+		t.room = larger
 	}
-	if cap(t.request) < size {
-		t.request = make([]byte, size)
+	t.request = t.room[:size]
+	if err := t.readFull(t.request[n:]); err != nil {
+		return r, nil, err
 	}
-	t.request = t.request[:size]
-	return t.readFull(t.request)
+	return decodeForkRequest(t.request[4:])
+}
+
+// takeFiles takes the descriptors of the message that was received (cmsg(3), SCM_RIGHTS in unix(7)): all of them, or as many as this
+// process could have.
+func (t *templateProcess) takeFiles() {
+	t.nFiles = 0
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&t.oob))
+	if t.header.Controllen < unix.SizeofCmsghdr || h.Level != unix.SOL_SOCKET || h.Type != unix.SCM_RIGHTS {
+		return
+	}
+	for at := unix.SizeofCmsghdr; at+4 <= int(h.Len) && t.nFiles < len(t.files); at += 4 {
+		t.files[t.nFiles] = int(binary.LittleEndian.Uint32(t.oob[at:]))
+		t.nFiles++
+	}
+}
+
+func (t *templateProcess) recvmsg(fd uintptr) (done bool) {
+	for {
+		n, _, e := syscall.RawSyscall(syscall.SYS_RECVMSG, fd, uintptr(unsafe.Pointer(&t.header)), syscall.MSG_CMSG_CLOEXEC)
+		if e == syscall.EINTR {
+			continue
+		}
+		t.got, t.errno = int(n), e
+		return e != syscall.EAGAIN
+	}
 }
 
 func (t *templateProcess) readFull(b []byte) error {
-	for len(b) > 0 {
-		n, err := syscall.Read(t.control, b)
-		switch {
-		case err == syscall.EINTR:
-		case err == syscall.ECONNRESET, err == nil && n == 0:
-			return io.EOF
-		case err != nil:
-			return os.NewSyscallError("read", err)
-		default:
-			b = b[n:]
-		}
+	_, err := io.ReadFull(t.conn, b)
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
 	}
-	return nil
-}
-
-// receivedFiles returns the descriptors of a message (SCM_RIGHTS in unix(7)).
-func receivedFiles(oob []byte) ([]int, error) {
-	if len(oob) == 0 {
-		return nil, nil
-	}
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, os.NewSyscallError("recvmsg", err)
-	}
-	var fds []int
-	for _, m := range messages {
-		if list, err := unix.ParseUnixRights(&m); err == nil {
-			fds = append(fds, list...)
-		}
-	}
-	return fds, nil
+	return err
 }
 
 // answer tells what came of a request, of which nothing is kept.
 func (t *templateProcess) answer(pid, pidfd int, err error) {
 	clear(t.request)
-	for _, fd := range t.files {
-		if fd >= 0 {
-			syscall.Close(fd)
-		}
+	for _, fd := range t.files[:t.nFiles] {
+		rawClose(fd)
 	}
-	news := templateNews{kind: newsForked, pid: pid}
-	if err != nil {
-		news = refusal(newsNotForked, err)
+	switch {
+	case err != nil:
+		t.tell(refusal(newsNotForked, err), -1)
+	case !t.report.Sent:
+		t.tell(templateNews{kind: newsForked, pid: pid}, pidfd)
 	}
-	t.tell(news, pidfd)
 	if pidfd >= 0 {
-		syscall.Close(pidfd)
+		rawClose(pidfd)
 	}
 }
+
+// rawClose closes a descriptor without a word to the runtime, which would wake its watchdog for that.
+func rawClose(fd int) { syscall.RawSyscall(syscall.SYS_CLOSE, uintptr(fd), 0, 0) }
 
 // tell sends news. When they cannot be sent the Spawner is gone, which the next receive notices.
 func (t *templateProcess) tell(news templateNews, pidfd int) {
@@ -260,30 +334,19 @@ func (t *templateProcess) tell(news templateNews, pidfd int) {
 	if pidfd >= 0 {
 		oob = unix.UnixRights(pidfd)
 	}
-	for b := news.encode(); len(b) > 0; {
-		n, err := syscall.SendmsgN(t.control, b, oob, nil, syscall.MSG_NOSIGNAL)
-		switch {
-		case err == syscall.EINTR:
-		case err != nil:
-			return
-		default:
-			b, oob = b[n:], nil
-		}
+	b := news.encode()
+	if n, _, err := t.conn.WriteMsgUnix(b, oob, nil); err == nil && n < len(b) {
+		t.conn.Write(b[n:])
 	}
 }
 
 // becomeChild makes this process, which was forked a moment ago, what an executed one is from its start.
-func (t *templateProcess) becomeChild() (ticket handshake.Ticket, forked int64, err error) {
-	forked = monotime.Now()
-	r, err := decodeForkRequest(t.request)
-	if err != nil {
-		return ticket, forked, fmt.Errorf("forkspawn: %w", err)
-	}
+func (t *templateProcess) becomeChild(r *forkRequest, env environ) (ticket handshake.Ticket, how joining, err error) {
+	how.init = monotime.Now()
 	// Dead numbers that nothing of Go owns.
-	syscall.Close(t.control)
 	for _, fd := range t.files[:3] {
 		if fd > 2 {
-			syscall.Close(fd)
+			rawClose(fd)
 		}
 	}
 	if r.ownGroup {
@@ -297,25 +360,68 @@ func (t *templateProcess) becomeChild() (ticket handshake.Ticket, forked int64, 
 	}
 	nameProcess()
 	err = syscall.Fchdir(t.files[3])
-	syscall.Close(t.files[3])
+	rawClose(t.files[3])
 	runtime.UnlockOSThread()
 	if err != nil {
-		return ticket, forked, fmt.Errorf("forkspawn: %w", os.NewSyscallError("fchdir", err))
+		return ticket, how, fmt.Errorf("forkspawn: %w", os.NewSyscallError("fchdir", err))
 	}
-	os.Clearenv()
-	for _, kv := range r.env {
-		if key, value, ok := strings.Cut(kv, "="); ok && key != "" {
-			os.Setenv(key, value)
-		}
-	}
+	t.setEnviron(env)
 	ticket, err = handshake.ParseTicket(string(r.ticket))
 	clear(t.request)
-	for _, f := range afterForks() {
+	if r.connected {
+		connect := connector(t.files[forkFiles])
+		how.dial = func(context.Context) (net.Conn, error) { return connect() }
+		how.control = connector(t.files[forkFiles+1])
+	}
+	become := func() {
+		t.forker.EndAlone()
+		t.restore()
+		t.conn.Close() // dead here
+	}
+	hooks := afterForks()
+	if how.joined = become; len(hooks) > 0 {
+		become()
+		how.joined = nil
+	}
+	for _, f := range hooks {
 		if err == nil {
 			if err = f(); err != nil {
 				err = fmt.Errorf("forkspawn: after the fork: %w", err)
 			}
 		}
 	}
-	return ticket, forked, err
+	return ticket, how, err
+}
+
+// setEnviron makes the environment the one that was asked for. As a rule it is that already, or differs in a variable or two.
+func (t *templateProcess) setEnviron(env environ) {
+	alike := env.len() == len(t.environ)
+	for i, entry := range env.all {
+		key := bytes.IndexByte(entry, '=') + 1
+		alike = alike && key > 1 && len(t.environ[i]) >= key && t.environ[i][:key] == string(entry[:key])
+	}
+	if !alike {
+		os.Clearenv()
+	}
+	for i, entry := range env.all {
+		if alike && t.environ[i] == string(entry) {
+			continue
+		}
+		if key, value, ok := strings.Cut(string(entry), "="); ok && key != "" {
+			os.Setenv(key, value)
+		}
+	}
+}
+
+// connector returns what makes a connection of a socket, once; after an error it can be called again.
+func connector(fd int) func() (net.Conn, error) {
+	file := os.NewFile(uintptr(fd), "socketpair")
+	return func() (net.Conn, error) {
+		conn, err := net.FileConn(file) // with a descriptor of its own
+		if err != nil {
+			return nil, explainScarcity(err)
+		}
+		file.Close()
+		return conn, nil
+	}
 }

@@ -8,10 +8,15 @@ import (
 )
 
 // What a Spawner and its template say to each other, over a stream socket that only these two have: a length of four bytes,
-// which carries the descriptors, and a body. Both are one and the same program, so there are no versions.
+// whose first carries the descriptors, and a body. The other side has answered before there is another, so one read
+// can take a whole message. Both are one and the same program, so there are no versions.
 
-// forkFiles are the descriptors of a request: stdin, stdout, stderr, and the working directory.
-const forkFiles = 4
+// The descriptors of a request: stdin, stdout, stderr and the working directory; and then, if it is connected, the child's ends of
+// its message connection and its control connection.
+const (
+	forkFiles      = 4
+	connectedFiles = forkFiles + 2
+)
 
 // maxTemplateMessage bounds a message, in bytes. An environment is at most 6 MiB (execve(2)).
 const maxTemplateMessage = 16 << 20
@@ -22,8 +27,35 @@ var errTemplateMessage = errors.New("a message between template and Spawner cann
 type forkRequest struct {
 	ownGroup    bool
 	deathSignal syscall.Signal
+	connected   bool
 	ticket      []byte // of package handshake, without the variable's name
 	env         []string
+}
+
+// files is how many descriptors come with it.
+func (r *forkRequest) files() int {
+	if r.connected {
+		return connectedFiles
+	}
+	return forkFiles
+}
+
+// environ is the part of a message that has the environment.
+type environ []byte
+
+func (e environ) len() int {
+	b := fields{e}
+	return int(b.uint32())
+}
+
+// all returns its entries in turn; they are parts of the message.
+func (e environ) all(yield func(i int, entry []byte) bool) {
+	b := fields{e}
+	for i := range int(b.uint32()) {
+		if !yield(i, b.text()) {
+			return
+		}
+	}
 }
 
 // encode returns the message, which has the ticket's secret. The caller wipes it.
@@ -33,11 +65,14 @@ func (r *forkRequest) encode() []byte {
 		size += 4 + len(kv)
 	}
 	b := make([]byte, 4, size) // in one piece, as there is to be one copy of the secret
-	flag := byte(0)
+	flags := byte(0)
 	if r.ownGroup {
-		flag = 1
+		flags |= flagOwnGroup
 	}
-	b = append(b, flag, byte(r.deathSignal))
+	if r.connected {
+		flags |= flagConnected
+	}
+	b = append(b, flags, byte(r.deathSignal))
 	b = appendText(b, r.ticket)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(r.env)))
 	for _, kv := range r.env {
@@ -47,24 +82,28 @@ func (r *forkRequest) encode() []byte {
 	return b
 }
 
-// decodeForkRequest reads a message's body. The ticket is a part of it. A template leaves this to the child: what it had itself
-// in memory, if only for a moment, all its later children would have.
-func decodeForkRequest(body []byte) (r forkRequest, err error) {
+const (
+	flagOwnGroup = 1 << iota
+	flagConnected
+)
+
+// decodeForkRequest reads a message's body. Ticket and environment are parts of it, and r.env is nil: nothing is allocated. What a template
+// had itself in memory, if only for a moment, all its later children would have; and what it has written to since the last fork costs
+// a fault there and one in the child.
+func decodeForkRequest(body []byte) (r forkRequest, env environ, err error) {
 	b := fields{body}
-	r.ownGroup = b.byte() == 1
+	flags := b.byte()
+	r.ownGroup, r.connected = flags&flagOwnGroup != 0, flags&flagConnected != 0
 	r.deathSignal = syscall.Signal(b.byte())
 	r.ticket = b.text()
-	n := b.uint32()
-	for range n {
-		if b.rest == nil {
-			break
-		}
-		r.env = append(r.env, string(b.text()))
+	env = environ(b.rest)
+	for n := b.uint32(); n > 0 && b.rest != nil; n-- {
+		b.text()
 	}
 	if b.rest == nil {
-		return r, errTemplateMessage
+		return r, nil, errTemplateMessage
 	}
-	return r, nil
+	return r, env, nil
 }
 
 // templateNews is what a template says.
@@ -86,6 +125,9 @@ const (
 	newsForked                        // with a pidfd
 	newsNotForked                     // it goes on
 )
+
+// pidAt is where in encoded news the pid is.
+const pidAt = 4 + 1
 
 func (n *templateNews) encode() []byte {
 	b := append(make([]byte, 4), byte(n.kind))
@@ -132,12 +174,14 @@ type fields struct{ rest []byte }
 func (f *fields) take(n int) []byte {
 	if f.rest == nil || len(f.rest) < n {
 		f.rest = nil
-		return make([]byte, min(n, 4))
+		return zeros[:min(n, len(zeros))]
 	}
 	b := f.rest[:n:n]
 	f.rest = f.rest[n:]
 	return b
 }
+
+var zeros [4]byte // never written to
 
 func (f *fields) byte() byte     { return f.take(1)[0] }
 func (f *fields) uint32() uint32 { return binary.LittleEndian.Uint32(f.take(4)) }

@@ -9,17 +9,23 @@ import (
 )
 
 func TestMessagesBetweenTemplateAndSpawner(t *testing.T) {
-	request := forkRequest{ownGroup: true, deathSignal: syscall.SIGKILL, ticket: []byte("1 id secret"), env: []string{"A=b\xff", "", "C"}}
+	env := []string{"A=b\xff", "", "C"}
+	request := forkRequest{ownGroup: true, deathSignal: syscall.SIGKILL, connected: true, ticket: []byte("1 id secret"), env: env}
 	body := request.encode()[4:]
-	got, err := decodeForkRequest(body)
+	got, gotEnv, err := decodeForkRequest(body)
 	require.NoError(t, err)
+	for _, entry := range gotEnv.all {
+		got.env = append(got.env, string(entry))
+	}
 	assert.Equal(t, request, got)
+	assert.Zero(t, testing.AllocsPerRun(10, func() { decodeForkRequest(body) }))
 	for n := range body {
-		_, err := decodeForkRequest(body[:n:n])
+		_, _, err := decodeForkRequest(body[:n:n])
 		assert.ErrorIs(t, err, errTemplateMessage, "%d bytes", n)
 	}
 
 	news := templateNews{kind: newsNotForked, pid: 7, errno: syscall.EAGAIN, reason: "clone", resource: "RLIMIT_NPROC is 7", remedy: "fewer processes"}
+	assert.Equal(t, byte(7), news.encode()[pidAt])
 	body = news.encode()[4:]
 	told, err := decodeTemplateNews(body)
 	require.NoError(t, err)
