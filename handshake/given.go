@@ -97,5 +97,8 @@ func (x *Expected) hear(ctx context.Context, ch *transport.Channel) (*conversati
 	if err == nil {
 		err = c.admit(ctx, origin{conn: ch.NetConn(), accepted: time.Now()})
 	}
+	if errors.Is(err, transport.ErrProtocol) {
+		return c, PhaseHello, err
+	}
 	return c, PhaseAuth, err
 }
