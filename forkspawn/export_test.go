@@ -1,6 +1,8 @@
 package forkspawn
 
 import (
+	"context"
+	"net"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
@@ -23,13 +25,20 @@ func SparePIDs(s *Spawner) (pids []int) {
 	return pids
 }
 
-// ServeAsTemplate is the part of Init that is about templates: it returns in each child that is forked, with its ticket, and reports false in a
+// Forked is what a child that was forked starts with.
+type Forked struct {
+	Ticket  handshake.Ticket
+	Dial    func(context.Context) (net.Conn, error) // nil where the child is to dial the ticket's address
+	Control func() (net.Conn, error)                // nil where it is to attach one
+}
+
+// ServeAsTemplate is the part of Init that is about templates: it returns in each child that is forked, and reports false in a
 // process that is no template.
-func ServeAsTemplate() (handshake.Ticket, bool, error) {
+func ServeAsTemplate() (child Forked, ok bool, err error) {
 	warmUp, ok := takeTemplateOrder()
 	if !ok {
-		return handshake.Ticket{}, false, nil
+		return child, false, nil
 	}
-	ticket, _, err := serveAsTemplate(warmUp)
-	return ticket, true, err
+	ticket, how, err := serveAsTemplate(warmUp)
+	return Forked{ticket, how.dial, how.control}, true, err
 }

@@ -286,18 +286,22 @@ func (f *faulty) poll(there func(fd int) bool) {
 }
 
 // run is the child's life. It does not return.
-func (f *faulty) run(ticket handshake.Ticket, err error) {
+func (f *faulty) run(from forkspawn.Forked, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f.check(err)
+	ticket := from.Ticket
 	f.reached(beforeDial)
-	f.conn, err = net.Dial(ticket.Addr.Network(), ticket.Addr.Target)
+	if from.Dial == nil {
+		from.Dial = func(context.Context) (net.Conn, error) { return net.Dial(ticket.Addr.Network(), ticket.Addr.Target) }
+	}
+	f.conn, err = from.Dial(ctx)
 	f.check(err)
 	f.reached(afterDial)
 	asked := sync.OnceFunc(func() {
 		f.reached(atStop)
 		cancel()
 	})
-	joining := handshake.JoinConfig{Control: true, OnCancel: func(transport.Cancel) { asked() }}
+	joining := handshake.JoinConfig{Control: from.Control == nil, OnCancel: func(transport.Cancel) { asked() }}
 	switch {
 	case f.at != inHello:
 	case f.do == wrongMAC, f.do == wrongMACStalls:
@@ -333,7 +337,7 @@ func (f *faulty) run(ticket handshake.Ticket, err error) {
 		os.Exit(1)
 	}
 	f.check(j.Ready(ctx, handshake.Timings{}))
-	f.attach(ctx, j, ticket, asked)
+	f.attach(ctx, j, from, asked)
 	for {
 		var v any
 		if err = j.Channel.Recv(ctx, &v); err != nil {
@@ -355,14 +359,21 @@ func (f *faulty) run(ticket handshake.Ticket, err error) {
 }
 
 // attach opens the control connection and calls asked when the child is asked to stop there.
-func (f *faulty) attach(ctx context.Context, j *handshake.Joined, t handshake.Ticket, asked func()) {
-	conn, err := net.Dial(t.Addr.Network(), t.Addr.Target)
-	f.check(err)
-	if f.at == midAttach {
-		f.conn = conn
+func (f *faulty) attach(ctx context.Context, j *handshake.Joined, from forkspawn.Forked, asked func()) {
+	var control *transport.Channel
+	if from.Control != nil {
+		conn, err := from.Control()
+		f.check(err)
+		control = transport.New(conn, transport.Config{})
+	} else {
+		conn, err := net.Dial(from.Ticket.Addr.Network(), from.Ticket.Addr.Target)
+		f.check(err)
+		if f.at == midAttach {
+			f.conn = conn
+		}
+		control, err = j.AttachControl(ctx, f.wrap(conn))
+		f.check(err)
 	}
-	control, err := j.AttachControl(ctx, f.wrap(conn))
-	f.check(err)
 	go func() {
 		if frame, err := control.ReadFrame(ctx); err == nil && frame.Kind == transport.KindCancel {
 			asked()
@@ -481,17 +492,17 @@ func shellFault(do fault) string {
 func playFault() {
 	if theFault != nil {
 		ticket, _, err := handshake.TakeTicket()
-		theFault.run(ticket, err)
+		theFault.run(forkspawn.Forked{Ticket: ticket}, err)
 	}
 	if os.Getenv(faultTemplateEnv) == "" {
 		return
 	}
-	if ticket, forked, err := forkspawn.ServeAsTemplate(); forked {
+	if child, forked, err := forkspawn.ServeAsTemplate(); forked {
 		if theFault = faultFromEnv(); theFault == nil { // the template has failed
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		theFault.reached(atInit)
-		theFault.run(ticket, err)
+		theFault.run(child, err)
 	}
 }

@@ -46,6 +46,14 @@ func (c faultCase) String() string {
 	return s
 }
 
+// wire is what a child's connection is: a forked one has one end of a pair, in place of a Unix socket to dial.
+func (c faultCase) wire() string {
+	if c.net == "uds" && c.point != atStart && os.Getenv(methodEnv) == forkspawn.MethodForkserver {
+		return "pair"
+	}
+	return c.net
+}
+
 // outcome is what a case must come to.
 type outcome struct {
 	ready ready           // whether Spawn returns a child
@@ -111,6 +119,10 @@ var phases = map[string]map[point]handshake.Phase{
 		atStart: "connect", atInit: "connect", beforeDial: "connect", afterDial: "hello", midHello: "hello",
 		afterHello: "spec", midWelcome: "spec", afterWelcome: "spec", midSpec: "spec", afterSpec: "spec", midReady: "spec",
 	},
+	"pair": {
+		atInit: "connect", beforeDial: "connect", afterDial: "connect", midHello: "connect",
+		afterHello: "spec", midWelcome: "spec", afterWelcome: "spec", midSpec: "spec", afterSpec: "spec", midReady: "spec",
+	},
 	"tcp": {
 		atStart: "connect", atInit: "connect", beforeDial: "connect", afterDial: "connect", midHello: "connect",
 		afterHello: "spec", midWelcome: "spec", afterWelcome: "spec", midSpec: "spec", afterSpec: "spec", midReady: "spec",
@@ -121,7 +133,7 @@ var phases = map[string]map[point]handshake.Phase{
 func expected(c faultCase) outcome {
 	o := faultOutcomes[c.fault]
 	if o.phase == "" {
-		o.phase = phases[c.net][c.point]
+		o.phase = phases[c.wire()][c.point]
 	}
 	anonymous := c.net == "tcp" && (c.point == afterDial || c.point == midHello || c.point == inHello)
 	switch c.point {
@@ -140,6 +152,9 @@ func expected(c faultCase) outcome {
 			o.stop = forkspawn.StopResult{By: forkspawn.EndedAsked, Status: o.status}
 			o.status = forkspawn.ExitStatus{}
 		}
+	}
+	if c.wire() == "pair" && c.fault == garbles && (c.point == afterDial || c.point == midHello) {
+		o.phase = "hello" // as there is one now
 	}
 	switch {
 	case anonymous && (c.fault == closes || c.fault == garbles || c.fault == wrongKind || c.fault == wrongIDStalls):
@@ -162,7 +177,11 @@ func faultCases() (list []faultCase) {
 				if noSocket && (f == closes || f == garbles || f == leavesSocket) || p == atStart && shellFault(f) == "" {
 					continue
 				}
-				list = append(list, faultCase{point: p, fault: f, net: network})
+				c := faultCase{point: p, fault: f, net: network}
+				if c.wire() == "pair" && p == midAttach {
+					continue
+				}
+				list = append(list, c)
 			}
 		}
 		for _, f := range []fault{wrongMAC, wrongMACStalls, wrongID, wrongIDStalls, wrongVersion, wrongVersionSt, wrongKind} {
