@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
@@ -137,29 +139,72 @@ func BenchmarkManySenders(b *testing.B) {
 	}
 }
 
-// crowd returns a run of messages that many goroutines send on one channel, and the floor.
+// BenchmarkManySendersBusy is the same while others compute on all processors. The floor are as many goroutines that write.
+func BenchmarkManySendersBusy(b *testing.B) {
+	const senders, size = 64, 64
+	ch, raw := withSink(b, "uds", true, size)
+	var done atomic.Bool
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer done.Store(true)
+	for range 2 * runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for !done.Load() {
+			}
+		})
+	}
+	duel(b, "raw", 2000, crowdRun(b, ch, senders, size), rawCrowdRun(b, raw, senders, size))
+}
+
+// crowd returns a run of messages that many goroutines send on one channel, and the floor, which is one goroutine.
 func crowd(t testing.TB, network string, senders, size int) (run, floor func(n int) error) {
-	ctx := context.Background()
 	ch, raw := withSink(t, network, true, size)
+	return crowdRun(t, ch, senders, size), rawRun(raw, size)
+}
+
+func crowdRun(t testing.TB, ch *transport.Channel, senders, size int) func(n int) error {
+	ctx := context.Background()
 	return func(n int) error {
 		if err := ch.Send(ctx, n); err != nil {
 			return err
 		}
-		var wg sync.WaitGroup
-		for s := range senders {
-			wg.Go(func() {
-				msg := message{ID: 1, Body: make([]byte, size-8)}
-				for i := s; i < n; i += senders {
-					if err := ch.Send(ctx, &msg); err != nil {
-						t.Error(err)
-						return
-					}
+		inParts(senders, n, func(part int) {
+			msg := message{ID: 1, Body: make([]byte, size-8)}
+			for range part {
+				if err := ch.Send(ctx, &msg); err != nil {
+					t.Error(err)
+					return
 				}
-			})
-		}
-		wg.Wait()
+			}
+		})
 		return ch.Recv(ctx, &n)
-	}, rawRun(raw, size)
+	}
+}
+
+func rawCrowdRun(t testing.TB, conn net.Conn, senders, size int) func(n int) error {
+	last := rawRun(conn, size)
+	return func(n int) error {
+		inParts(senders, n-1, func(part int) {
+			body := make([]byte, size)
+			body[0] = 1
+			for range part {
+				if _, err := conn.Write(body); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		return last(1)
+	}
+}
+
+// inParts calls f in so many goroutines, with n in about equal parts.
+func inParts(goroutines, n int, f func(part int)) {
+	var wg sync.WaitGroup
+	for i := range goroutines {
+		wg.Go(func() { f((i+1)*n/goroutines - i*n/goroutines) })
+	}
+	wg.Wait()
 }
 
 // rawRun is the floor of a stream.

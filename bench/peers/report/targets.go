@@ -36,7 +36,7 @@ var targets = []target{
 	{peer.Stream, "unix", 1 << 10, rowBatched, 0.15},
 	{peer.Stream, "unix", 1 << 10, rowTypedBatched, 0.45},
 	{peer.Stream, "unix", 64 << 10, rowBytes, 1.15},
-	{peer.Senders, "unix", 64, rowTyped, 0.25},
+	{peer.Senders, "unix", 64, rowReused, 0.25}, // as the typed streams
 	{peer.RoundTrip, "tcp", 32, rowTyped, 1.2},
 	{peer.RoundTrip, "tcp", 1 << 10, rowTyped, 1.2},
 	{peer.RoundTrip, "tcp", 64 << 10, rowBytes, 1.2},
