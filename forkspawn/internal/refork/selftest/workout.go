@@ -238,7 +238,7 @@ func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
 		syscall.Close(p[1])
 		return fail("refused", "socketpair: %v", err)
 	}
-	report := refork.Report{Socket: pair[0], Message: []byte("pid 1234"), PID: 4, Hold: alone / 5}
+	report := refork.Report{Socket: pair[0], Message: []byte("pid 1234"), PID: 4, Hold: alone / 100}
 	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}, Alone: alone, Report: &report})
 	if err == nil && pid == 0 {
 		syscall.Write(p[1], []byte("hello\n"))
