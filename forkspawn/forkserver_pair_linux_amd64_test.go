@@ -30,13 +30,15 @@ func init() {
 	moreEntries["sockets"] = func(ctx context.Context, p *forkspawn.Parent) error {
 		var report socketReport
 		report.Procs = runtime.GOMAXPROCS(0)
-		fds, err := filepath.Glob("/proc/self/fd/*")
-		if err != nil {
-			return err
-		}
-		for _, fd := range fds {
-			if link, err := os.Readlink(fd); err == nil && strings.HasPrefix(link, "socket:") {
-				report.Sockets = append(report.Sockets, link)
+		for range 2 { // as the control connection gets another number meanwhile, one look could miss it
+			fds, err := filepath.Glob("/proc/self/fd/*")
+			if err != nil {
+				return err
+			}
+			for _, fd := range fds {
+				if link, err := os.Readlink(fd); err == nil && strings.HasPrefix(link, "socket:") {
+					report.Sockets = append(report.Sockets, link)
+				}
 			}
 		}
 		if err := p.Send(ctx, report); err != nil {
