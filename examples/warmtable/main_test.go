@@ -108,12 +108,12 @@ func TestForkedChildrenShareOneTable(t *testing.T) {
 		t.Skip("children can be forked on linux/amd64 alone; see TestItRefusesWhereChildrenCannotBeForked")
 	}
 	spawntest.NoLeaks(t)
-	stdout, stderr, code := start(t, build(t, "0"), "-method", "forkserver", "-children", "5")
+	stdout, stderr, code := start(t, build(t, "0"), "-method", "forkserver", "-children", "20")
 	require.Zero(t, code)
 	assert.Empty(t, stderr)
 	rows := cells(t, stdout)
 	require.Len(t, rows, 1)
-	assert.Equal(t, []string{"forkserver", "5"}, rows[0][:2])
+	assert.Equal(t, []string{"forkserver", "20"}, rows[0][:2])
 	for _, column := range []int{7, 10} {
 		times, err := strconv.ParseFloat(rows[0][column], 64)
 		require.NoError(t, err)
