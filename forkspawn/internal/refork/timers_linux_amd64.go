@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -23,11 +24,19 @@ func deleteOrphanTimers() bool {
 	found := false
 	id := -1
 	for line := range strings.Lines(string(text)) {
-		var tid int
-		if n, _ := fmt.Sscanf(line, "ID: %d", &id); n == 1 {
+		line = strings.TrimSpace(line)
+		if number, ok := strings.CutPrefix(line, "ID: "); ok {
+			if id, err = strconv.Atoi(number); err != nil {
+				return found
+			}
 			continue
 		}
-		if n, _ := fmt.Sscanf(line, "notify: signal/tid.%d", &tid); n != 1 {
+		thread, ok := strings.CutPrefix(line, "notify: signal/tid.")
+		if !ok {
+			continue
+		}
+		tid, err := strconv.Atoi(thread)
+		if err != nil {
 			continue
 		}
 		// No number is used twice, so this cannot hit another timer; a new thread with the ended one's number is one more refusal.

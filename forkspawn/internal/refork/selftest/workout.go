@@ -10,7 +10,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -194,11 +193,26 @@ func execute() error {
 	if _, err := os.Stat("/bin/true"); err != nil {
 		return nil
 	}
-	err := exec.Command("/bin/true").Run()
-	if errors.Is(err, syscall.ECHILD) {
-		return nil // somebody else waits for all children here
+	pid, err := syscall.ForkExec("/bin/true", []string{"true"}, nil)
+	if err != nil {
+		return os.NewSyscallError("execve", err)
 	}
-	return err
+	var status syscall.WaitStatus
+	for {
+		_, err = syscall.Wait4(pid, &status, 0, nil)
+		if err != syscall.EINTR {
+			break
+		}
+	}
+	switch {
+	case err == syscall.ECHILD:
+		return nil // somebody else waits for all children here
+	case err != nil:
+		return os.NewSyscallError("wait4", err)
+	case status != 0:
+		return fmt.Errorf("/bin/true ended with status %#x", status)
+	}
+	return nil
 }
 
 // Outcome is how one child fared.
