@@ -353,7 +353,13 @@ func (t *template) run() {
 		return
 	}
 	limit := t.f.s.cfg.WarmUpTimeout
-	news, _, err := t.receive(time.Now().Add(limit))
+	deadline := time.Now().Add(limit)
+	news, _, err := t.receive(deadline)
+	for err == nil && news.kind == newsRehearse {
+		if err = t.rehearse(deadline); err == nil {
+			news, _, err = t.receive(deadline)
+		}
+	}
 	switch {
 	case err == errTemplateStuck:
 		err = fmt.Errorf("it has not warmed up within %v (Config.WarmUpTimeout)", limit)

@@ -154,11 +154,11 @@ func (t *templateProcess) prepare(name string) templateNews {
 	t.environ = os.Environ()
 	forget() // what a warm-up has asked for is none of its children's business
 	t.lowerProcs(procs)
-	rehearse()
+	t.rehearse()
 	refork.ShedThreads()
 	refork.Collapse() // an old kernel cannot: then a fork costs more
 	refork.KeepProgram()
-	rehearse()
+	t.rehearse()
 	refork.ShedThreads()
 	return templateNews{kind: newsReady}
 }

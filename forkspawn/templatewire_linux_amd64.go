@@ -120,6 +120,7 @@ type newsKind byte
 
 const (
 	newsReady     newsKind = iota + 1 // it waits for requests
+	newsRehearse                      // it waits for a ticket and connections, to join once
 	newsRefused                       // this program or machine cannot fork without exec
 	newsFailed                        // the warm-up has failed
 	newsForked                        // with a pidfd
