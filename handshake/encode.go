@@ -1,12 +1,16 @@
 package handshake
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/spawnwire/spawnwire/internal/strictcbor"
+)
 
 // The handshake's messages are few and small, and a child encodes its first one before anything in the
 // process is warm: a general encoder spends more time there on learning our types than on all else
 // it does (docs/PERFORMANCE.md). So they are written by hand, as the shortest form of RFC 8949, 4.2.1,
-// in the order of their fields. Of what is read from others the outer form, two byte strings, is read by hand
-// too; all maps go through the library.
+// in the order of their fields. Of what is read from others the outer form, two byte strings, and a child's usual
+// answer, for which Spawn waits, are read by hand too; all other maps go through the library.
 
 // cborWriter appends items of CBOR.
 type cborWriter []byte
@@ -54,24 +58,11 @@ type cborReader []byte
 // head takes the head of an item of the given major type and returns its argument. Indefinite lengths
 // are not ok.
 func (r *cborReader) head(major byte) (n uint64, ok bool) {
-	b := *r
-	if len(b) == 0 || b[0]&0xe0 != major {
+	got, _, n, rest, err := strictcbor.Head(*r)
+	if err != nil || got<<5 != major {
 		return 0, false
 	}
-	info := b[0] & 0x1f
-	b = b[1:]
-	switch {
-	case info < 24:
-		*r = b
-		return uint64(info), true
-	case info > 27 || len(b) < 1<<(info-24):
-		return 0, false
-	}
-	size := 1 << (info - 24)
-	for _, c := range b[:size] {
-		n = n<<8 | uint64(c)
-	}
-	*r = b[size:]
+	*r = rest
 	return n, true
 }
 

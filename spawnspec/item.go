@@ -1,7 +1,6 @@
 package spawnspec
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/fxamacker/cbor/v2"
+
+	"github.com/spawnwire/spawnwire/internal/strictcbor"
 )
 
 // Maps are taken apart here, item by item, and not decoded by the CBOR library as a whole. So every
@@ -229,26 +230,14 @@ func cut(err error) error {
 // readHead reads the head of the first item of data (RFC 8949, section 3): its major type and its
 // argument. For an array or a map the argument is the number of elements or of pairs, and rest holds them.
 func readHead(data []byte) (kind byte, n uint64, rest []byte, err error) {
-	if len(data) == 0 {
-		return 0, 0, nil, io.ErrUnexpectedEOF
+	kind, _, n, rest, err = strictcbor.Head(data)
+	switch {
+	case err == nil, err == io.ErrUnexpectedEOF:
+		return kind, n, rest, err
+	case data[0]&0x1f == 31:
+		return 0, 0, nil, errors.New("indefinite length is not allowed")
 	}
-	kind, info, rest := major(data), data[0]&0x1f, data[1:]
-	if info < 24 {
-		return kind, uint64(info), rest, nil
-	}
-	if info > 27 {
-		if info == 31 {
-			return 0, 0, nil, errors.New("indefinite length is not allowed")
-		}
-		return 0, 0, nil, fmt.Errorf("reserved initial byte 0x%02x", data[0])
-	}
-	size := 1 << (info - 24)
-	if len(rest) < size {
-		return 0, 0, nil, io.ErrUnexpectedEOF
-	}
-	var argument [8]byte
-	copy(argument[8-size:], rest[:size])
-	return kind, binary.BigEndian.Uint64(argument[:]), rest[size:], nil
+	return 0, 0, nil, fmt.Errorf("reserved initial byte 0x%02x", data[0])
 }
 
 // major returns the major type of the first item of data, which must not be empty.
