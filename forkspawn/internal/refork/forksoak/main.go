@@ -94,6 +94,19 @@ type tally struct {
 	Failures                                       []string
 }
 
+// add adds all of part but Threads.
+func (t *tally) add(part tally) {
+	t.Forks += part.Forks
+	t.Hangs += part.Hangs
+	t.Crashes += part.Crashes
+	t.Wrong += part.Wrong
+	t.Refused += part.Refused
+	t.Retries += part.Retries
+	t.Call = append(t.Call, part.Call...)
+	t.Hello = append(t.Hello, part.Hello...)
+	t.Failures = append(t.Failures, part.Failures...)
+}
+
 // run runs a template for n forks; another one if it dies, which counts as a crash.
 func run(s shape, n int, stderr string) (sum tally) {
 	file, err := os.Create(stderr)
@@ -104,15 +117,8 @@ func run(s shape, n int, stderr string) (sum tally) {
 	defer file.Close()
 	for range 3 {
 		t, err := runTemplate(s, n-sum.Forks, file)
-		sum.Forks += t.Forks
-		sum.Hangs += t.Hangs
-		sum.Crashes += t.Crashes
-		sum.Wrong += t.Wrong
-		sum.Refused += t.Refused
-		sum.Retries += t.Retries
+		sum.add(t)
 		sum.Threads = max(t.Threads, sum.Threads)
-		sum.Call = append(sum.Call, t.Call...)
-		sum.Hello = append(sum.Hello, t.Hello...)
 		for _, f := range t.Failures {
 			fmt.Fprintf(os.Stderr, "forksoak: %s: %s\n", s.name, f)
 		}
@@ -165,16 +171,8 @@ func runTemplate(s shape, n int, stderr *os.File) (t tally, err error) {
 			stormy = true
 			go storm(cmd.Process.Pid, end)
 		}
-		t.Forks += part.Forks
-		t.Hangs += part.Hangs
-		t.Crashes += part.Crashes
-		t.Wrong += part.Wrong
-		t.Refused += part.Refused
-		t.Retries += part.Retries
+		t.add(part)
 		t.Threads = part.Threads
-		t.Call = append(t.Call, part.Call...)
-		t.Hello = append(t.Hello, part.Hello...)
-		t.Failures = append(t.Failures, part.Failures...)
 	}
 	close(end)
 	err = cmd.Wait()

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/refork/selftest"
 )
 
 // scenarios return what was wrong. They may fork, and then run on in the child, but return in the parent only.
@@ -93,12 +94,8 @@ func well(f *refork.Forker, o refork.Options, child func() string) error {
 }
 
 func wait(pid int) syscall.WaitStatus {
-	var status syscall.WaitStatus
-	for {
-		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
-			return status
-		}
-	}
+	status, _ := selftest.Reap(pid)
+	return status
 }
 
 // text is an error's, or "".

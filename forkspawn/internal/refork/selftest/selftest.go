@@ -61,7 +61,7 @@ func Run(ctx context.Context, f *refork.Forker) error {
 	defer stop()
 	text, err := io.ReadAll(r)
 	syscall.Kill(-pid, syscall.SIGKILL)
-	status := reap(pid)
+	status, _ := Reap(pid)
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("self-test: %w", context.Cause(ctx))

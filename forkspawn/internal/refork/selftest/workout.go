@@ -197,13 +197,7 @@ func execute() error {
 	if err != nil {
 		return os.NewSyscallError("execve", err)
 	}
-	var status syscall.WaitStatus
-	for {
-		_, err = syscall.Wait4(pid, &status, 0, nil)
-		if err != syscall.EINTR {
-			break
-		}
-	}
+	status, err := Reap(pid)
 	switch {
 	case err == syscall.ECHILD:
 		return nil // somebody else waits for all children here
@@ -290,14 +284,14 @@ func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
 			syscall.Kill(pid, syscall.SIGQUIT)
 			time.Sleep(time.Second)
 			syscall.Kill(pid, syscall.SIGKILL)
-			reap(pid)
+			Reap(pid)
 			return fail("hang", "child %d has not finished in %v; it said %q", pid, bound, text.String())
 		}
 		if err != nil {
 			return fail("wrong", "read: %v", err)
 		}
 	}
-	status := reap(pid)
+	status, _ := Reap(pid)
 	said, found := strings.CutPrefix(text.String(), "hello\n")
 	switch {
 	case status.Signaled() || !found || !strings.HasSuffix(said, "\n"):
@@ -344,11 +338,11 @@ func inspect(pid int) {
 	}
 }
 
-func reap(pid int) syscall.WaitStatus {
-	var status syscall.WaitStatus
+// Reap waits for a child's end. The error is that of wait4(2).
+func Reap(pid int) (status syscall.WaitStatus, err error) {
 	for {
-		if _, err := syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
-			return status
+		if _, err = syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+			return status, err
 		}
 	}
 }
