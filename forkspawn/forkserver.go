@@ -10,10 +10,10 @@ import (
 	"sync"
 )
 
-// templateEnv tells a process that it is to be a template, and has the name of its warm-up.
+// templateEnv tells a process that it is to be a template, and has an id and the name of its warm-up.
 const templateEnv = "SPAWNWIRE_TEMPLATE"
 
-// warmUps are the functions that a template can run, afterFork those that its children do.
+// templates has the functions that a template can run, by name, and those that each of its children runs.
 var templates = struct {
 	sync.Mutex // guards what follows
 	warmUps    map[string]func() error
@@ -126,14 +126,15 @@ func ForkserverSupport() error {
 	}
 	err := tryTemplate()
 	var refused *MethodError
-	if err == nil || errors.As(err, &refused) {
+	switch {
+	case err == nil:
 		support.known = true
-		if support.err = nil; err != nil {
-			support.err = refused
-		}
-		return support.err
+	case errors.As(err, &refused):
+		support.known, support.err = true, refused
+	default:
+		return err
 	}
-	return err
+	return support.err
 }
 
 func tryTemplate() error {
