@@ -45,8 +45,10 @@ var errUnkillable = errors.New("still alive some time after SIGKILL")
 // Config.TermGrace SIGKILL. When ctx ends it is killed at once. What the child has started and left
 // behind in its process group is killed with it.
 //
-// The channel is closed then. Stop may be called again, and concurrently: it runs once, with the first
-// caller's ctx, and all get the same result. The error is nil unless the process could not be ended.
+// The channel is closed then, and what was not received is lost, also when a Recv is about to receive it: to have all
+// that a child still sends, call Cancel, receive to the end, and then call Stop. Stop may be called again, and
+// concurrently: it runs once, with the first caller's ctx, and all get the same result. The error is nil unless the
+// process could not be ended.
 func (c *Child) Stop(ctx context.Context) (StopResult, error) {
 	c.stop.Do(func() {
 		defer close(c.stopped)
