@@ -13,6 +13,7 @@ func moveFiles(a *arena) {
 	syscall.RawSyscall(syscall.SYS_CLOSE, a.taskDir, 0, 0)
 	syscall.RawSyscall(syscall.SYS_CLOSE, a.fdDir, 0, 0)
 	syscall.RawSyscall(syscall.SYS_CLOSE, a.fdInfo, 0, 0)
+	syscall.RawSyscall(syscall.SYS_CLOSE, a.signals, 0, 0)
 	for i := range a.nMoves {
 		m := &a.moves[i]
 		if !m.first {
@@ -69,7 +70,7 @@ func isKept(a *arena, fd uint32) bool {
 	switch uintptr(fd) {
 	case 0, 1, 2, a.poison, uintptr(a.layout.epoll), uintptr(a.layout.eventfd):
 		return true
-	case a.taskDir, a.fdDir, a.fdInfo:
+	case a.taskDir, a.fdDir, a.fdInfo, a.signals:
 		return true // closed by now
 	}
 	for i := range a.nMoves {

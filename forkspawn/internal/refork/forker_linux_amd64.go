@@ -21,7 +21,7 @@ type Forker struct {
 	cgroup []cgroupFile
 
 	mu     sync.Mutex // held from a Fork's beginning to its end, in the child too
-	opened bool       // the arena's four descriptors are open; they stay so
+	opened bool       // the arena's five descriptors are open; they stay so
 	stats  Stats
 }
 
@@ -107,7 +107,7 @@ const (
 // to its thread before the call. A goroutine that ends while it is locked takes its thread with it, and a
 // process whose first thread has ended cannot be forked again.
 //
-// The first call opens four descriptors, which stay open, close-on-exec.
+// The first call opens five descriptors, which stay open, close-on-exec.
 //
 // Forks of several goroutines take turns. Programs are not started meanwhile (syscall.ForkLock).
 func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
@@ -118,6 +118,9 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		return 0, -1, err
 	}
 	if err := prepareReport(f.a, o.Report); err != nil {
+		return 0, -1, err
+	}
+	if err := prepareRequest(f.a, &o); err != nil {
 		return 0, -1, err
 	}
 	runtime.LockOSThread()
@@ -143,6 +146,17 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 		a.wait = int64(wait)
 		start := clock(a)
 		freezeAndFork(a)
+		if r := o.Request; r != nil {
+			r.Size, r.Idle = a.request.size, a.result.code == idle
+			if r.Size > 0 {
+				r.ControlSize = int(a.request.header.controlLen)
+			}
+			start = a.frozenAt
+			f.stats.Forks += a.request.served
+			if a.result.code != ok && a.result.code != failedClone {
+				return 0, -1, ErrDisarmed
+			}
+		}
 		if a.child {
 			// The child, which has closed these but the poison.
 			f.close([]*uintptr{&a.poison})
@@ -265,7 +279,7 @@ func (f *Forker) request(o *Options) error {
 // open opens what forks need, or leaves it open. It must lie above the numbers that the child's files go to.
 func (f *Forker) open() error {
 	a := f.a
-	own := []*uintptr{&a.taskDir, &a.fdDir, &a.fdInfo, &a.poison}
+	own := []*uintptr{&a.taskDir, &a.fdDir, &a.fdInfo, &a.signals, &a.poison}
 	if f.opened {
 		low := false
 		for _, fd := range own {
@@ -283,11 +297,14 @@ func (f *Forker) open() error {
 		return &Refused{Reason: "socketpair", Err: err}
 	}
 	syscall.Close(pair[1])
-	fds := [4]int{3: pair[0]}
-	names := [4]string{"/proc/self/task", "/proc/self/fd", "/proc/self/fdinfo/" + strconv.Itoa(int(a.layout.epoll)), "socketpair"}
+	fds := [5]int{4: pair[0]}
+	names := [5]string{"/proc/self/task", "/proc/self/fd", "/proc/self/fdinfo/" + strconv.Itoa(int(a.layout.epoll)), "signalfd", "socketpair"}
 	for i, name := range names {
-		if i < 3 {
+		switch {
+		case i < 3:
 			fds[i], err = syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+		case i == 3:
+			fds[i], err = openSignals()
 		}
 		if low := fds[i]; err == nil && low < int(a.dupMin) {
 			fds[i], err = unix.FcntlInt(uintptr(low), unix.F_DUPFD_CLOEXEC, int(a.dupMin))
@@ -298,7 +315,7 @@ func (f *Forker) open() error {
 			continue
 		}
 		f.close(own[:i])
-		if i < 3 {
+		if i < 4 {
 			syscall.Close(pair[0])
 		}
 		// /proc/self is the first thread's, which has nothing any more when it has ended.
@@ -308,6 +325,16 @@ func (f *Forker) open() error {
 		return &Refused{Reason: name, Err: err}
 	}
 	return nil
+}
+
+// openSignals opens what tells of a signal that is pending (signalfd(2)).
+func openSignals() (int, error) {
+	const flags = unix.SFD_CLOEXEC | unix.SFD_NONBLOCK
+	fd, _, e := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(&waitingSignals)), 8, flags, 0, 0)
+	if e != 0 {
+		return -1, e
+	}
+	return int(fd), nil
 }
 
 func (f *Forker) close(own []*uintptr) {

@@ -60,20 +60,33 @@ func frozenSection(a *arena) {
 		a.frozenAt = clock(a)
 		a.result = inspect(a)
 	}
-	if a.result.code == ok {
+	for a.result.code == ok {
+		if a.request.wanted {
+			a.result = awaitRequest(a)
+			a.frozenAt = clock(a)
+			if a.result.code != ok {
+				break
+			}
+		}
+		a.pidfd = -1
 		pid, _, e := syscall.RawSyscall(syscall.SYS_CLONE, a.cloneFlags, 0, uintptr(unsafe.Pointer(&a.pidfd)))
-		switch {
-		case e != 0:
+		if e != 0 {
 			a.result = result{code: failedClone, errno: e}
-		case pid == 0:
+			break
+		}
+		if pid == 0 {
 			a.child = true
 			rebuild(a)
 			return
-		default:
-			a.pid = pid
-			sendReport(a)
-			holdReport(a)
 		}
+		a.pid = pid
+		sendReport(a)
+		if !a.request.wanted || !a.report.sent {
+			holdReport(a)
+			break
+		}
+		forgetRequest(a)
+		a.pid = 0
 	}
 	thaw(a)
 	a.thawedAt = clock(a)

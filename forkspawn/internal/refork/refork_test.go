@@ -105,6 +105,9 @@ func TestNoDescriptorLeft(t *testing.T)                          { scenario(t, "
 // is the one that started the forking process, not the one that forked.
 func TestDeathOfTheParent(t *testing.T) { scenario(t, "parent-death") }
 
+// TestRequestIsWaitedForWithAllThreadsStopped has requests that come whole, and all else that ends the wait.
+func TestRequestIsWaitedForWithAllThreadsStopped(t *testing.T) { scenario(t, "request") }
+
 // The parent stays well.
 
 func TestChildrenThatCrash(t *testing.T) { scenario(t, "crash") }

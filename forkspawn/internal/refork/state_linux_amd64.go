@@ -42,13 +42,15 @@ type arena struct {
 	fdDir      uintptr
 	fdInfo     uintptr
 	poison     uintptr
-	wait       int64 // for all threads to freeze, in ns
+	signals    uintptr // a signalfd
+	wait       int64   // for all threads to freeze, in ns
 	nMoves     int
 	dupMin     uintptr // a number above all that moves go to
 	nKeep      int
 	oldAction  sigaction
 	newAction  sigaction
 	report     report
+	request    request
 
 	// What was found while frozen.
 
@@ -141,6 +143,21 @@ type report struct {
 	poll    unix.PollFd
 }
 
+// request is a Request.
+type request struct {
+	wanted      bool
+	socket      uintptr
+	header      msghdr
+	iov         [2]uintptr
+	controlRoom uintptr
+	counts      [2]int
+	until       int64 // by clock
+	timeout     syscall.Timespec
+	polls       [2]unix.PollFd
+	size        int // received
+	served      int // children that were reported
+}
+
 // msghdr is the kernel's struct user_msghdr.
 type msghdr struct {
 	name, nameLen       uintptr
@@ -219,9 +236,13 @@ const (
 	pollerTooLong //
 	pollerChanged // a: eventfd entries
 	failedClone
+	disarmed // the wait for a request has ended without one that is whole
+	idle     // there was none
 )
 
 // at gives the words of the runtime's own structures.
 func at(addr uintptr) *uint64 { return *(**uint64)(unsafe.Pointer(&addr)) }
+
+func at8(addr uintptr) *byte { return *(**byte)(unsafe.Pointer(&addr)) }
 
 func at32(addr uintptr) *uint32 { return *(**uint32)(unsafe.Pointer(&addr)) }
