@@ -27,6 +27,9 @@ var templates = struct {
 // Goroutines that a warm-up leaves running run in every child too. Files and connections that it leaves open are dead there:
 // what is read from them is at its end. Signals that it has asked for, or ignores, do there what they do in a new process.
 // An error that it returns, or a panic, is in the [*TemplateError] of the Spawns that waited for it.
+//
+// A template without such goroutines is stopped while it waits, which makes starts faster: timers that a warm-up leaves
+// (time.AfterFunc) can be ten seconds late in it.
 func RegisterWarmUp(name string, warmUp func() error) {
 	templates.Lock()
 	defer templates.Unlock()

@@ -47,9 +47,10 @@ type templateProcess struct {
 	header  unix.Msghdr
 	iov     unix.Iovec
 	oob     [64]byte
-	got     int // bytes that recvmsg received, or 0
+	got     int // bytes that recvmsg received, which receive has not seen
 	errno   syscall.Errno
 	report  refork.Report
+	armed   armed
 }
 
 // firstRoom is what a template has for a request, in bytes. It grows for a larger one.
@@ -58,8 +59,8 @@ const firstRoom = 16 << 10
 // aloneBound is how long a child does without its other threads until its parent knows that it is ready.
 const aloneBound = 5 * time.Millisecond
 
-// holdTime is how long a template is still when it has forked a child, unless it is asked for another: about what the child needs to
-// be ready.
+// holdTime is how long a template that is not armed is still when it has forked a child, unless it is asked for another: about what
+// the child needs to be ready.
 const holdTime = 2 * time.Millisecond
 
 // serveAsTemplate makes this process a template, with a warm-up, and returns in each child that it forks, with the ticket
@@ -77,35 +78,56 @@ func serveAsTemplate(warmUp string) (ticket handshake.Ticket, how joining, err e
 	forked := templateNews{kind: newsForked}
 	t.report = refork.Report{Message: forked.encode(), PID: pidAt, Hold: holdTime}
 	t.raw.Control(func(fd uintptr) { t.report.Socket = int(fd) })
+	t.prepareArmed()
 	t.tell(templateNews{kind: newsReady}, -1)
 	for {
-		request, env, err := t.receive()
-		if err == io.EOF {
-			os.Exit(0) // the Spawner is closed, or its process has ended
+		pid, pidfd, err := t.forkArmed()
+		if err == refork.ErrDisarmed {
+			pid, pidfd, err = t.forkAsked()
 		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "forkspawn: template:", err)
-			os.Exit(ExitFailure)
+		switch {
+		case err == errNoRequest:
+		case err == nil && pid == 0:
+			return t.becomeChild()
+		default:
+			t.answer(pid, pidfd, err)
 		}
-		if t.nFiles != request.files() {
-			t.answer(0, -1, &refork.Refused{Reason: "descriptors of the child", Err: syscall.EMFILE})
-			continue
-		}
-		moves := t.moves[:t.nFiles]
-		for i, fd := range t.files[:t.nFiles] {
-			moves[i] = refork.File{From: fd, To: fd}
-			if i < 3 {
-				moves[i].To = i
-			}
-		}
-		runtime.LockOSThread() // which is the child's first then
-		pid, pidfd, err := t.forker.Fork(refork.Options{Sibling: true, Pidfd: true, Files: moves, Alone: aloneBound, Report: &t.report})
-		if err == nil && pid == 0 {
-			return t.becomeChild(&request, env)
-		}
-		runtime.UnlockOSThread()
-		t.answer(pid, pidfd, err)
 	}
+}
+
+// forkAsked waits for a request, or for the rest of one, and forks this process. The child's goroutine is locked to its first thread.
+func (t *templateProcess) forkAsked() (pid, pidfd int, err error) {
+	request, _, err := t.receive()
+	switch {
+	case err == errNoRequest:
+		return 0, -1, err
+	case err == io.EOF:
+		os.Exit(0) // the Spawner is closed, or its process has ended
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "forkspawn: template:", err)
+		os.Exit(ExitFailure)
+	case t.nFiles != request.files():
+		return 0, -1, &refork.Refused{Reason: "descriptors of the child", Err: syscall.EMFILE}
+	}
+	moves := t.moves[:t.nFiles]
+	for i, fd := range t.files[:t.nFiles] {
+		moves[i] = refork.File{From: fd, To: fd}
+		if i < 3 {
+			moves[i].To = i
+		}
+	}
+	return t.fork(refork.Options{Files: moves})
+}
+
+// fork forks this process. The goroutine is locked to its thread in the child, whose first that is.
+func (t *templateProcess) fork(o refork.Options) (pid, pidfd int, err error) {
+	o.Sibling, o.Pidfd, o.Alone, o.Report = true, true, aloneBound, &t.report
+	runtime.LockOSThread()
+	pid, pidfd, err = t.forker.Fork(o)
+	if err != nil || pid != 0 {
+		runtime.UnlockOSThread()
+	}
+	return pid, pidfd, err
 }
 
 // selfTestBound is there to find hangs: the test takes half a second.
@@ -234,24 +256,21 @@ func refusal(kind newsKind, err error) templateNews {
 	return n
 }
 
-// receive waits for a request. It returns io.EOF when there is nobody any more who would ask.
+// errNoRequest is that of receive when it has waited as long as it should.
+var errNoRequest = errors.New("no request")
+
+// receive waits for a request, or for the rest of one. It returns io.EOF when there is nobody any more who would ask.
 //
 // The goroutine waits in the runtime's poller and is not locked to its thread meanwhile: so that very thread waits for the socket, no
 // other one is there to poll beside it, and there are fewest to freeze.
 func (t *templateProcess) receive() (r forkRequest, env environ, err error) {
-	t.iov = unix.Iovec{Base: &t.room[0], Len: uint64(len(t.room))}
-	t.header = unix.Msghdr{Iov: &t.iov, Iovlen: 1, Control: &t.oob[0], Controllen: uint64(len(t.oob))}
-	if err := t.raw.Read(t.recvmsg); err != nil {
-		return r, nil, err
+	if t.got == 0 {
+		if err := t.receiveFirst(); err != nil {
+			return r, nil, err
+		}
 	}
 	n := t.got
-	switch {
-	case t.errno == syscall.ECONNRESET, t.errno == 0 && n == 0:
-		return r, nil, io.EOF
-	case t.errno != 0:
-		return r, nil, os.NewSyscallError("recvmsg", t.errno)
-	}
-	t.takeFiles()
+	t.got = 0
 	if n < 4 {
 		if err := t.readFull(t.room[n:4]); err != nil {
 			return r, nil, err
@@ -273,6 +292,30 @@ func (t *templateProcess) receive() (r forkRequest, env environ, err error) {
 		return r, nil, err
 	}
 	return decodeForkRequest(t.request[4:])
+}
+
+// receiveFirst receives the descriptors and what there is of the message.
+func (t *templateProcess) receiveFirst() error {
+	t.iov = unix.Iovec{Base: &t.room[0], Len: uint64(len(t.room))}
+	t.header = unix.Msghdr{Iov: &t.iov, Iovlen: 1, Control: &t.oob[0], Controllen: uint64(len(t.oob))}
+	if t.armed.rest > 0 {
+		t.conn.SetReadDeadline(time.Now().Add(t.armed.rest))
+		defer t.conn.SetReadDeadline(time.Time{})
+	}
+	err := t.raw.Read(t.recvmsg)
+	t.armed.rested = time.Now()
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errNoRequest
+	case err != nil:
+		return err
+	case t.errno == syscall.ECONNRESET, t.errno == 0 && t.got == 0:
+		return io.EOF
+	case t.errno != 0:
+		return os.NewSyscallError("recvmsg", t.errno)
+	}
+	t.takeFiles()
+	return nil
 }
 
 // takeFiles takes the descriptors of the message that was received (cmsg(3), SCM_RIGHTS in unix(7)): all of them, or as many as this
@@ -341,8 +384,15 @@ func (t *templateProcess) tell(news templateNews, pidfd int) {
 }
 
 // becomeChild makes this process, which was forked a moment ago, what an executed one is from its start.
-func (t *templateProcess) becomeChild(r *forkRequest, env environ) (ticket handshake.Ticket, how joining, err error) {
+func (t *templateProcess) becomeChild() (ticket handshake.Ticket, how joining, err error) {
 	how.init = monotime.Now()
+	r, env, err := decodeForkRequest(t.request[4:])
+	if err == nil && t.nFiles != r.files() {
+		err = errTemplateMessage
+	}
+	if err != nil {
+		return ticket, how, fmt.Errorf("forkspawn: %w", err)
+	}
 	// Dead numbers that nothing of Go owns.
 	for _, fd := range t.files[:3] {
 		if fd > 2 {

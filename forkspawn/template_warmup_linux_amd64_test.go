@@ -71,6 +71,10 @@ func init() {
 			}
 			return nil
 		},
+		"leaves a timer": func() error {
+			time.AfterFunc(200*time.Millisecond, func() { os.WriteFile(os.Getenv(signEnv), nil, 0o600) })
+			return nil
+		},
 		"profiles": func() error {
 			go func() {
 				awaitSign()
@@ -250,6 +254,27 @@ func TestTemplateWithGoroutines(t *testing.T) {
 		require.NoError(t, err)
 	}
 	assert.Len(t, templates, 1)
+}
+
+// TestTemplateThatWaitsStoppedIsNotDead has one with a timer, and signals that do nothing to a process: it forks before and after, and the
+// timer runs.
+func TestTemplateThatWaitsStoppedIsNotDead(t *testing.T) {
+	needForks(t)
+	sign := filepath.Join(t.TempDir(), "sign")
+	t.Setenv(signEnv, sign)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "leaves a timer" })
+	_, before := spawnWarm(t, s)
+	require.NotZero(t, before.Template)
+	eventually(t, "the timer has run", func() bool {
+		require.NoError(t, syscall.Kill(before.Template, syscall.SIGWINCH))
+		_, err := os.Stat(sign)
+		return err == nil
+	})
+	for _, sig := range []syscall.Signal{syscall.SIGURG, syscall.SIGCONT, syscall.SIGWINCH, syscall.Signal(34)} {
+		require.NoError(t, syscall.Kill(before.Template, sig))
+		_, after := spawnWarm(t, s)
+		assert.Equal(t, before.Template, after.Template, "%v", sig)
+	}
 }
 
 // TestTemplateKilledAsSparesAreForked has many spares that are taken and forked anew while templates are killed.
