@@ -1,8 +1,10 @@
 package forkspawn
 
 import (
+	"os"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn/internal/refork"
@@ -15,10 +17,9 @@ const (
 	restBound  = time.Millisecond
 	// disarmedBound is how long it runs when its threads could not be stopped, or it has got a signal.
 	disarmedBound = time.Second
-	// The runtime collects garbage two minutes after it last did. A template runs meanwhile: if it were stopped each child would have to. Where
-	// that does not happen (GOGC=off) it is not waited for any longer.
-	collectAfter   = 110 * time.Second
-	collectedAfter = 130 * time.Second
+	// collectAfter is when a template collects garbage, unless GOGC is off. The runtime does so two minutes after the last time, or when it
+	// finds the time, which it would in each child if the template is stopped by then.
+	collectAfter = 100 * time.Second
 )
 
 // armed is what a templateProcess has for that.
@@ -27,6 +28,8 @@ type armed struct {
 	gc      debug.GCStats
 	rest    time.Duration // how long to wait for a request before the template is armed once more; 0 is for ever
 	rested  time.Time     // when such a wait was last over
+	// collecting is whether a goroutine collects garbage.
+	collecting atomic.Bool
 }
 
 // prepareArmed is called before the first forkArmed.
@@ -39,7 +42,10 @@ func (t *templateProcess) prepareArmed() {
 // it, or for its rest.
 func (t *templateProcess) forkArmed() (pid, pidfd int, err error) {
 	t.got, t.nFiles, t.armed.rest = 0, 0, 0
-	if runtime.NumGoroutine() > 1 { // what a warm-up has left running goes on
+	if runtime.NumGoroutine() > 1 { // what a warm-up has left running goes on, and a collection
+		if t.armed.collecting.Load() {
+			t.armed.rest = restBound
+		}
 		return 0, -1, refork.ErrDisarmed
 	}
 	patience := armedBound - time.Since(t.armed.rested)
@@ -48,8 +54,13 @@ func (t *templateProcess) forkArmed() (pid, pidfd int, err error) {
 		return 0, -1, refork.ErrDisarmed
 	}
 	debug.ReadGCStats(&t.armed.gc)
-	if age := time.Since(t.armed.gc.LastGC); age > collectAfter && age < collectedAfter {
-		t.armed.rest = collectedAfter - age
+	if time.Since(t.armed.gc.LastGC) > collectAfter && os.Getenv("GOGC") != "off" {
+		t.armed.collecting.Store(true)
+		go func() {
+			runtime.GC()
+			t.armed.collecting.Store(false)
+		}()
+		t.armed.rest = restBound
 		return 0, -1, refork.ErrDisarmed
 	}
 	t.armed.request = refork.Request{
