@@ -126,8 +126,8 @@ func stream(t testing.TB, network string, typed, batched bool, size int) (run, f
 	}, rawRun(raw, size)
 }
 
-// BenchmarkManySenders measures 64 goroutines that send typed messages of 64 bytes on one channel, per message. A block is long, as its
-// first millisecond has no crowd yet: until the socket is full for the first time one goroutine after the other sends alone.
+// BenchmarkManySenders measures 64 goroutines that send typed messages of 64 bytes on one channel, per message. A block is long, as
+// there is no crowd yet when it begins.
 func BenchmarkManySenders(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		b.Run(network, func(b *testing.B) {

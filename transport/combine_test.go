@@ -113,6 +113,46 @@ func writesOfACrowd(t *testing.T, senders, each int) int64 {
 	return conn.writes.Load()
 }
 
+// A sender that never has to wait would keep the one processor, and the others from sending at all: it lets them come.
+func TestSendersThatFindNoTimeBecomeACrowd(t *testing.T) {
+	if raceDetector {
+		t.Skip("with the race detector nobody sends fast enough to matter")
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const senders, each, most = 20, 12, 20 * 12 / 2 // fewer messages than fill a socket, which would make a crowd too
+	var writes int64
+	for range 50 { // other work of the machine makes any of them slow
+		x, y := sockets[0].connect(t)
+		conn := &gated{Conn: x, gate: make(chan struct{})}
+		close(conn.gate)
+		a, b := open(t, conn, transport.Config{}), open(t, y, transport.Config{})
+		var results []func() error
+		for i := range senders {
+			results = append(results, background(t, func() error {
+				for range each {
+					if err := a.Send(context.Background(), i); err != nil {
+						return err
+					}
+				}
+				return nil
+			}))
+		}
+		for range senders * each {
+			var i int
+			require.NoError(t, b.Recv(soon(t), &i))
+		}
+		for _, result := range results {
+			require.NoError(t, result())
+		}
+		writes = conn.writes.Load()
+		t.Logf("%d writes for %d messages", writes, senders*each)
+		if writes < most {
+			return
+		}
+	}
+	require.Less(t, writes, int64(most))
+}
+
 // A sender whose frame is over, and that does nothing more, keeps nobody waiting.
 func TestACrowdThatGoesAwayLeavesTheChannelFree(t *testing.T) {
 	x, y := sockets[0].connect(t)

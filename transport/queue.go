@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,8 @@ type sendQueue struct {
 	gathering   bool      // nobody leads until rousing is 0
 	since       time.Time // when that began
 	apart       time.Time // until then nobody is waited for
+	alone       int       // leads in a row that met nobody
+	aloneSince  time.Time // when the first of them began
 
 	rousing atomic.Int32 // how many were woken as their frames were over, and have not run yet; grows only under mu
 }
@@ -33,6 +36,12 @@ type sendQueue struct {
 const (
 	tooLong     = 5 * time.Millisecond // half a turn of the scheduler's, less than which few machines are late by
 	apartFactor = 8
+)
+
+// manyAlone leads that met nobody within fastAlone: about what as many system calls take.
+const (
+	manyAlone = 32
+	fastAlone = 500 * time.Microsecond
 )
 
 // place is one sender's place in the queue. Its sender owns it, but for what the queue guards.
@@ -131,6 +140,39 @@ func (q *sendQueue) pass(over *ended) {
 	}
 }
 
+// meet is called when p begins to lead. After manyAlone leads that met nobody, and came fast, it lets other goroutines run before p
+// takes whom it writes for: they may want to send too. A sender that never waits would keep a processor, and so them, until the
+// peer's buffer is full or the scheduler ends its turn, some milliseconds with a system call for each message. One that
+// pauses between its messages, as for an answer, does not get here.
+func (q *sendQueue) meet(p *place) {
+	if p.next != nil {
+		q.alone = 0
+		return
+	}
+	if q.alone++; q.alone == 1 {
+		q.aloneSince = time.Now()
+	}
+	if q.alone < manyAlone {
+		return
+	}
+	q.alone = 0
+	now := time.Now()
+	if now.Sub(q.aloneSince) > fastAlone || now.Before(q.apart) {
+		return
+	}
+	q.mu.Unlock()
+	runtime.Gosched()
+	q.mu.Lock()
+	q.waited(now)
+}
+
+// waited notes since when others were waited for.
+func (q *sendQueue) waited(since time.Time) {
+	if now := time.Now(); now.Sub(since) > tooLong {
+		q.apart = now.Add(apartFactor * now.Sub(since))
+	}
+}
+
 // gather begins to wait for those whom a write was for, of whom rousing have not run, if that is worth it.
 func (q *sendQueue) gather(rousing int32) {
 	if rousing > 0 {
@@ -149,9 +191,7 @@ func (q *sendQueue) roused() {
 	if q.gathering {
 		q.gathering = false
 		q.pass(&over)
-		if now := time.Now(); now.Sub(q.since) > tooLong {
-			q.apart = now.Add(apartFactor * now.Sub(q.since))
-		}
+		q.waited(q.since)
 	}
 	q.mu.Unlock()
 	over.wake()
@@ -199,6 +239,7 @@ func (c *Channel) leave(ctx context.Context, p *place) (left bool) {
 // lead writes, in the turn of p, until the frame of p is over. It is called with the queue locked, and unlocks it.
 func (c *Channel) lead(ctx context.Context, p *place) error {
 	q := &c.wr.queue
+	q.meet(p)
 	for {
 		if err := c.refuse(ctx, p); err != nil {
 			var over ended

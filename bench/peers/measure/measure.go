@@ -30,16 +30,16 @@ type Options struct {
 // connection on one processor or on two makes a factor of three, also for the floor, and it mostly stays so for a turn. The median of 100
 // such throws moves by a tenth from run to run; turns that are many cost little more time.
 //
-// Many senders have turns that are five times as long, and fewer of them. As they start there is no crowd yet: one goroutine after the other
-// writes alone, until the socket is full for the first time, which takes up to a millisecond.
+// Many senders have turns that are twenty times as long, and fewer of them. As they start they are no crowd yet: for up to some milliseconds
+// one goroutine writes alone, until the scheduler has the others run.
 func (o Options) For(job peer.Job) Options {
 	switch {
 	case job.Work == peer.RoundTrip && job.Size <= 64<<10:
 		o.Rounds *= 10
 		o.Turn /= 5
 	case job.Work == peer.Senders:
-		o.Rounds = (o.Rounds + 2) / 3
-		o.Turn *= 5
+		o.Rounds = (o.Rounds + 3) / 4
+		o.Turn *= 20
 	}
 	return o
 }
