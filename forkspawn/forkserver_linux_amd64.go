@@ -138,7 +138,7 @@ func (f *forkserver) get(ctx context.Context) (*template, error) {
 			replaced = t.failing()
 			t.kill()
 		}
-		t = &template{f: f, ready: make(chan struct{}), gone: make(chan struct{}), quit: make(chan struct{}), user: currentUser()}
+		t = &template{f: f, ready: make(chan struct{}), gone: make(chan struct{}), quit: make(chan struct{}), may: currentCredentials()}
 		f.current = t
 		f.runs.Go(t.run)
 	}
@@ -284,7 +284,7 @@ type template struct {
 	f     *forkserver
 	ready chan struct{} // closed when it waits for requests, or err is set
 	err   error
-	user  userIDs // of this process when it was started, and so its children's
+	may   credentials // of this process when it was started, and so its children's
 
 	// From when the process runs, which is before ready is closed.
 	id      string
@@ -311,15 +311,6 @@ var (
 	errTemplateStuck   = errors.New("it does not answer")
 )
 
-// userIDs are the real, effective and saved user and group of a process.
-type userIDs [6]int
-
-func currentUser() (ids userIDs) {
-	ids[0], ids[1], ids[2] = unix.Getresuid()
-	ids[3], ids[4], ids[5] = unix.Getresgid()
-	return ids
-}
-
 // useless tells whether another one must be started.
 func (t *template) useless() bool { return isClosed(t.ready) && (t.err != nil || t.failing() != "") }
 
@@ -332,8 +323,10 @@ func (t *template) failing() string {
 		return fmt.Sprintf("template (pid %d): %v: %v", t.proc.PID(), errTemplateEnded, t.status)
 	case isClosed(t.quit) || !t.proc.runs():
 		return fmt.Sprintf("template (pid %d): it has ended, or is stopped", t.proc.PID())
-	case t.user != currentUser():
-		return fmt.Sprintf("template (pid %d): this process has another user or group now", t.proc.PID())
+	}
+	now := currentCredentials()
+	if changed := t.may.differ(&now); changed != "" {
+		return fmt.Sprintf("template (pid %d): this process's %s changed since it was started", t.proc.PID(), changed)
 	}
 	return ""
 }

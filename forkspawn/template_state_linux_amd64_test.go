@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -263,4 +264,78 @@ func TestTemplateOfAnotherUserIsReplaced(t *testing.T) {
 		assert.Regexp(t, `(?m)^Uid:(\s54321){4}$`, string(status))
 		eventually(t, "the old one has ended", func() bool { return spawntest.State(before.Template) == "" })
 	})
+}
+
+// TestTemplateOfOtherCredentialsIsReplaced changes one after the other what a template was started with, in all threads, as
+// package syscall and libcap do. A child that is forked has from then on what an executed one would.
+func TestTemplateOfOtherCredentialsIsReplaced(t *testing.T) {
+	needForks(t)
+	alone(t, syscall.CLONE_NEWNS, func(t *testing.T) {
+		needRoot(t)
+		log := newLines()
+		s := forking(t, func(cfg *forkspawn.Config) { cfg.Logger = slog.New(log) })
+		allThreads := func(trap, a, b, c uintptr) {
+			t.Helper()
+			_, _, errno := syscall.AllThreadsSyscall(trap, a, b, c)
+			require.Zero(t, errno)
+		}
+		_, last := spawnWarm(t, s)
+		replaced := 0
+		for _, change := range []struct {
+			what string
+			make func()
+		}{
+			{"", func() {}},
+			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups([]int{nobody, nobody + 1})) }},
+			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups(nil)) }},
+			{"root directory", func() {
+				require.NoError(t, syscall.Mount("/", "/srv", "", syscall.MS_BIND|syscall.MS_REC, ""))
+				require.NoError(t, syscall.Chroot("/srv"))
+				require.NoError(t, syscall.Chdir("/"))
+			}},
+			{"securebits", func() { allThreads(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, 1<<5, 0) }}, // SECBIT_KEEP_CAPS_LOCKED
+			{"capabilities", func() {
+				header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+				var all [2]unix.CapUserData
+				require.NoError(t, unix.Capget(&header, &all[0]))
+				all[0].Effective &^= 1 << unix.CAP_SYS_TIME
+				all[0].Permitted &^= 1 << unix.CAP_SYS_TIME
+				allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&all)), 0)
+				allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, unix.CAP_SYS_TIME, 0) // or the next exec gives it back
+			}},
+			{"no_new_privs", func() { allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0) }},
+			{"seccomp mode", func() {
+				allow := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}}
+				filter := unix.SockFprog{Len: 1, Filter: &allow[0]}
+				_, _, errno := syscall.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
+				require.Zero(t, errno)
+			}},
+		} {
+			change.make()
+			c, r := spawnWarm(t, s)
+			if change.what == "" {
+				assert.Equal(t, last.Template, r.Template)
+				continue
+			}
+			replaced++
+			assert.NotEqual(t, last.Template, r.Template, change.what)
+			assert.Equal(t, replaced, log.of("forkspawn: another template is started"), change.what)
+			assert.Equal(t, credentialsOf(t, os.Getpid()), credentialsOf(t, c.PID()), change.what)
+			_, again := spawnWarm(t, s)
+			assert.Equal(t, r.Template, again.Template, "once is enough")
+			last = r
+		}
+	})
+}
+
+// credentialsOf is what /proc tells of a process's credentials, and which mount its root is.
+func credentialsOf(t *testing.T, pid int) string {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	lines := regexp.MustCompile(`(?m)^(Uid|Gid|Groups|Cap\w+|NoNewPrivs|Seccomp\w*):.*$`).FindAllString(string(status), -1)
+	require.Greater(t, len(lines), 9)
+	var root unix.Statx_t
+	require.NoError(t, unix.Statx(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root/", pid), 0, unix.STATX_INO|unix.STATX_MNT_ID, &root))
+	return fmt.Sprintf("%s\nroot %d %d", strings.Join(lines, "\n"), root.Mnt_id, root.Ino)
 }
