@@ -185,10 +185,6 @@ func (c *Child) exitError(err error) *ExitError {
 	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status, Said: c.lastWords(), Stderr: c.StderrTail(), Err: err}
 }
 
-// wordsBound is how long lastWords waits. All that a process which has ended said is in the kernel; the
-// bound is for this program's own goroutines, and for a connection that somebody else keeps open.
-const wordsBound = 20 * time.Millisecond
-
 // lastWords returns what a child that has ended said of it as it closed its control connection.
 func (c *Child) lastWords() string {
 	if !isClosed(c.gone) {
@@ -198,7 +194,7 @@ func (c *Child) lastWords() string {
 		if c.status.Code() <= 0 {
 			return // it had no time to, or nothing to say
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), wordsBound)
+		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
 		defer cancel()
 		if bye := c.peer.LastWords(ctx); bye != nil {
 			c.said = bye.Reason

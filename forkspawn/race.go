@@ -11,7 +11,7 @@ import (
 // ErrDied is the error of a child that ended before it was ready, with nothing better known.
 var ErrDied = errors.New("the child ended before it was ready")
 
-// lastWords bounds how long Race waits, after a process has ended, for what it may have said just
+// lastWords bounds how long Race, and Child.lastWords, wait, after a process has ended, for what it may have said just
 // before. There is nothing to wait for but this program's own goroutines; a busy machine can keep them.
 const lastWords = time.Second
 

@@ -3,6 +3,7 @@ package handshake_test
 import (
 	"context"
 	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -255,4 +256,53 @@ func TestACancelledAttachClosesItsConnection(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	requirePhase(t, handshake.PhaseReady, err)
 	requireClosed(t, conn)
+}
+
+// lateListener returns each connection a while after it was made.
+type lateListener struct{ *net.TCPListener }
+
+func (l lateListener) Accept() (net.Conn, error) {
+	conn, err := l.TCPListener.Accept()
+	if err == nil {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return conn, err
+}
+
+func TestLastWordsAreFoundOnAControlConnectionThatIsStillToBeAccepted(t *testing.T) {
+	l, err := handshake.Listen(lateListener{listenTCP(t).(*net.TCPListener)}, handshake.ListenerConfig{})
+	require.NoError(t, err)
+	defer l.Close()
+	for range 5 {
+		x, ticket := expect(t, l, nil)
+		j := joinReady(t, ticket, withControl)
+		peer := wait(t, x)
+		require.NoError(t, attach(t, j, ticket).CloseWith(testContext(t), 1, "no luck"))
+		bye := peer.LastWords(testContext(t))
+		require.NotNil(t, bye)
+		assert.Equal(t, "no luck", bye.Reason)
+	}
+}
+
+// The process has ended, in all three cases.
+func TestLastWordsThatWereNeverSaidAreNotWaitedFor(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n network) {
+		l := listen(t, n, handshake.ListenerConfig{})
+		ctx := testContext(t)
+		says := func(attached func(control *transport.Channel)) {
+			t.Helper()
+			x, ticket := expect(t, l, nil)
+			j := joinReady(t, ticket, withControl)
+			peer := wait(t, x)
+			if attached != nil {
+				attached(attach(t, j, ticket))
+			}
+			assert.Nil(t, peer.LastWords(ctx))
+			assert.NoError(t, ctx.Err())
+			require.NoError(t, peer.Abort())
+		}
+		says(nil)
+		says(func(control *transport.Channel) { control.Abort() })
+		says(func(*transport.Channel) { requireAttached(t, l) }) // and another process has it open
+	})
 }

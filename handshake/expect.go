@@ -197,27 +197,10 @@ func (x *Expected) Hear(ctx context.Context) {
 	x.mu.Unlock()
 	looking, cancel := context.WithTimeout(ctx, lookBound)
 	defer cancel()
-	hear := func(conn net.Conn, done <-chan struct{}) {
-		wait := looking
-		if unread(conn) {
-			wait = ctx
-		}
-		select {
-		case <-done:
-		case <-wait.Done():
-		}
-	}
 	if given != nil {
-		hear(conn, given)
+		hear(ctx, looking, conn, given)
 	} else {
-		x.l.acceptQueued(ctx)
-		for _, p := range x.l.pendingOf(pid) {
-			select {
-			case <-p.noted:
-			case <-ctx.Done():
-			}
-			hear(p.conn, p.done)
-		}
+		x.l.hearQueued(ctx, looking, pid)
 	}
 	x.mu.Lock()
 	conn = x.conn
@@ -236,6 +219,31 @@ func (x *Expected) Hear(ctx context.Context) {
 		case <-x.welcomed: // it waits for its spec, and nobody reads
 		case <-ctx.Done():
 		}
+	}
+}
+
+// hearQueued waits until it is known what comes of the connections that a process has made, or may have, and which have not said who
+// they are. The contexts are those of hear.
+func (l *Listener) hearQueued(ctx, looking context.Context, pid int) {
+	l.acceptQueued(ctx)
+	for _, p := range l.pendingOf(pid) {
+		select {
+		case <-p.noted:
+		case <-ctx.Done():
+		}
+		hear(ctx, looking, p.conn, p.done)
+	}
+}
+
+// hear waits until what a connection has said is done with, but not longer than ctx lasts, or looking, if there is nothing to read.
+func hear(ctx, looking context.Context, conn net.Conn, done <-chan struct{}) {
+	wait := looking
+	if unread(conn) {
+		wait = ctx
+	}
+	select {
+	case <-done:
+	case <-wait.Done():
 	}
 }
 

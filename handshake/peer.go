@@ -64,22 +64,33 @@ func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
 }
 
 // LastWords returns the goodbye that the peer said on its control connection, or nil when it said none: what it has
-// to say of its own end, also when nobody receives from its Channel. It waits for it until the
-// connection's end, or ctx's, and is meant for a peer whose process has ended. Close and Abort end it.
+// to say of its own end, also when nobody receives from its Channel. It is meant for a peer whose process has ended, and waits
+// for nothing but this process's own goroutines, until ctx ends; 20 ms at most for a connection on which
+// there is nothing to read, as somebody else keeps it open. Close and Abort end it.
 func (p *Peer) LastWords(ctx context.Context) *transport.GoodbyeError {
 	if p.attach == nil {
 		return nil
 	}
+	looking, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
 	select {
 	case <-p.attach:
-	case <-ctx.Done():
-		return nil
+	default:
+		pid := 0
+		if p.process != nil {
+			pid = p.process.pid
+		}
+		p.l.hearQueued(ctx, looking, pid)
 	}
 	p.mu.Lock()
 	control := p.control
 	p.mu.Unlock()
-	for {
-		f, err := control.ReadFrame(ctx)
+	for control != nil {
+		wait := looking
+		if unread(control.NetConn()) {
+			wait = ctx
+		}
+		f, err := control.ReadFrame(wait)
 		if err != nil {
 			return nil
 		}
@@ -91,6 +102,7 @@ func (p *Peer) LastWords(ctx context.Context) *transport.GoodbyeError {
 			return bye
 		}
 	}
+	return nil
 }
 
 // Close says goodbye and closes the peer's connections. It takes at most a second or two; see
