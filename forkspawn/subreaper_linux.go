@@ -36,10 +36,9 @@ type subreaper struct {
 
 // The bounds of a subreaper.
 const (
-	sweepBound    = time.Second           // for ending what one child left
-	execBound     = 20 * time.Millisecond // for a process to have an environment again that is in the middle of an exec
-	adoptInterval = time.Second           // between looks for what came meanwhile
-	strangeAge    = 10 * time.Second      // of a zombie that nobody waited for, before it is taken for an adopted one
+	sweepBound    = time.Second      // for ending what one child left
+	adoptInterval = time.Second      // between looks for what came meanwhile
+	strangeAge    = 10 * time.Second // of a zombie that nobody waited for, before it is taken for an adopted one
 )
 
 var subreapers struct {
@@ -148,8 +147,7 @@ func (r *subreaper) close() {
 // until there is none.
 func (r *subreaper) sweep(mark []byte) {
 	for began := time.Now(); ; {
-		more, unsure := r.look(mark)
-		if took := time.Since(began); (!more && !unsure) || (!more && took > execBound) || took > sweepBound {
+		if !r.look(mark) || time.Since(began) > sweepBound {
 			return
 		}
 		time.Sleep(time.Millisecond) // their deaths, of which nothing tells
@@ -158,11 +156,11 @@ func (r *subreaper) sweep(mark []byte) {
 
 // look goes through this process's children that are not the Spawner's own. It notes those with the Spawner's
 // mark, kills those with the mark kill, unless that is nil, and reaps zombies. It reports whether there is more to
-// do at once, and whether there may be, as a process that lives shows no environment.
-func (r *subreaper) look(kill []byte) (more, unsure bool) {
+// do in a moment, or may be.
+func (r *subreaper) look(kill []byte) (more bool) {
 	pids, err := ownChildren()
 	if err != nil {
-		return false, false
+		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -172,13 +170,12 @@ func (r *subreaper) look(kill []byte) (more, unsure bool) {
 			continue
 		}
 		there[pid] = true
-		environ, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		switch {
 		case len(environ) == 0 && isZombie(pid):
 			more = r.reap(pid) || more
-		case len(environ) == 0: // it dies, or executes a program, or has an empty one
-			more = r.adopted[pid] || more
-			unsure = true
+		case len(environ) == 0:
+			more = r.adopted[pid] || (!errors.Is(err, fs.ErrPermission) && changes(pid)) || more
 		case kill != nil && bytes.Contains(environ, kill):
 			r.adopt(pid, true)
 			unix.Kill(pid, unix.SIGKILL) // a child of this process: nobody else can have the number
@@ -202,7 +199,7 @@ func (r *subreaper) look(kill []byte) (more, unsure bool) {
 			delete(r.kin, id)
 		}
 	}
-	return more, unsure
+	return more
 }
 
 // adopt notes a process, and its group and session, by which its kin is known that shows no environment any
@@ -250,6 +247,22 @@ func (r *subreaper) reap(pid int) bool {
 		}
 	}
 	return waitid(unix.P_PID, pid, new(unix.Siginfo), unix.WEXITED|unix.WNOHANG) == nil
+}
+
+// changes tells whether a process that has just shown no environment has one in a moment, or ends, as it is in the middle of an
+// exec or dies. One whose environment is empty begins and ends at the same place.
+func changes(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false // it is gone
+	}
+	const envStart, envEnd = 50 - 3, 51 - 3 // in proc_pid_stat(5), whose third field is the first behind the name
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= envEnd {
+		return false
+	}
+	start, end := string(fields[envStart]), string(fields[envEnd])
+	return end == "0" || start != end
 }
 
 // isZombie tells whether a child of this process can be waited for.
