@@ -348,14 +348,16 @@ func TestTemplateEndsWithItsSpawnersProcess(t *testing.T) {
 
 func TestForkedChildsBootFailuresAreExact(t *testing.T) {
 	needForks(t)
-	s := forking(t, func(cfg *forkspawn.Config) { cfg.BootTimeout = 2 * time.Second })
+	s := forking(t)
 	require.NoError(t, s.Warm(testContext(t)))
+	hasty := forking(t, func(cfg *forkspawn.Config) { cfg.BootTimeout = 3 * time.Second })
+	require.NoError(t, hasty.Warm(testContext(t)))
 	before := spawntest.TakeSnapshot(t)
 	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "unknown", Entry: "nope"})
 	assert.ErrorIs(t, boot, handshake.ErrUnknownEntry)
 	assert.Equal(t, forkspawn.Exited(1), boot.Status)
 	cmd := forkspawn.Command{Env: []string{"AFTER_FORK=hang"}}
-	boot = spawnError(t, testContext(t), s, cmd, spawnspec.Spec{Name: "mute", Entry: "warm"})
+	boot = spawnError(t, testContext(t), hasty, cmd, spawnspec.Spec{Name: "mute", Entry: "warm"})
 	assert.ErrorIs(t, boot, forkspawn.ErrBootTimeout)
 	assert.Equal(t, handshake.PhaseConnect, boot.Phase)
 	ctx, cancel := context.WithCancel(testContext(t))

@@ -176,7 +176,7 @@ func TestDeathAtTheMomentOfReadyHasTwoOutcomes(t *testing.T) {
 }
 
 func TestChildThatCutsItsChannelAndLivesIsNotCalledDead(t *testing.T) {
-	s := newSpawner(t, forkspawn.Config{StopGrace: 10 * time.Millisecond, TermGrace: time.Second})
+	s := newSpawner(t, forkspawn.Config{StopGrace: 10 * time.Millisecond, TermGrace: bound})
 	c, err := s.SpawnCommand(testContext(t), role("cut-ready"), spawnspec.Spec{Name: "cutter"})
 	require.NoError(t, err)
 	var v any
@@ -330,7 +330,8 @@ func (thief) Start(_ context.Context, attr forkspawn.ProcessAttr) (forkspawn.Pro
 }
 
 func TestCloseEndsChildrenSideBySide(t *testing.T) {
-	s, err := forkspawn.New(forkspawn.Config{StopGrace: 200 * time.Millisecond, TermGrace: 200 * time.Millisecond, Stderr: forkspawn.Null()})
+	const grace = time.Second
+	s, err := forkspawn.New(forkspawn.Config{StopGrace: grace, TermGrace: grace, Stderr: forkspawn.Null()})
 	require.NoError(t, err)
 	dir := filepath.Dir(s.Addr().Target)
 	for range 8 {
@@ -341,7 +342,7 @@ func TestCloseEndsChildrenSideBySide(t *testing.T) {
 	children := s.Children()
 	start := time.Now()
 	require.NoError(t, s.Close())
-	assert.Less(t, time.Since(start), 8*400*time.Millisecond, "not one after the other")
+	assert.Less(t, time.Since(start), 8*2*grace, "not one after the other, which is eight times as long")
 	for _, c := range children {
 		assert.False(t, alive(c.PID()))
 	}

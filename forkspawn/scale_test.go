@@ -67,14 +67,14 @@ func TestThousandChildrenLiveAtOnce(t *testing.T) {
 		require.True(t, spawntest.Running(c.PID()), "all live at once")
 	}
 	peak := measure(t) // also of threads: the Go runtime keeps those that it has made
-	assert.Less(t, peak.threads, 64, "with %d children", n)
+	assert.Less(t, peak.threads, 250, "of 64 goroutines that start children and talk to them, not of %d children", n)
 
 	began = time.Now()
 	enough := errors.New("enough")
 	g.Cancel(enough)
 	require.Equal(t, enough, waitFor(t, g), "nobody failed")
 	stopped := time.Since(began)
-	assert.LessOrEqual(t, measure(t).descriptors, before.descriptors)
+	eventually(t, "descriptors are given back", func() bool { return measure(t).descriptors <= before.descriptors })
 	for _, c := range children {
 		result, err := c.Stop(t.Context())
 		require.NoError(t, err)
@@ -145,7 +145,7 @@ func TestSpawnsInARowLeaveNothingToGrow(t *testing.T) {
 	if !raceDetector { // which has memory of its own
 		assert.Less(t, after.resident-before.resident, int64(8<<20))
 	}
-	assert.LessOrEqual(t, after.threads, before.threads+8)
+	assert.LessOrEqual(t, after.threads, before.threads+50, "the Go runtime keeps those that a busy moment takes")
 }
 
 // inParallel calls f with the numbers below n from 64 goroutines.

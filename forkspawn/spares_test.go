@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -283,7 +284,12 @@ func TestMoreSpawnsAtOnceThanThereAreSpares(t *testing.T) {
 func TestSpawnOfASpareThatIsGivenUp(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
 		spawntest.NoLeaks(t)
-		s := warmed(t, forkspawn.Config{Listen: listen, Spares: 1, Command: role("ponders"), BootTimeout: 30 * time.Second})
+		var pondering atomic.Value // of func(): what is done when a child ponders
+		pondering.Store(func() {})
+		s := warmed(t, forkspawn.Config{
+			Listen: listen, Spares: 1, Command: role("ponders"), BootTimeout: bound,
+			Stderr: forkspawn.Capture(writer(func() { pondering.Load().(func())() })),
+		})
 		waiting := forkspawn.SparePIDs(s)
 		ctx, cancel := context.WithCancelCause(testContext(t))
 		why := errors.New("changed my mind")
@@ -293,7 +299,7 @@ func TestSpawnOfASpareThatIsGivenUp(t *testing.T) {
 		assert.Equal(t, waiting, forkspawn.SparePIDs(s), "a Spawn that does not begin takes none")
 
 		ctx, cancel = context.WithCancelCause(testContext(t))
-		time.AfterFunc(20*time.Millisecond, func() { cancel(why) })
+		pondering.Store(func() { cancel(why) })
 		boot = spawnError(t, ctx, s, role("ponders"), spawnspec.Spec{Name: "later"})
 		assert.Equal(t, waiting[0], boot.PID)
 		assert.Equal(t, handshake.PhaseSpec, boot.Phase)
@@ -303,19 +309,28 @@ func TestSpawnOfASpareThatIsGivenUp(t *testing.T) {
 		require.NoError(t, s.Warm(testContext(t)), "it is replaced")
 
 		closing := make(chan error, 1)
-		time.AfterFunc(20*time.Millisecond, func() { closing <- s.Close() })
+		pondering.Store(sync.OnceFunc(func() { go func() { closing <- s.Close() }() }))
 		boot = spawnError(t, testContext(t), s, role("ponders"), spawnspec.Spec{Name: "closed"})
 		assert.ErrorIs(t, boot, forkspawn.ErrClosed)
 		require.NoError(t, <-closing)
 	})
 }
 
+// writer calls a function when something is written.
+type writer func()
+
+func (w writer) Write(p []byte) (int, error) {
+	w()
+	return len(p), nil
+}
+
 func TestBootTimeoutOfASpareBeginsWithSpawn(t *testing.T) {
-	s := warmed(t, forkspawn.Config{Spares: 1, Command: role("ponders"), BootTimeout: 2 * time.Second})
+	const limit = 5 * time.Second // in which the spare itself must start
+	s := warmed(t, forkspawn.Config{Spares: 1, Command: role("ponders"), BootTimeout: limit})
 	time.Sleep(100 * time.Millisecond)
 	boot := spawnError(t, testContext(t), s, role("ponders"), spawnspec.Spec{Name: "slow"})
 	assert.ErrorIs(t, boot, forkspawn.ErrBootTimeout)
-	assert.GreaterOrEqual(t, boot.Elapsed, 2*time.Second)
+	assert.GreaterOrEqual(t, boot.Elapsed, limit)
 	assert.Contains(t, boot.Stderr, "pondering")
 }
 

@@ -176,7 +176,7 @@ func TestAControlConnectionThatIsCutAtOnceIsMadeAnew(t *testing.T) {
 				}
 				conn, err := net.Dial("tcp", s.Addr().Target)
 				if cut && err == nil {
-					time.AfterFunc(200*time.Millisecond, func() { conn.Close() })
+					time.AfterFunc(3*time.Second, func() { conn.Close() }) // which nothing tells; the case beside it takes as long
 				}
 				return conn, err
 			})

@@ -178,7 +178,7 @@ func TestTreeWhoseLeavesAllFailTellsEveryErrorAtTheRoot(t *testing.T) {
 }
 
 func TestTreeThatIgnoresSIGTERMEndsWithinTheRootsGraces(t *testing.T) {
-	const stop, term = 6 * time.Second, 6 * time.Second
+	const stop, term = 16 * time.Second, 16 * time.Second // of which a leaf has a quarter to say its words
 	b := branch{Levels: 3, Breadth: 2, Flood: 1 << 20}
 	pids, took, err := b.fell(t, stop, term)
 	assert.Len(t, pids, 2+4+8)
