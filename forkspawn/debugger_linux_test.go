@@ -74,31 +74,41 @@ func TestBootHeldByADebuggerHasNoTimeout(t *testing.T) {
 		letGo func()
 		err   error
 	}
-	attached := make(chan debugger, 1)
-	s := newSpawner(t, forkspawn.Config{
-		BootTimeout: 50 * time.Millisecond, WaitForDebugger: true,
-		Trace: &forkspawn.Trace{Started: func(e forkspawn.ChildEvent) {
-			letGo, err := hold(e.PID)
-			attached <- debugger{letGo, err}
-		}},
-	})
-	failed := make(chan error, 1)
-	go func() {
-		_, err := s.SpawnCommand(context.Background(), role("mute"), spawnspec.Spec{Name: "mute"})
-		failed <- err
-	}()
-	d := <-attached
-	if d.err != nil {
+	for limit := afterAll / 4; ; limit *= 2 {
+		attached := make(chan debugger, 1)
+		s := newSpawner(t, forkspawn.Config{
+			BootTimeout: limit, WaitForDebugger: true,
+			Trace: &forkspawn.Trace{Started: func(e forkspawn.ChildEvent) {
+				letGo, err := hold(e.PID)
+				attached <- debugger{letGo, err}
+			}},
+		})
+		failed := make(chan error, 1)
+		go func() {
+			_, err := s.SpawnCommand(context.Background(), role("mute"), spawnspec.Spec{Name: "mute"})
+			failed <- err
+		}()
+		var d debugger
+		select {
+		case d = <-attached:
+		case err := <-failed:
+			require.ErrorIs(t, err, forkspawn.ErrBootTimeout)
+			require.Less(t, limit, bound)
+			continue // it was over before the process was started
+		}
+		if d.err != nil {
+			d.letGo()
+			<-failed
+			t.Skip("cannot attach to a process here:", d.err)
+		}
+		select {
+		case err := <-failed:
+			d.letGo()
+			require.Fail(t, "it ended under the debugger", "%v", err)
+		case <-time.After(limit + afterAll):
+		}
 		d.letGo()
-		<-failed
-		t.Skip("cannot attach to a process here:", d.err)
+		assert.ErrorIs(t, <-failed, forkspawn.ErrBootTimeout)
+		return
 	}
-	select {
-	case err := <-failed:
-		d.letGo()
-		require.Fail(t, "it ended under the debugger", "%v", err)
-	case <-time.After(afterAll):
-	}
-	d.letGo()
-	assert.ErrorIs(t, <-failed, forkspawn.ErrBootTimeout)
 }

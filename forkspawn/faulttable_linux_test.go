@@ -217,7 +217,7 @@ type told struct {
 // it must be passed over it has a short one.
 const (
 	short       = 50 * time.Millisecond
-	bootTimeout = 3 * time.Second // in which a child comes to its point; see also faulty.tell
+	bootTimeout = 10 * time.Second // in which a child comes to its point; see also faulty.tell
 )
 
 func newFaultBench(t *testing.T) *faultBench {
@@ -367,6 +367,10 @@ func (b *faultBench) play(number string, c faultCase, v *verdict) {
 		assert.NoError(v, child.Send(ctx, "hello"))
 	}
 	if c.point == atStop && child != nil {
+		if want.stop.By != forkspawn.EndedAsked { // the grace is short, and it must come to its point before that is over
+			assert.NoError(v, child.Cancel(ctx, "the fault"))
+			<-heard
+		}
 		v.time = b.checkChild(ctx, c, want, child, 0, v)
 	}
 	<-heard

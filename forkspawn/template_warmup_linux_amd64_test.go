@@ -177,8 +177,11 @@ func TestTemplateEndsAsItWarmsUp(t *testing.T) {
 				cfg.WarmUp, cfg.Stderr = "waits", forkspawn.Capture(w)
 			})
 			errs := make(chan error, 3)
+			var begun sync.WaitGroup
 			for range cap(errs) {
+				begun.Add(1)
 				go func() {
+					begun.Done()
 					_, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
 					errs <- err
 				}()
@@ -187,6 +190,7 @@ func TestTemplateEndsAsItWarmsUp(t *testing.T) {
 			_, err := fmt.Fscanln(said, &pid)
 			require.NoError(t, err)
 			go io.Copy(io.Discard, said)
+			begun.Wait()
 			require.NoError(t, test.end(s, pid))
 			for range cap(errs) {
 				err := <-errs
