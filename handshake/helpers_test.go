@@ -29,6 +29,9 @@ var errTimeout = os.ErrDeadlineExceeded
 // patience is how long a test waits for what should take moments before it calls it a hang.
 const patience = 60 * time.Second
 
+// enough is a time limit that a test waits for, and within which something must happen before.
+const enough = 3 * time.Second
+
 func testContext(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

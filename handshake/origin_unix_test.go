@@ -13,7 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -124,7 +123,7 @@ func TestAChildThatIsFasterThanTheNewsOfItsStartIsLetIn(t *testing.T) {
 }
 
 func TestWithoutSetPIDTheWaitEnds(t *testing.T) {
-	l := overUnix(t, handshake.ListenerConfig{HelloTimeout: 50 * time.Millisecond})
+	l := overUnix(t, handshake.ListenerConfig{HelloTimeout: enough})
 	x, ticket := expectProcess(t, l)
 	_, err := handshake.Join(testContext(t), dial(t, ticket.Addr), ticket, handshake.JoinConfig{})
 	require.ErrorIs(t, err, handshake.ErrRefused)

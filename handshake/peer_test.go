@@ -244,7 +244,7 @@ func TestASilentPeerIsGivenUpInTime(t *testing.T) {
 		greet := frame(transport.KindGreet, encoded(t, greetFields("x", "key")))
 		go b.Write(greet)
 		go readFrame(b)
-		_, err := handshake.AcceptPeer(testContext(t), a, handshake.PeerConfig{Key: sharedKey, Timeout: 20 * time.Millisecond})
+		_, err := handshake.AcceptPeer(testContext(t), a, handshake.PeerConfig{Key: sharedKey, Timeout: enough})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		requirePhase(t, handshake.PhaseAuth, err)
 		requireClosed(t, a)

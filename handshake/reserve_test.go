@@ -57,8 +57,9 @@ func requireWelcomed(t testing.TB, x *handshake.Expected) {
 
 func TestAChildInReserveGetsItsSpecLater(t *testing.T) {
 	overNetworks(t, func(t *testing.T, n network) {
+		t.Parallel()
 		ctx := testContext(t)
-		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: 500 * time.Millisecond})
+		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: enough})
 		x, ticket := expectReserve(t, l)
 		require.Error(t, x.Give(ctx, []byte("orders")), "not before it is welcomed")
 		child := joinLater(t, ticket, withControl)
@@ -66,7 +67,7 @@ func TestAChildInReserveGetsItsSpecLater(t *testing.T) {
 		select {
 		case <-child:
 			require.Fail(t, "it has no spec, and waits")
-		case <-time.After(600 * time.Millisecond): // HelloTimeout is not for it
+		case <-time.After(enough + enough/4): // HelloTimeout is not for it
 		}
 		require.True(t, x.Waits())
 		assert.Equal(t, handshake.PhaseSpec, x.Phase())

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -73,7 +74,16 @@ func start(t testing.TB, env []string, name string, args ...string) (pid int) {
 	}
 	pid, err = syscall.ForkExec(path, append([]string{name}, args...), &syscall.ProcAttr{Env: env})
 	require.NoError(t, err)
-	spawntest.Eventually(t, "it sleeps or has ended", func() bool { return spawntest.State(pid) != "R" })
+	spawntest.Eventually(t, "it sleeps or has ended", func() bool {
+		switch spawntest.State(pid) {
+		case "Z":
+			return true
+		case "S": // and not only for a page of its program
+			system, _ := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
+			return !strings.HasPrefix(string(system), "running") && !strings.HasPrefix(string(system), "-1")
+		}
+		return false
+	})
 	return pid
 }
 

@@ -67,6 +67,8 @@ func TestEachKindOfLeakIsReportedByName(t *testing.T) {
 			assert.True(t, told.failed)
 			assert.Contains(t, told.said.String(), "left behind:\n")
 			assert.Contains(t, told.said.String(), name)
+			hasty()
+			hasty = spawntest.SetPatience(500 * time.Millisecond) // for what is just ending beside it
 			left := before.Leaks()
 			if assert.Len(t, left, 1, "nothing else is taken for a leak") {
 				assert.Contains(t, left[0], name)

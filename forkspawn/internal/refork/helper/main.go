@@ -69,7 +69,7 @@ func start(f *refork.Forker, o refork.Options, child func() string) (pid int, an
 	r := os.NewFile(uintptr(p[0]), "answer")
 	return pid, func() (string, error) {
 		defer r.Close()
-		r.SetReadDeadline(time.Now().Add(20 * time.Second))
+		r.SetReadDeadline(time.Now().Add(time.Minute))
 		said, err := io.ReadAll(r)
 		if err != nil {
 			syscall.Kill(pid, syscall.SIGKILL)

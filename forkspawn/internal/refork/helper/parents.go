@@ -148,7 +148,7 @@ func parentDeath(f *refork.Forker) error {
 		return fmt.Errorf("the sibling ended with the template: %d, %v, status %#x", pid, err, status)
 	}
 	goOn <- true // the thread ends
-	for range 200 {
+	for range 6000 { // a minute, to find hangs
 		pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil)
 		if err != nil {
 			return err

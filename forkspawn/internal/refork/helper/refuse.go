@@ -44,7 +44,7 @@ func refused(f *refork.Forker, want, remedy string) error {
 		return fmt.Errorf("forked, in place of %q", want)
 	case !errors.As(err, &r) || !strings.Contains(r.Error(), want) || !strings.Contains(r.Remedy, remedy):
 		return fmt.Errorf("%v in place of %q, %q", err, want, remedy)
-	case time.Since(start) > 20*time.Second:
+	case time.Since(start) > time.Minute:
 		return fmt.Errorf("refused after %v", time.Since(start))
 	}
 	return nil

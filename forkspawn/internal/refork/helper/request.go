@@ -132,7 +132,7 @@ func request(f *refork.Forker) error {
 			return err
 		}
 	}
-	if err := disarmed("three in a row", time.Second, 0, true); err != nil {
+	if err := disarmed("three in a row", 3*time.Second, 0, true); err != nil {
 		return err
 	}
 	for range 3 {
@@ -167,7 +167,7 @@ func request(f *refork.Forker) error {
 	}
 	select {
 	case <-signals:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		return errors.New("the signal was not handled")
 	}
 	kill.Wait()
