@@ -302,17 +302,14 @@ func TestCloseIsOnceAndEverythingAfterItIsErrClosed(t *testing.T) {
 
 func TestCloseWakesWhoeverIsBlocked(t *testing.T) {
 	for _, l := range append(links(), link{"TLS over a Unix socket", tlsUnixLink}) {
-		for name, test := range map[string]struct {
-			end   func(c *transport.Channel) error
-			bound time.Duration
-		}{
-			"Close":             {func(c *transport.Channel) error { return c.Close() }, 10 * time.Second},
-			"CloseWith a bound": {closeSoon, 10 * time.Second},
-			"Abort":             {func(c *transport.Channel) error { return c.Abort() }, 10 * time.Second},
-			"Abort while Close waits": {func(c *transport.Channel) error {
+		for name, end := range map[string]func(c *transport.Channel) error{
+			"Close":             (*transport.Channel).Close,
+			"CloseWith a bound": closeSoon,
+			"Abort":             (*transport.Channel).Abort,
+			"Abort while Close waits": func(c *transport.Channel) error {
 				go c.Close()
 				return c.Abort()
-			}, 10 * time.Second},
+			},
 		} {
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				t.Parallel()
@@ -327,8 +324,8 @@ func TestCloseWakesWhoeverIsBlocked(t *testing.T) {
 				}
 				readN(t, peer, 1<<20) // longer than a ping: a sender is in the middle of its frame
 				start := time.Now()
-				err := test.end(c)
-				assert.Less(t, time.Since(start), test.bound)
+				err := end(c)
+				assert.Less(t, time.Since(start), patience)
 				if name[:5] == "Close" {
 					require.Error(t, err, "there was no goodbye")
 				} else {
@@ -354,13 +351,10 @@ func closeSoon(c *transport.Channel) error {
 
 func TestCloseIsBoundedWhenThePeerReadsNothingAndNobodySends(t *testing.T) {
 	for _, l := range append(links(), link{"TLS over a Unix socket", tlsUnixLink}) {
-		for name, test := range map[string]struct {
-			end   func(c *transport.Channel) error
-			bound time.Duration
-		}{
-			"Close":             {(*transport.Channel).Close, 2500 * time.Millisecond},
-			"CloseWith a bound": {closeSoon, time.Second},
-			"Abort":             {(*transport.Channel).Abort, time.Second},
+		for name, end := range map[string]func(c *transport.Channel) error{
+			"Close":             (*transport.Channel).Close,
+			"CloseWith a bound": closeSoon,
+			"Abort":             (*transport.Channel).Abort,
 		} {
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				t.Parallel()
@@ -370,8 +364,8 @@ func TestCloseIsBoundedWhenThePeerReadsNothingAndNobodySends(t *testing.T) {
 				}
 				c := open(t, x, transport.Config{})
 				start := time.Now()
-				test.end(c)
-				assert.Less(t, time.Since(start), test.bound)
+				end(c)
+				assert.Less(t, time.Since(start), patience)
 			})
 		}
 	}
@@ -406,7 +400,7 @@ func TestCloseIsBoundedWhenTLSCannotTakeItsLeave(t *testing.T) {
 	stalled.left.Store(1) // the goodbye, but not TLS's own
 	start := time.Now()
 	require.NoError(t, c.Close())
-	assert.Less(t, time.Since(start), 10*time.Second)
+	assert.Less(t, time.Since(start), patience)
 	require.ErrorIs(t, peer.Recv(soon(t), new(any)), io.EOF)
 }
 

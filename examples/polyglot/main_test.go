@@ -20,7 +20,7 @@ import (
 // polyglot builds the program and runs it in the root of the repository.
 func polyglot(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	bin := filepath.Join(t.TempDir(), "polyglot")
 	built, err := exec.CommandContext(ctx, "go", "build", "-o", bin, ".").CombinedOutput()

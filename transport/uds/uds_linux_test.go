@@ -54,7 +54,7 @@ func TestDialWaitsWhileTheQueueIsFull(t *testing.T) {
 	require.NoError(t, unix.Listen(fd, 0))
 	fillQueue(t, path)
 
-	ctx, cancel := context.WithTimeout(testContext(t), 500*time.Millisecond) // enough to try once
+	ctx, cancel := context.WithTimeout(testContext(t), 3*time.Second) // enough to try once
 	defer cancel()
 	_, err = Dial(ctx, pathAddr(path))
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
