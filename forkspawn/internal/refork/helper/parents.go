@@ -147,7 +147,7 @@ func parentDeath(f *refork.Forker) error {
 	if pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil); pid != 0 || err != nil {
 		return fmt.Errorf("the sibling ended with the template: %d, %v, status %#x", pid, err, status)
 	}
-	goOn <- true // the thread ends
+	goOn <- true     // the thread ends
 	for range 6000 { // a minute, to find hangs
 		pid, err := syscall.Wait4(p.sibling, &status, syscall.WNOHANG, nil)
 		if err != nil {
