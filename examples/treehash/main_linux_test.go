@@ -100,7 +100,7 @@ func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
 		{"uds", syscall.SIGTERM, 143},
 		{"tcp", syscall.SIGINT, 130},
 	} {
-		t.Run(c.network+" "+c.signal.String(), func(t *testing.T) {
+		inTime(t, c.network+" "+c.signal.String(), func(t *testing.T) time.Duration {
 			dir := endlessTree(t, 3)
 			cmd, tmp := program(t, asItIs, "-workers", "3", "-transport", c.network, dir)
 			var stdout, stderr bytes.Buffer
@@ -111,38 +111,53 @@ func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
 			require.NoError(t, cmd.Process.Signal(c.signal))
 			require.NoError(t, cmd.Process.Signal(c.signal)) // twice, as an impatient user does
 			assert.Equal(t, c.want, wait(t, cmd))
-			t.Logf("ended %v after the signal", time.Since(began))
-			assert.Less(t, time.Since(began), 4*time.Second, "the workers were asked first")
+			took := time.Since(began)
+			t.Logf("ended %v after the signal", took)
 			for _, pid := range workers {
 				assert.NoDirExists(t, fmt.Sprintf("/proc/%d", pid))
 			}
 			assert.Empty(t, stdout.String())
 			assert.Empty(t, stderr.String())
 			assertEmpty(t, tmp)
+			return took
 		})
 	}
 }
 
+// inTime runs a test in which workers are ended, and that takes less than their grace unless they were not asked first, or the machine
+// was busy: hence the attempts.
+func inTime(t *testing.T, name string, test func(t *testing.T) time.Duration) {
+	t.Helper()
+	took := time.Hour
+	for n := 0; n < 5 && took > 4*time.Second; n++ {
+		t.Run(name, func(t *testing.T) { took = test(t) })
+	}
+	assert.Less(t, took, 4*time.Second, "%s: busy workers are asked first", name)
+}
+
 func TestWorkerThatCannotBootEndsThoseThatAreBusy(t *testing.T) {
 	spawntest.NoLeaks(t)
-	dir := endlessTree(t, 2)
-	cmd, tmp := program(t, oneWorker, "-workers", "2", dir)
-	claims := t.TempDir()
-	fifo := filepath.Join(claims, "go")
-	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
-	cmd.Env = append(cmd.Env, claimsEnv+"="+claims)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	require.NoError(t, cmd.Start())
-	busyWorkers(t, cmd.Process.Pid, 1, dir)
-	began := time.Now()
-	require.NoError(t, os.WriteFile(fifo, nil, 0)) // which lets the other one boot, and fail
-	assert.Equal(t, 1, wait(t, cmd))
-	assert.Less(t, time.Since(began), 4*time.Second, "the busy worker was asked first")
-	assert.Empty(t, stdout.String())
-	assert.Equal(t, 1, strings.Count(stderr.String(), "treehash: "), stderr.String())
-	assert.Contains(t, stderr.String(), "treehash: forkspawn: spawn ")
-	assertEmpty(t, tmp)
+	inTime(t, "two workers", func(t *testing.T) time.Duration {
+		dir := endlessTree(t, 2)
+		cmd, tmp := program(t, oneWorker, "-workers", "2", dir)
+		claims := t.TempDir()
+		fifo := filepath.Join(claims, "go")
+		require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+		cmd.Env = append(cmd.Env, claimsEnv+"="+claims)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		require.NoError(t, cmd.Start())
+		busyWorkers(t, cmd.Process.Pid, 1, dir)
+		began := time.Now()
+		require.NoError(t, os.WriteFile(fifo, nil, 0)) // which lets the other one boot, and fail
+		assert.Equal(t, 1, wait(t, cmd))
+		took := time.Since(began)
+		assert.Empty(t, stdout.String())
+		assert.Equal(t, 1, strings.Count(stderr.String(), "treehash: "), stderr.String())
+		assert.Contains(t, stderr.String(), "treehash: forkspawn: spawn ")
+		assertEmpty(t, tmp)
+		return took
+	})
 }
 
 func TestNoChildOutlivesAParentThatWasKilled(t *testing.T) {
