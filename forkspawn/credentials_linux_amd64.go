@@ -2,6 +2,8 @@ package forkspawn
 
 import (
 	"slices"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,30 +11,45 @@ import (
 // credentials are what the kernel goes by when it decides what a process may do. A child has those that its parent had when it was
 // started. On Linux each thread has its own; package syscall changes them in all.
 type credentials struct {
-	users        [3]int // real, effective and saved: getresuid(2)
-	groups       [3]int
-	others       []int // supplementary groups: getgroups(2)
+	users        [3]uint32 // real, effective and saved: getresuid(2)
+	groups       [3]uint32
+	others       uintptr    // how many supplementary groups there are: getgroups(2)
+	few          [32]uint32 // which
+	many         []int      // the same, where they are too many for few
 	capabilities [2]unix.CapUserData
-	securebits   int // prctl(2), of this and the next two; 0 where it may not be asked
-	noNewPrivs   int
-	seccomp      int    // its mode
-	rootMount    uint64 // of the root directory, as chroot(2) changes it: statx(2)
+	securebits   uintptr // prctl(2), of this and the next two
+	noNewPrivs   uintptr
+	seccomp      uintptr // its mode
+	rootMount    uint64  // of the root directory, as chroot(2) changes it: statx(2)
 	rootInode    uint64
 }
 
-// currentCredentials are those of the calling thread. That takes eight or nine system calls.
+// currentCredentials are those of the calling thread. That takes eight system calls, of which the scheduler need not be told, as they
+// do not block. What may not be asked is 0.
 func currentCredentials() (c credentials) {
-	c.users[0], c.users[1], c.users[2] = unix.Getresuid()
-	c.groups[0], c.groups[1], c.groups[2] = unix.Getresgid()
-	c.others, _ = unix.Getgroups()
-	unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &c.capabilities[0])
-	c.securebits, _ = unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
-	c.noNewPrivs, _ = unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-	c.seccomp, _ = unix.PrctlRetInt(unix.PR_GET_SECCOMP, 0, 0, 0, 0)
-	var root unix.Statx_t
-	if unix.Statx(unix.AT_FDCWD, "/", 0, unix.STATX_INO|unix.STATX_MNT_ID, &root) == nil {
-		c.rootMount, c.rootInode = root.Mnt_id, root.Ino
+	ids := func(trap uintptr, ids *[3]uint32) {
+		syscall.RawSyscall(trap, uintptr(unsafe.Pointer(&ids[0])), uintptr(unsafe.Pointer(&ids[1])), uintptr(unsafe.Pointer(&ids[2])))
 	}
+	ids(syscall.SYS_GETRESUID, &c.users)
+	ids(syscall.SYS_GETRESGID, &c.groups)
+	n, _, errno := syscall.RawSyscall(syscall.SYS_GETGROUPS, uintptr(len(c.few)), uintptr(unsafe.Pointer(&c.few)), 0)
+	if c.others = n; errno == syscall.EINVAL {
+		c.many, _ = unix.Getgroups()
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	syscall.RawSyscall(syscall.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&c.capabilities)), 0)
+	ask := func(option uintptr) uintptr {
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, option, 0, 0, 0, 0, 0)
+		if errno != 0 {
+			return 0
+		}
+		return n
+	}
+	c.securebits, c.noNewPrivs, c.seccomp = ask(unix.PR_GET_SECUREBITS), ask(unix.PR_GET_NO_NEW_PRIVS), ask(unix.PR_GET_SECCOMP)
+	path, at, mask := [...]byte{'/', 0}, unix.AT_FDCWD, uintptr(unix.STATX_INO|unix.STATX_MNT_ID)
+	var root unix.Statx_t
+	syscall.RawSyscall6(unix.SYS_STATX, uintptr(at), uintptr(unsafe.Pointer(&path)), 0, mask, uintptr(unsafe.Pointer(&root)), 0)
+	c.rootMount, c.rootInode = root.Mnt_id, root.Ino
 	return c
 }
 
@@ -43,7 +60,7 @@ func (c *credentials) differ(other *credentials) string {
 		return "user"
 	case c.groups != other.groups:
 		return "group"
-	case !slices.Equal(c.others, other.others):
+	case c.others != other.others || c.few != other.few || !slices.Equal(c.many, other.many):
 		return "supplementary groups"
 	case c.capabilities != other.capabilities:
 		return "capabilities"

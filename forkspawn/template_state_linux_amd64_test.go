@@ -287,6 +287,14 @@ func TestTemplateOfOtherCredentialsIsReplaced(t *testing.T) {
 		}{
 			{"", func() {}},
 			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups([]int{nobody, nobody + 1})) }},
+			{"supplementary groups", func() {
+				var many []int
+				for i := range 100 {
+					many = append(many, nobody+i)
+				}
+				require.NoError(t, syscall.Setgroups(many))
+			}},
+			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups([]int{0})) }},
 			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups(nil)) }},
 			{"root directory", func() {
 				require.NoError(t, syscall.Mount("/", "/srv", "", syscall.MS_BIND|syscall.MS_REC, ""))
