@@ -156,8 +156,8 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// nobody is a user that nothing else on the machine runs as.
-const nobody = 54321
+// nobody is a user that nothing else on the machine runs as, not even these tests if they run twice at once.
+var nobody = 20_000 + os.Getpid()%40_000
 
 // become makes this process another user's, whom the limits bind that do not bind root.
 func become(t *testing.T, uid int) {

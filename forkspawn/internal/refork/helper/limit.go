@@ -26,7 +26,7 @@ func threadLimit(f *refork.Forker) error {
 	if os.Getuid() != 0 {
 		return nil
 	}
-	const user = 64999
+	user := 20_000 + os.Getpid()%40_000
 	if err := syscall.Setgid(user); err != nil {
 		return err
 	}
