@@ -21,6 +21,7 @@ type Forker struct {
 	cgroup []cgroupFile
 
 	mu     sync.Mutex // held from a Fork's beginning to its end, in the child too
+	asked  *Request   // of the Fork under way, or the last one: what the kernel writes to must not be on a stack, which can move
 	opened bool       // the arena's five descriptors are open; they stay so
 	stats  Stats
 }
@@ -114,6 +115,7 @@ func (f *Forker) Fork(o Options) (pid, pidfd int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.EndAlone() // of this process, whose builder must be done
+	f.asked = o.Request
 	if err := f.request(&o); err != nil {
 		return 0, -1, err
 	}

@@ -60,6 +60,9 @@ func frozenSection(a *arena) {
 		a.frozenAt = clock(a)
 		a.result = inspect(a)
 	}
+	if a.result.code == ok && a.request.wanted {
+		a.result = watchSignals(a)
+	}
 	for a.result.code == ok {
 		if a.request.wanted {
 			a.result = awaitRequest(a)

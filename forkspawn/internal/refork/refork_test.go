@@ -107,6 +107,10 @@ func TestDeathOfTheParent(t *testing.T) { scenario(t, "parent-death") }
 
 // TestRequestIsWaitedForWithAllThreadsStopped has requests that come whole, and all else that ends the wait.
 func TestRequestIsWaitedForWithAllThreadsStopped(t *testing.T) { scenario(t, "request") }
+func TestRequestIsReceivedWhereverItsRoomIs(t *testing.T)      { scenario(t, "request-on-stack") }
+func TestSignalThatAllThreadsBlockEndsNoWait(t *testing.T)     { scenario(t, "request-blocked-signal") }
+func TestRequestWithoutAllOfItsDescriptors(t *testing.T)       { scenario(t, "request-truncated") }
+func TestPeerThatEndsAsAllThreadsAreStopped(t *testing.T)      { scenario(t, "request-peer-dies") }
 
 // The parent stays well.
 

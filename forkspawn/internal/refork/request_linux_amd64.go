@@ -11,7 +11,7 @@ import (
 // alone, and SIGCHLD, of a child that is waited for when the threads go on.
 var waitingSignals = ^uint64(0) &^ (1<<(syscall.SIGURG-1) | 1<<(syscall.SIGCHLD-1))
 
-// prepareRequest puts a request into the arena. The kernel writes to Room and Control, which therefore must not be on a stack.
+// prepareRequest puts a request into the arena. The kernel writes to Room and Control.
 func prepareRequest(a *arena, o *Options) error {
 	a.request = request{}
 	r := o.Request
@@ -32,6 +32,17 @@ func prepareRequest(a *arena, o *Options) error {
 	p.controlRoom = uintptr(len(r.Control))
 	p.until = clock(a) + int64(r.Patience)
 	return nil
+}
+
+// watchSignals has the signalfd tell of the signals that this thread takes. One that it blocks itself, as it may have from the program's
+// start, is blocked in all threads, stays pending whatever goes on, and would end each wait.
+func watchSignals(a *arena) result {
+	p := &a.request
+	p.signals = waitingSignals &^ a.oldMask
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, a.signals, uintptr(unsafe.Pointer(&p.signals)), 8, 0, 0, 0); e != 0 {
+		return result{code: disarmed}
+	}
+	return result{}
 }
 
 // awaitRequest waits for a request with all threads frozen, and receives it. Signals are blocked in all of them, so one for the

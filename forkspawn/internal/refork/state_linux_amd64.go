@@ -154,8 +154,9 @@ type request struct {
 	until       int64 // by clock
 	timeout     syscall.Timespec
 	polls       [2]unix.PollFd
-	size        int // received
-	served      int // children that were reported
+	signals     uint64 // that end the wait
+	size        int    // received
+	served      int    // children that were reported
 }
 
 // msghdr is the kernel's struct user_msghdr.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -54,6 +55,9 @@ func threadLimit(f *refork.Forker) error {
 	if err := refused(f, "clone: resource temporarily unavailable", "RLIMIT_NPROC"); err != nil {
 		return err
 	}
+	if err := noRoomForRequest(f); err != nil {
+		return err
+	}
 
 	if err := limit(len(tasks) + 2); err != nil { // for the child's first thread and hardly more
 		return err
@@ -83,4 +87,37 @@ func threadLimit(f *refork.Forker) error {
 		return err
 	}
 	return healthy(f)
+}
+
+// noRoomForRequest is told the same of a request as of any other fork, and has the request to answer it.
+func noRoomForRequest(f *refork.Forker) error {
+	pair, err := socketPair()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pair[0])
+	defer unix.Close(pair[1])
+	r := requestOn(pair[0])
+	report := refork.Report{Socket: pair[0], Message: make([]byte, 4)}
+	open := openFiles()
+	for range 3 {
+		if err := asked(pair[1], "in vain"); err != nil {
+			return err
+		}
+		pid, pidfd, err := forkAsked(f, refork.Options{Request: &r, Report: &report, Pidfd: true})
+		if err == nil && pid == 0 {
+			os.Exit(0)
+		}
+		var refused *refork.Refused
+		if !errors.As(err, &refused) || !errors.Is(err, syscall.EAGAIN) || report.Sent || pidfd != -1 {
+			return fmt.Errorf("a request for which there is no process: %v, reported: %t, pidfd %d", err, report.Sent, pidfd)
+		}
+		if n := closeReceived(&r); n != 4 || string(r.Room[4:r.Size]) != "in vain" {
+			return fmt.Errorf("%d descriptors of it, and %q", n, r.Room[:r.Size])
+		}
+	}
+	if now := openFiles(); now != open {
+		return fmt.Errorf("%d descriptors before and %d after", open, now)
+	}
+	return nil
 }

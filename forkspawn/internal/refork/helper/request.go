@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,11 +22,19 @@ import (
 
 func init() {
 	scenarios["request"] = request
+	scenarios["request-on-stack"] = requestOnStack
+	scenarios["request-blocked-signal"] = requestBlockedSignal
+	scenarios["request-truncated"] = requestTruncated
+	scenarios["request-peer-dies"] = requestPeerDies
+}
+
+func message(text string) []byte {
+	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(text))), text...)
 }
 
 // request waits for requests that come as they should, and for what ends the wait.
 func request(f *refork.Forker) error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	pair, err := socketPair()
 	if err != nil {
 		return err
 	}
@@ -37,9 +46,6 @@ func request(f *refork.Forker) error {
 	if err := unix.Pipe2(answer[:], unix.O_CLOEXEC); err != nil {
 		return err
 	}
-	message := func(text string) []byte {
-		return append(binary.LittleEndian.AppendUint32(nil, uint32(len(text))), text...)
-	}
 	send := func(b []byte, files int) error {
 		fds := make([]int, files)
 		for i := range fds {
@@ -48,12 +54,12 @@ func request(f *refork.Forker) error {
 		fds[1], fds[files-1] = answer[1], answer[1]
 		return unix.Sendmsg(pair[1], b, unix.UnixRights(fds...), nil, 0)
 	}
-	r := refork.Request{Socket: pair[0], Room: make([]byte, 64), Control: make([]byte, 64), Counts: [2]int{4, 4}}
+	r := requestOn(pair[0])
 	var report *refork.Report
 	// forked forks, and sets r. It closes in the parent what came.
 	forked := func(patience time.Duration) (int, error) {
 		r.Patience = patience
-		pid, _, err := f.Fork(refork.Options{Request: &r, Report: report, Pidfd: report != nil})
+		pid, _, err := forkAsked(f, refork.Options{Request: &r, Report: report, Pidfd: report != nil})
 		if err == nil && pid == 0 {
 			unix.Write(1, r.Room[4:r.Size]) // a copy of what was asked with
 			if last := int(r.Control[unix.SizeofCmsghdr+12]); last > 2 {
@@ -64,23 +70,13 @@ func request(f *refork.Forker) error {
 			}
 			os.Exit(0)
 		}
-		files, _ := unix.ParseSocketControlMessage(r.Control[:r.ControlSize])
-		for i := range files {
-			fds, _ := unix.ParseUnixRights(&files[i])
-			for _, fd := range fds {
-				unix.Close(fd)
-			}
-		}
+		closeReceived(&r)
 		return pid, err
-	}
-	descriptors := func() int {
-		entries, _ := os.ReadDir("/proc/self/fd")
-		return len(entries)
 	}
 	open := 0
 	for i := range 50 {
 		if i == 1 { // the first has opened what forks need
-			open = descriptors()
+			open = openFiles()
 		}
 		text := "child " + strconv.Itoa(i)
 		if err := send(message(text), 4); err != nil {
@@ -162,8 +158,9 @@ func request(f *refork.Forker) error {
 	if err := kill.Start(); err != nil {
 		return err
 	}
-	if err := disarmed("a signal", time.Minute, 0, false); err != nil {
-		return err
+	r.Patience = time.Minute
+	if _, _, err := f.Fork(refork.Options{Request: &r}); !errors.Is(err, refork.ErrDisarmed) || r.Size > 0 || r.Idle {
+		return fmt.Errorf("a signal: %v, %d bytes, idle: %t", err, r.Size, r.Idle)
 	}
 	select {
 	case <-signals:
@@ -173,12 +170,215 @@ func request(f *refork.Forker) error {
 	kill.Wait()
 	signal.Reset()
 
-	if now := descriptors(); now != open {
+	if now := openFiles(); now != open {
 		return fmt.Errorf("%d descriptors before and %d after", open, now)
 	}
 	unix.Close(pair[1])
 	if err := disarmed("the end", time.Minute, 0, false); err != nil {
 		return err
+	}
+	return healthy(f)
+}
+
+func openFiles() int {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	return len(entries)
+}
+
+func socketPair() ([2]int, error) {
+	return unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+}
+
+func requestOn(socket int) refork.Request {
+	return refork.Request{Socket: socket, Room: make([]byte, 64), Control: make([]byte, 64), Counts: [2]int{4, 4}, Patience: time.Minute}
+}
+
+// asked sends a request with copies of stderr for its descriptors.
+func asked(socket int, text string) error {
+	return unix.Sendmsg(socket, message(text), unix.UnixRights(2, 2, 2, 2), nil, 0)
+}
+
+// forkAsked is Fork with a Request, once more where the threads could not be stopped at the first attempt.
+func forkAsked(f *refork.Forker, o refork.Options) (pid, pidfd int, err error) {
+	for range 100 {
+		pid, pidfd, err = f.Fork(o)
+		if r := o.Request; !errors.Is(err, refork.ErrDisarmed) || r.Size > 0 || r.Idle {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return pid, pidfd, err
+}
+
+// closeReceived closes what came with a request.
+func closeReceived(r *refork.Request) (n int) {
+	files, _ := unix.ParseSocketControlMessage(r.Control[:r.ControlSize])
+	for i := range files {
+		fds, _ := unix.ParseUnixRights(&files[i])
+		for _, fd := range fds {
+			unix.Close(fd)
+			n++
+		}
+	}
+	return n
+}
+
+// requestOnStack has the message in an array of goroutines whose stacks have little room left, and grow, each a little earlier in Fork.
+func requestOnStack(f *refork.Forker) error {
+	pair, err := socketPair()
+	if err != nil {
+		return err
+	}
+	for depth := range 120 {
+		if err := asked(pair[1], "for the stack"); err != nil {
+			return err
+		}
+		result := make(chan error)
+		go func() { result <- forkFromStack(f, pair[0], depth) }()
+		if err := <-result; err != nil {
+			return fmt.Errorf("%d calls deep: %w", depth, err)
+		}
+	}
+	return nil
+}
+
+func forkFromStack(f *refork.Forker, socket, depth int) error {
+	if depth > 0 {
+		return forkFromStack(f, socket, depth-1)
+	}
+	var room, control [64]byte
+	r := refork.Request{Socket: socket, Room: room[:], Control: control[:], Counts: [2]int{4, 4}, Patience: time.Minute}
+	pid, _, err := forkAsked(f, refork.Options{Request: &r})
+	switch {
+	case err == nil && pid == 0:
+		os.Exit(0)
+	case err != nil:
+		return err
+	case wait(pid) != 0 || r.Size != 4+13 || string(room[4:17]) != "for the stack" || control[0] == 0:
+		return fmt.Errorf("%d bytes of a request: %q", r.Size, room)
+	}
+	for fd := int(control[unix.SizeofCmsghdr]); fd < int(control[unix.SizeofCmsghdr])+4; fd++ {
+		unix.Close(fd)
+	}
+	return nil
+}
+
+// requestBlockedSignal is a program that was started with a signal blocked, as all its threads have it then. It stays pending.
+func requestBlockedSignal(f *refork.Forker) error {
+	const blocked = "REFORK_BLOCKED"
+	if os.Getenv(blocked) == "" {
+		runtime.LockOSThread()
+		set := unix.Sigset_t{Val: [16]uint64{1 << (unix.SIGUSR2 - 1)}}
+		if err := unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil); err != nil {
+			return err
+		}
+		return syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), blocked+"=1"))
+	}
+	pair, err := socketPair()
+	if err != nil {
+		return err
+	}
+	if err := unix.Kill(os.Getpid(), unix.SIGUSR2); err != nil {
+		return err
+	}
+	r := requestOn(pair[0])
+	r.Patience = 20 * time.Millisecond
+	if _, _, err = forkAsked(f, refork.Options{Request: &r}); !errors.Is(err, refork.ErrDisarmed) || !r.Idle {
+		return fmt.Errorf("with nothing but a blocked signal: %v, idle: %t", err, r.Idle)
+	}
+	if err := asked(pair[1], "beside the signal"); err != nil {
+		return err
+	}
+	r.Patience = time.Minute
+	pid, _, err := forkAsked(f, refork.Options{Request: &r})
+	switch {
+	case err == nil && pid == 0:
+		os.Exit(0)
+	case err != nil:
+		return err
+	}
+	if status := wait(pid); status != 0 {
+		return fmt.Errorf("status %x", status)
+	}
+	return nil
+}
+
+// requestTruncated has room for some of a request's descriptors only, and then for all but the numbers that a child needs.
+func requestTruncated(f *refork.Forker) error {
+	pair, err := socketPair()
+	if err != nil {
+		return err
+	}
+	if err := well(f, refork.Options{}, func() string { return "" }); err != nil { // which opens what forks need
+		return err
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		return err
+	}
+	free, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0) // the lowest number that is free
+	if err != nil {
+		return err
+	}
+	unix.Close(free)
+	open := openFiles()
+	r := requestOn(pair[0])
+	for room := range 5 {
+		if err := asked(pair[1], "with few numbers"); err != nil {
+			return err
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(free + room), Max: old.Max}); err != nil {
+			return err
+		}
+		pid, _, err := forkAsked(f, refork.Options{Request: &r})
+		if err == nil && pid == 0 {
+			os.Exit(0)
+		}
+		unix.Setrlimit(unix.RLIMIT_NOFILE, &old)
+		if !errors.Is(err, refork.ErrDisarmed) || r.Size != 4+16 {
+			return fmt.Errorf("room for %d: %v, %d bytes", room, err, r.Size)
+		}
+		if n := closeReceived(&r); n > room {
+			return fmt.Errorf("room for %d: %d came", room, n)
+		}
+		if now := openFiles(); now != open {
+			return fmt.Errorf("room for %d: %d descriptors before and %d after", room, open, now)
+		}
+	}
+	return healthy(f)
+}
+
+// requestPeerDies waits for a request of a process that is killed.
+func requestPeerDies(f *refork.Forker) error {
+	pair, err := socketPair()
+	if err != nil {
+		return err
+	}
+	for what, end := range map[string]func(){
+		"dies":                       func() { unix.Kill(os.Getpid(), unix.SIGKILL) },
+		"shuts its side":             func() { unix.Shutdown(pair[1], unix.SHUT_WR) },
+		"says a part of it and dies": func() { unix.Write(pair[1], []byte("xyz")) },
+	} {
+		if pair, err = socketPair(); err != nil {
+			return err
+		}
+		pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: pair[1], To: pair[1]}}})
+		if err == nil && pid == 0 {
+			time.Sleep(100 * time.Millisecond) // the other is stopped by then, as a rule
+			end()
+			time.Sleep(100 * time.Millisecond)
+			os.Exit(0)
+		}
+		if err != nil {
+			return err
+		}
+		unix.Close(pair[1])
+		r := requestOn(pair[0])
+		if _, _, err = f.Fork(refork.Options{Request: &r}); !errors.Is(err, refork.ErrDisarmed) || r.Idle {
+			return fmt.Errorf("a peer that %s: %v, idle: %t", what, err, r.Idle)
+		}
+		wait(pid)
+		unix.Close(pair[0])
 	}
 	return healthy(f)
 }
