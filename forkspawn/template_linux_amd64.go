@@ -46,8 +46,8 @@ type templateProcess struct {
 	moves   [connectedFiles]refork.File
 	header  unix.Msghdr
 	iov     unix.Iovec
-	oob     [64]byte
-	got     int // bytes that recvmsg received, which receive has not seen
+	oob     [unix.SizeofCmsghdr + 4*connectedFiles]byte // for descriptors, and no more of them than files has room for
+	got     int                                         // bytes that recvmsg received, which receive has not seen
 	errno   syscall.Errno
 	report  refork.Report
 	armed   armed
@@ -178,6 +178,7 @@ func (t *templateProcess) prepare(name string) templateNews {
 	t.lowerProcs(procs)
 	t.rehearse()
 	refork.ShedThreads()
+	t.armed.collected = time.Now()
 	refork.Collapse() // an old kernel cannot: then a fork costs more
 	refork.KeepProgram()
 	t.rehearse()

@@ -59,6 +59,13 @@ func limitOf(t testing.TB, pid, resource int, n uint64) (restore func()) {
 	return func() { unix.Prlimit(pid, resource, &old, nil) }
 }
 
+func openFiles(t testing.TB, pid int) int {
+	t.Helper()
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	require.NoError(t, err)
+	return len(fds)
+}
+
 // TestTemplateRunsOutOfDescriptors lowers the limit of a template that serves, and the same for one that is to be started.
 func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 	needForks(t)
@@ -66,6 +73,8 @@ func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 		s := forking(t)
 		running, first := spawnWarm(t, s)
 		refused, died, made := 0, 0, 0
+		awaitArmed(t, first.Template)
+		open := openFiles(t, first.Template)
 		for limit := uint64(3); made < 3; limit++ {
 			require.Less(t, limit, uint64(64))
 			restore := limitOf(t, first.Template, unix.RLIMIT_NOFILE, limit)
@@ -93,6 +102,8 @@ func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 		assert.NotZero(t, refused)
 		_, last := spawnWarm(t, s)
 		assert.Equal(t, first.Template, last.Template, "it has lived on")
+		awaitArmed(t, first.Template)
+		assert.Equal(t, open, openFiles(t, first.Template), "the descriptors that came with requests are closed")
 		_, err := running.Stop(testContext(t))
 		require.NoError(t, err)
 	})

@@ -1,7 +1,6 @@
 package forkspawn
 
 import (
-	"os"
 	"runtime"
 	"runtime/debug"
 	"sync/atomic"
@@ -17,24 +16,28 @@ const (
 	restBound  = time.Millisecond
 	// disarmedBound is how long it runs when its threads could not be stopped, or it has got a signal.
 	disarmedBound = time.Second
-	// collectAfter is when a template collects garbage, unless GOGC is off. The runtime does so two minutes after the last time, or when it
-	// finds the time, which it would in each child if the template is stopped by then.
-	collectAfter = 100 * time.Second
 )
+
+// collectAfter is when a template collects garbage once more, unless its warm-up or GOGC have turned that off. The runtime does so two
+// minutes after the last time, or when it finds the time, which it would in each child if the template is stopped by then. Tests make it less.
+var collectAfter = 100 * time.Second
 
 // armed is what a templateProcess has for that.
 type armed struct {
-	request refork.Request
-	gc      debug.GCStats
-	rest    time.Duration // how long to wait for a request before the template is armed once more; 0 is for ever
-	rested  time.Time     // when such a wait was last over
-	// collecting is whether a goroutine collects garbage.
+	request   refork.Request
+	rest      time.Duration // how long to wait for a request before the template is armed once more; 0 is for ever
+	rested    time.Time     // when such a wait was last over
+	collects  bool          // whether garbage is to be collected
+	collected time.Time     // when it was last: by the monotonic clock, as the runtime does, while package debug tells the time of day
+	// collecting is whether a goroutine does it, which sets collected before it is done.
 	collecting atomic.Bool
 }
 
 // prepareArmed is called before the first forkArmed.
 func (t *templateProcess) prepareArmed() {
-	t.armed.gc.Pause = make([]time.Duration, 0, 1024) // more than ReadGCStats ever needs
+	percent := debug.SetGCPercent(-1)
+	debug.SetGCPercent(percent)
+	t.armed.collects = percent >= 0
 	t.armed.rested = time.Now()
 }
 
@@ -42,10 +45,11 @@ func (t *templateProcess) prepareArmed() {
 // it, or for its rest.
 func (t *templateProcess) forkArmed() (pid, pidfd int, err error) {
 	t.got, t.nFiles, t.armed.rest = 0, 0, 0
-	if runtime.NumGoroutine() > 1 { // what a warm-up has left running goes on, and a collection
-		if t.armed.collecting.Load() {
-			t.armed.rest = restBound
-		}
+	if t.armed.collecting.Load() {
+		t.armed.rest = restBound
+		return 0, -1, refork.ErrDisarmed
+	}
+	if runtime.NumGoroutine() > 1 { // what a warm-up has left running goes on
 		return 0, -1, refork.ErrDisarmed
 	}
 	patience := armedBound - time.Since(t.armed.rested)
@@ -53,11 +57,11 @@ func (t *templateProcess) forkArmed() (pid, pidfd int, err error) {
 		t.armed.rest = restBound
 		return 0, -1, refork.ErrDisarmed
 	}
-	debug.ReadGCStats(&t.armed.gc)
-	if time.Since(t.armed.gc.LastGC) > collectAfter && os.Getenv("GOGC") != "off" {
+	if t.armed.collects && time.Since(t.armed.collected) > collectAfter {
 		t.armed.collecting.Store(true)
 		go func() {
 			runtime.GC()
+			t.armed.collected = time.Now()
 			t.armed.collecting.Store(false)
 		}()
 		t.armed.rest = restBound

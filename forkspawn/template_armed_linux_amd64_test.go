@@ -1,0 +1,199 @@
+package forkspawn_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+func init() {
+	const often = 300 * time.Millisecond
+	forkspawn.RegisterWarmUp("collects often", func() error {
+		loaded.pid = os.Getpid()
+		forkspawn.SetCollectAfter(often)
+		return nil
+	})
+	forkspawn.RegisterWarmUp("collects never", func() error {
+		loaded.pid = os.Getpid()
+		forkspawn.SetCollectAfter(often)
+		debug.SetGCPercent(-1)
+		return nil
+	})
+	moreEntries["collections"] = func(ctx context.Context, p *forkspawn.Parent) error {
+		var stats debug.GCStats
+		debug.ReadGCStats(&stats)
+		return p.Send(ctx, []int{loaded.pid, int(stats.NumGC)})
+	}
+}
+
+// isArmed tells whether all threads of a template are stopped: they block all signals then.
+func isArmed(pid int) bool {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, task := range tasks {
+		status, _ := os.ReadFile(task)
+		if !strings.Contains(string(status), "SigBlk:\tfffffffffffbfeff\n") { // SIGKILL and SIGSTOP cannot be blocked
+			return false
+		}
+	}
+	return len(tasks) > 1
+}
+
+func awaitArmed(t testing.TB, pid int) {
+	t.Helper()
+	eventually(t, "the template waits for a request with its threads stopped", func() bool { return isArmed(pid) })
+}
+
+// disarm has a template run for a second.
+func disarm(t testing.TB, pid int) {
+	t.Helper()
+	awaitArmed(t, pid)
+	require.NoError(t, syscall.Kill(pid, syscall.SIGWINCH))
+	eventually(t, "the template runs", func() bool { return !isArmed(pid) })
+}
+
+// TestTemplateCollectsGarbage has one that does so often, and one whose warm-up has turned it off.
+func TestTemplateCollectsGarbage(t *testing.T) {
+	needForks(t)
+	for _, warmUp := range []string{"collects often", "collects never"} {
+		t.Run(warmUp, func(t *testing.T) {
+			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = warmUp })
+			collections := func() (template, n int) {
+				var report []int
+				require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "collections"}).Recv(testContext(t), &report))
+				return report[0], report[1]
+			}
+			template, before := collections()
+			for range 2 {
+				disarm(t, template) // which is over after a second
+				awaitArmed(t, template)
+			}
+			after, n := collections()
+			assert.Equal(t, template, after)
+			if warmUp == "collects never" {
+				assert.Equal(t, before, n)
+			} else {
+				assert.Greater(t, n, before)
+			}
+		})
+	}
+}
+
+// plainProgram has no functions of AfterFork, with which a child would do all that it does once before it joins.
+const plainProgram = `package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/spawnspec"
+)
+
+var template int
+
+func main() {
+	forkspawn.Register("whole", whole)
+	forkspawn.RegisterWarmUp("pid", func() error {
+		template = os.Getpid()
+		return nil
+	})
+	forkspawn.Init()
+	for _, spares := range []int{0, 2} {
+		if err := run(spares); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	fmt.Println("ok")
+}
+
+func run(spares int) error {
+	s, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "pid", Spares: spares})
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	first := 0
+	for i := range 20 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "whole"})
+		if err != nil {
+			return err
+		}
+		var report struct{ Template, Procs int }
+		if err := c.Recv(ctx, &report); err != nil {
+			return err
+		}
+		if first == 0 {
+			first = report.Template
+		}
+		if report.Template != first || first == 0 || report.Procs != runtime.GOMAXPROCS(0) {
+			return fmt.Errorf("child %d: %+v", i, report)
+		}
+		if r, err := c.Stop(ctx); err != nil || r.By != forkspawn.EndedAsked {
+			return fmt.Errorf("child %d ended: %v, %v", i, r, err)
+		}
+		if i%4 == 3 {
+			syscall.Kill(first, syscall.SIGWINCH) // it runs for a second
+		}
+	}
+	return nil
+}
+
+// whole needs all threads, and what belongs to them.
+func whole(ctx context.Context, p *forkspawn.Parent) error {
+	var stop atomic.Bool
+	ended := make(chan bool)
+	go func() {
+		for !stop.Load() {
+		}
+		close(ended)
+	}()
+	runtime.GC() // which preempts it
+	<-time.After(time.Millisecond)
+	stop.Store(true)
+	<-ended
+	if err := exec.Command("/bin/sh", "-c", "exit 0").Run(); err != nil {
+		return err
+	}
+	if err := p.Send(ctx, map[string]int{"template": template, "procs": runtime.GOMAXPROCS(0)}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+`
+
+// TestTemplateOfAProgramWithoutAfterFork has children whose threads start when they are ready.
+func TestTemplateOfAProgramWithoutAfterFork(t *testing.T) {
+	if raceDetector || testing.Short() {
+		t.Skip("the program is a build of its own, without the race detector")
+	}
+	program := build(t, t.TempDir(), plainProgram, "CGO_ENABLED=0")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*bound)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program)
+	out, err := cmd.CombinedOutput()
+	assert.NoError(t, err)
+	assert.Equal(t, "ok\n", string(out))
+}
