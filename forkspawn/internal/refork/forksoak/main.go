@@ -67,12 +67,12 @@ func main() {
 	}
 	start := time.Now()
 	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "shape\tforks\thangs\tcrashes\twrong\trefused\tretries\tthreads\tfork p50\tp99\thello p50\tp99\t")
+	fmt.Fprintln(table, "shape\tforks\tstopped\thangs\tcrashes\twrong\trefused\tretries\tthreads\tfork p50\tp99\thello p50\tp99\t")
 	bad, forks := 0, 0
 	for i, s := range todo {
 		share := *n/len(todo) + min(1, max(0, *n%len(todo)-i))
 		t := run(s, share, filepath.Join(dir, s.name+".stderr"))
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%v\t%v\t%v\t\n", s.name, t.Forks, t.Hangs, t.Crashes, t.Wrong, t.Refused,
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%v\t%v\t%v\t\n", s.name, t.Forks, t.Stopped, t.Hangs, t.Crashes, t.Wrong, t.Refused,
 			t.Retries, t.Threads, percentile(t.Call, 50), percentile(t.Call, 99), percentile(t.Hello, 50), percentile(t.Hello, 99))
 		bad += t.Hangs + t.Crashes + t.Wrong + t.Refused
 		forks += t.Forks
@@ -89,6 +89,8 @@ func main() {
 // tally is what a template found.
 type tally struct {
 	Forks, Hangs, Crashes, Wrong, Refused, Retries int
+	Stopped                                        int // forks by a process that had its threads stopped before it was asked
+	Storm                                          int `json:",omitempty"` // whom a storm is for, in the first report
 	Threads                                        int // of the last fork
 	Call, Hello                                    []time.Duration
 	Failures                                       []string
@@ -102,6 +104,7 @@ func (t *tally) add(part tally) {
 	t.Wrong += part.Wrong
 	t.Refused += part.Refused
 	t.Retries += part.Retries
+	t.Stopped += part.Stopped
 	t.Call = append(t.Call, part.Call...)
 	t.Hello = append(t.Hello, part.Hello...)
 	t.Failures = append(t.Failures, part.Failures...)
@@ -169,7 +172,7 @@ func runTemplate(s shape, n int, stderr *os.File) (t tally, err error) {
 		watchdog.Reset(silence)
 		if s.storm && !stormy {
 			stormy = true
-			go storm(cmd.Process.Pid, end)
+			go storm(part.Storm, s.asked, end)
 		}
 		t.add(part)
 		t.Threads = part.Threads
@@ -184,9 +187,9 @@ func runTemplate(s shape, n int, stderr *os.File) (t tally, err error) {
 	return t, err
 }
 
-// storm sends signals all the time, among them the runtime's preemption signal and the freeze signal.
-func storm(pid int, end <-chan struct{}) {
-	for {
+// storm sends signals all the time, or in gusts, among them the runtime's preemption signal and the freeze signal.
+func storm(pid int, gusts bool, end <-chan struct{}) {
+	for i := 0; ; i++ {
 		for _, sig := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGURG, syscall.SIGWINCH, 34, syscall.SIGCONT} {
 			select {
 			case <-end:
@@ -196,6 +199,9 @@ func storm(pid int, end <-chan struct{}) {
 			syscall.Kill(pid, sig)
 		}
 		time.Sleep(20 * time.Microsecond)
+		if gusts && i%20 == 0 {
+			time.Sleep(5 * time.Millisecond)
+		}
 	}
 }
 

@@ -28,6 +28,8 @@ type shape struct {
 	busy  bool
 	storm bool // of signals
 	exits bool // of threads
+	asked bool // another process forks, for requests that it waits for with its threads stopped
+	parts bool // of requests
 }
 
 var shapes = []shape{
@@ -39,6 +41,13 @@ var shapes = []shape{
 	{name: "procs-8", procs: 8, busy: true},
 	{name: "storm", busy: true, storm: true},
 	{name: "exits", exits: true},
+	{name: "asked", asked: true},
+	{name: "asked-busy", asked: true, busy: true},
+	{name: "asked-procs-1", asked: true, procs: 1, busy: true},
+	{name: "asked-procs-2", asked: true, procs: 2, busy: true},
+	{name: "asked-procs-8", asked: true, procs: 8, busy: true},
+	{name: "asked-storm", asked: true, storm: true},
+	{name: "asked-parts", asked: true, parts: true},
 }
 
 // template forks, and reports on stdout.
@@ -52,21 +61,14 @@ func template(job string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	if s.storm {
-		c := make(chan os.Signal, 100)
-		signal.Notify(c, syscall.SIGUSR1, syscall.SIGURG, syscall.SIGWINCH)
-		go func() {
-			for range c {
-			}
-		}()
-	}
-	if s.busy {
-		keepBusy()
-	}
-	if s.exits {
-		for range 2 {
-			go exits()
+	var asking *asker
+	if s.asked {
+		if asking, err = startServer(f, s); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
 		}
+	} else {
+		beginWork(s)
 	}
 	conn, err := selftest.Echo()
 	if err != nil {
@@ -75,14 +77,23 @@ func template(job string) {
 	}
 
 	out := json.NewEncoder(os.Stdout)
-	var part tally
+	part := tally{Storm: os.Getpid()}
+	if asking != nil {
+		part.Storm = asking.server
+	}
 	out.Encode(part) // ready: a storm may begin
+	part = tally{}
 	var draws []uint64
 	retries := 0
 	reported := time.Now()
 	for i := range n {
 		draws = append(draws, rand.Uint64())
-		o := selftest.Fork(f, s.depth, 0)
+		var o selftest.Outcome
+		if asking != nil {
+			o = asking.fork(n - i)
+		} else {
+			o = selftest.Fork(f, s.depth, 0)
+		}
 		draws = append(draws, o.Draws...)
 		part.Forks++
 		part.Call = append(part.Call, o.Call)
@@ -114,12 +125,36 @@ func template(job string) {
 		}
 		if time.Since(reported) > time.Second || i == n-1 {
 			stats := f.Stats()
+			if asking != nil {
+				stats = asking.stats
+				part.Stopped, asking.stopped = asking.stopped, 0
+			}
 			part.Retries, retries = stats.Retries-retries, stats.Retries
 			part.Threads = stats.Threads
 			if err := out.Encode(part); err != nil {
 				os.Exit(1)
 			}
 			part, reported = tally{}, time.Now()
+		}
+	}
+}
+
+// beginWork starts what a shape does beside forking.
+func beginWork(s shape) {
+	if s.storm {
+		c := make(chan os.Signal, 100)
+		signal.Notify(c, syscall.SIGUSR1, syscall.SIGURG, syscall.SIGWINCH)
+		go func() {
+			for range c {
+			}
+		}()
+	}
+	if s.busy {
+		keepBusy()
+	}
+	if s.exits {
+		for range 2 {
+			go exits()
 		}
 	}
 }

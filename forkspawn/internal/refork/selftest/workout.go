@@ -224,9 +224,6 @@ const Bound = 20 * time.Second
 // Fork forks a child that does a Workout, and waits for it. With no Bound given it is Bound, and more for nested ones.
 // A child that hangs is asked for its goroutines (SIGQUIT), on stderr, and killed.
 func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
-	if bound == 0 {
-		bound = Bound * time.Duration(depth+1)
-	}
 	fail := func(failure string, format string, args ...any) Outcome {
 		o.Failure, o.Detail = failure, fmt.Sprintf(format, args...)
 		return o
@@ -249,8 +246,7 @@ func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
 	report := refork.Report{Socket: pair[0], Message: []byte("pid 1234"), PID: 4, Hold: alone / 100}
 	pid, _, err := f.Fork(refork.Options{Files: []refork.File{{From: p[1], To: p[1]}}, Alone: alone, Report: &report})
 	if err == nil && pid == 0 {
-		syscall.Write(p[1], []byte("hello\n"))
-		answer(f, p[1], depth)
+		Answer(f, p[1], depth)
 	}
 	told, n := make([]byte, len(report.Message)+1), 0
 	if err == nil && report.Sent {
@@ -267,6 +263,19 @@ func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
 	}
 	o.Call = time.Since(start)
 	syscall.Close(p[1])
+	o.Follow(pid, r, start, depth, bound)
+	return o
+}
+
+// Follow reads what a child says that runs Answer, waits for its end, and notes how it fared. Its arguments are Fork's, and when that
+// began.
+func (o *Outcome) Follow(pid int, r *os.File, start time.Time, depth int, bound time.Duration) {
+	fail := func(failure string, format string, args ...any) {
+		o.Failure, o.Detail = failure, fmt.Sprintf(format, args...)
+	}
+	if bound == 0 {
+		bound = Bound * time.Duration(depth+1)
+	}
 	r.SetReadDeadline(start.Add(bound))
 	var text strings.Builder
 	buf := make([]byte, 4096)
@@ -285,35 +294,40 @@ func Fork(f *refork.Forker, depth int, bound time.Duration) (o Outcome) {
 			time.Sleep(time.Second)
 			syscall.Kill(pid, syscall.SIGKILL)
 			Reap(pid)
-			return fail("hang", "child %d has not finished in %v; it said %q", pid, bound, text.String())
+			fail("hang", "child %d has not finished in %v; it said %q", pid, bound, text.String())
+			return
 		}
 		if err != nil {
-			return fail("wrong", "read: %v", err)
+			fail("wrong", "read: %v", err)
+			return
 		}
 	}
 	status, _ := Reap(pid)
 	said, found := strings.CutPrefix(text.String(), "hello\n")
 	switch {
 	case status.Signaled() || !found || !strings.HasSuffix(said, "\n"):
-		return fail("crash", "child %d: signal %d, exit status %d; it said %q", pid, status.Signal(), status.ExitStatus(), text.String())
+		fail("crash", "child %d: signal %d, exit status %d; it said %q", pid, status.Signal(), status.ExitStatus(), text.String())
+		return
 	case status.ExitStatus() != 42 || !strings.HasPrefix(said, "ok"):
-		return fail("wrong", "child %d: exit status %d; it said %q", pid, status.ExitStatus(), said)
+		fail("wrong", "child %d: exit status %d; it said %q", pid, status.ExitStatus(), said)
+		return
 	}
 	for word := range strings.FieldsSeq(strings.TrimPrefix(said, "ok")) {
 		var x uint64
 		if _, err := fmt.Sscanf(word, "%x", &x); err != nil {
-			return fail("wrong", "child %d said %q", pid, said)
+			fail("wrong", "child %d said %q", pid, said)
+			return
 		}
 		o.Draws = append(o.Draws, x)
 	}
 	if len(o.Draws) != Draws*(depth+1) {
-		return fail("wrong", "child %d gave %d random numbers for %d", pid, len(o.Draws), Draws*(depth+1))
+		fail("wrong", "child %d gave %d random numbers for %d", pid, len(o.Draws), Draws*(depth+1))
 	}
-	return o
 }
 
-// answer is the child's part.
-func answer(f *refork.Forker, fd, depth int) {
+// Answer is the child's part: it says hello, does a Workout, tells how that went, and ends.
+func Answer(f *refork.Forker, fd, depth int) {
+	syscall.Write(fd, []byte("hello\n"))
 	draws, err := Workout(f, depth)
 	text := "ok"
 	for _, x := range draws {
