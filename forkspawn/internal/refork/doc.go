@@ -52,14 +52,18 @@
 // request_linux_amd64.go; ppoll(2), recvmsg(2), signalfd(2)
 //
 // With Options.Request the process is frozen and inspected before there is a request, which then costs no more than a
-// clone. It waits in the frozen section, for the socket and for a signalfd of all signals but SIGURG and SIGCHLD: these are blocked in
-// every thread, so one for the process stays pending, which the signalfd tells, and is handled as ever when the threads go on. What
+// clone. It waits in the frozen section, for the socket and for a signalfd of all signals that the forking thread takes, but for SIGURG and
+// SIGCHLD. Every thread blocks them all meanwhile, so one for the process stays pending, which the signalfd tells, and is handled as ever when
+// the threads go on. (One that is blocked for good, as it was when the program was started, would end each wait.) What
 // was inspected still holds at the clone, as nothing but the forking thread has run since; the descriptors that come
 // with the request are added to the list, and the limit of descriptors, which others can change (prlimit(2)), is read then. Only
-// a message that is whole, and has as many descriptors as it should, is taken. Everything else is the caller's, after a thaw.
-// When the child is reported the next request is waited for, with no thaw in between.
+// a message that is whole, and has as many descriptors as it should, is taken. Everything else is the caller's, after a thaw: a part of a
+// message, more than one, descriptors that there was no number for (MSG_CTRUNC in recvmsg(2)), the end of the socket.
 //
-// SIGKILL, SIGSTOP and SIGCONT do to a frozen process what they do to any other. Its goroutines and timers stand
+// When the child is reported its request is wiped, the descriptors are closed, and the next request is waited for, with no thaw in
+// between. When there can be no child, or it cannot be reported, the threads go on, and message and descriptors are the caller's.
+//
+// SIGKILL, SIGSTOP and SIGCONT do to a frozen process what they do to any other, and so does a debugger. Its goroutines and timers stand
 // still, and the runtime's own work too: the caller sees to it that it runs now and then, and is not stopped with a
 // collection due, which each child would make then. Nor may its goroutine have run for long when it stops: the runtime asks one
 // to yield after 10 ms, and a child with that wish waits for threads that it does not have yet (runtime.Gosched).
