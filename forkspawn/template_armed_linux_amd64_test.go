@@ -32,6 +32,15 @@ func init() {
 		debug.SetGCPercent(-1)
 		return nil
 	})
+	forkspawn.RegisterWarmUp("leaves a slow timer", func() error {
+		loaded.pid = os.Getpid()
+		time.AfterFunc(200*time.Millisecond, func() {
+			// More than the template runs when it got a signal.
+			time.Sleep(1500 * time.Millisecond)
+			os.WriteFile(fmt.Sprint(os.Getenv(signEnv), os.Getpid()), nil, 0o600) // each child has the timer too
+		})
+		return nil
+	})
 	moreEntries["collections"] = func(ctx context.Context, p *forkspawn.Parent) error {
 		var stats debug.GCStats
 		debug.ReadGCStats(&stats)
@@ -89,6 +98,23 @@ func TestTemplateCollectsGarbage(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTemplateIsStoppedAgainAfterATimersFunction has one that starts as the template runs for a signal, and takes longer than that.
+func TestTemplateIsStoppedAgainAfterATimersFunction(t *testing.T) {
+	needForks(t)
+	sign := filepath.Join(t.TempDir(), "sign")
+	t.Setenv(signEnv, sign)
+	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "leaves a slow timer" })
+	_, before := spawnWarm(t, s)
+	disarm(t, before.Template)
+	eventually(t, "the function has ended", func() bool {
+		_, err := os.Stat(fmt.Sprint(sign, before.Template))
+		return err == nil
+	})
+	awaitArmed(t, before.Template)
+	_, after := spawnWarm(t, s)
+	assert.Equal(t, before.Template, after.Template)
 }
 
 // plainProgram has no functions of AfterFork, with which a child would do all that it does once before it joins.

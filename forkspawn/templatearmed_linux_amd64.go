@@ -14,7 +14,7 @@ const (
 	// armedBound is how long it does so before it runs for a moment, restBound: a warm-up can have left timers, and the runtime has some.
 	armedBound = 10 * time.Second
 	restBound  = time.Millisecond
-	// disarmedBound is how long it runs when its threads could not be stopped, or it has got a signal.
+	// disarmedBound is how long it runs when its threads could not be stopped, or it has got a signal, or a timer has started a goroutine.
 	disarmedBound = time.Second
 )
 
@@ -27,6 +27,7 @@ type armed struct {
 	request   refork.Request
 	rest      time.Duration // how long to wait for a request before the template is armed once more; 0 is for ever
 	rested    time.Time     // when such a wait was last over
+	before    bool          // whether the template was armed before: it had no goroutines then
 	collects  bool          // whether garbage is to be collected
 	collected time.Time     // when it was last: by the monotonic clock, as the runtime does, while package debug tells the time of day
 	// collecting is whether a goroutine does it, which sets collected before it is done.
@@ -49,7 +50,10 @@ func (t *templateProcess) forkArmed() (pid, pidfd int, err error) {
 		t.armed.rest = restBound
 		return 0, -1, refork.ErrDisarmed
 	}
-	if runtime.NumGoroutine() > 1 { // what a warm-up has left running goes on
+	if runtime.NumGoroutine() > 1 { // what a warm-up has left running goes on, and it may end
+		if t.armed.before {
+			t.armed.rest = disarmedBound
+		}
 		return 0, -1, refork.ErrDisarmed
 	}
 	patience := armedBound - time.Since(t.armed.rested)
@@ -67,6 +71,7 @@ func (t *templateProcess) forkArmed() (pid, pidfd int, err error) {
 		t.armed.rest = restBound
 		return 0, -1, refork.ErrDisarmed
 	}
+	t.armed.before = true
 	t.armed.request = refork.Request{
 		Socket: t.report.Socket, Room: t.room, Control: t.oob[:], Counts: [2]int{forkFiles, connectedFiles}, Patience: patience,
 	}

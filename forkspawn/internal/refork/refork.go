@@ -49,7 +49,7 @@ type Report struct {
 //
 // Fork ends the wait without a child, with ErrDisarmed, when something else is to be done first: a signal is pending, Patience is over, the
 // threads cannot be stopped now, the socket is closed, or what came is not just one whole message. What was received by then is the
-// caller's, who goes on without.
+// caller's, who goes on without. It is also the caller's where Fork ends as without a Request: as there can be no child, or its Report was not sent.
 type Request struct {
 	Socket   int
 	Room     []byte // for the message
