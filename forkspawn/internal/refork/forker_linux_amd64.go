@@ -30,7 +30,8 @@ type Forker struct {
 type Stats struct {
 	Forks   int // that made a child
 	Retries int // attempts to freeze that ran out of time and were made again
-	// Of the last fork: until all threads were frozen, from then until they ran again, and how many there were.
+	// Of the last fork: until all threads were frozen, from then until they ran again, and how many there were. With a Request the first
+	// is 0, and the second from when that was there.
 	Freeze, Frozen time.Duration
 	Threads        int
 }
