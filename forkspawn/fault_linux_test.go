@@ -301,7 +301,7 @@ func (f *faulty) run(from forkspawn.Forked, err error) {
 		f.reached(atStop)
 		cancel()
 	})
-	joining := handshake.JoinConfig{Control: from.Control == nil, OnCancel: func(transport.Cancel) { asked() }}
+	joining := handshake.JoinConfig{Control: from.Control == nil, Ahead: from.Control != nil, OnCancel: func(transport.Cancel) { asked() }}
 	switch {
 	case f.at != inHello:
 	case f.do == wrongMAC, f.do == wrongMACStalls:

@@ -169,7 +169,7 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	base, cancelBase := context.WithCancelCause(context.WithValue(context.Background(), parentKey{}, p))
 	p.cancel = cancelBase
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
-		Limit: p.cfg.Limit, OnCancel: p.asked, Control: how.control == nil, Meanwhile: warmUp,
+		Limit: p.cfg.Limit, OnCancel: p.asked, Control: how.control == nil, Ahead: how.control != nil, Meanwhile: warmUp,
 	})
 	switch {
 	case errors.Is(err, handshake.ErrDismissed):

@@ -68,6 +68,7 @@ func (t *template) rehearse(deadline time.Time) error {
 	}
 	ctx, cancel := context.WithTimeout(t.f.s.ctx, rehearsalBound)
 	defer cancel()
+	x.Answer(ctx)
 	if peer, err := x.WaitForPeer(ctx); err == nil {
 		peer.Close()
 	}

@@ -22,7 +22,7 @@ func (b *boot) runSpare() error {
 		return b.fail(handshake.PhaseStart, err)
 	}
 	defer b.watchAccept(l.cancel)()
-	peer, err := b.await(l, raceWelcome)
+	peer, err := b.await(l, b.raceWelcome)
 	if err != nil {
 		defer b.x.Cancel()
 		return b.abandon(l.ctx, err)
@@ -33,7 +33,14 @@ func (b *boot) runSpare() error {
 }
 
 // raceWelcome is Race for a child that waits for its spec then.
-func raceWelcome(ctx context.Context, x *handshake.Expected, gone <-chan struct{}) (*handshake.Peer, error) {
+func (b *boot) raceWelcome(ctx context.Context, x *handshake.Expected, gone <-chan struct{}) (*handshake.Peer, error) {
+	if b.connected {
+		peer, err := b.raceAnswer(ctx, x, gone)
+		if waiting := x.Reserved(); waiting != nil {
+			return waiting, nil
+		}
+		return peer, err
+	}
 	select {
 	case <-x.Welcomed():
 		if peer := x.Reserved(); peer != nil {
@@ -46,14 +53,18 @@ func raceWelcome(ctx context.Context, x *handshake.Expected, gone <-chan struct{
 	return Race(ctx, x, gone)
 }
 
-// raceAnswer is Race for a spare that was given its spec. It reads the answer itself.
+// raceAnswer is Race for a spare that was given its spec, or a child that was given its connection. It reads the answer itself.
 func (b *boot) raceAnswer(ctx context.Context, x *handshake.Expected, gone <-chan struct{}) (*handshake.Peer, error) {
 	reading, cancel := context.WithCancel(ctx)
 	defer cancel()
 	b.child.callWhenGone(cancel)
 	x.Answer(reading)
-	if isClosed(gone) && x.Unread() {
-		words, cancel := context.WithTimeout(context.Background(), lastWords)
+	if !isClosed(x.Done()) && x.Unread() { // it has come further than is known here
+		bound := unreadBound
+		if isClosed(gone) {
+			bound = lastWords
+		}
+		words, cancel := context.WithTimeout(context.Background(), bound)
 		defer cancel()
 		x.Answer(words)
 	}
@@ -65,6 +76,9 @@ func (b *boot) raceAnswer(ctx context.Context, x *handshake.Expected, gone <-cha
 	}
 	return nil, contextError(ctx)
 }
+
+// unreadBound is how long raceAnswer reads on when its context has ended: what is there takes microseconds.
+const unreadBound = 20 * time.Millisecond
 
 // serves tells whether a spare can be what a boot is to start.
 func (r *spares) serves(b *boot) bool {

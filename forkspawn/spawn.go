@@ -90,8 +90,12 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 		return nil, b.fail(handshake.PhaseStart, err)
 	}
 	defer b.x.Cancel()
-	defer b.watchAccept(l.cancel)()
-	peer, err := b.await(l, Race)
+	race := b.raceAnswer
+	if !b.connected {
+		race = Race
+		defer b.watchAccept(l.cancel)()
+	}
+	peer, err := b.await(l, race)
 	if err != nil {
 		return nil, b.abandon(l.ctx, err)
 	}

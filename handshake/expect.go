@@ -50,12 +50,12 @@ type Expected struct {
 	refused error // the last hello in this child's name that was refused, and by which process
 	refPID  int
 	conn    net.Conn      // on which its hello was accepted, or is to come; see Serve
-	given   chan struct{} // closed when it is known what came first on the connection of Serve; nil without
+	served  *served       // from Serve until its hello
 	early   map[int]error // what note tells of processes that connected before SetPID
 	peer    *Peer
 	err     error
 	taken   bool     // WaitForPeer has handed peer out
-	reserve *reserve // from the welcome of a child in reserve until its answer
+	reserve *reserve // from the welcome of a child in reserve, or the hello of one that Serve expects, until its answer
 }
 
 // Expect registers a child before it is started, so that it cannot come too early. The caller calls
@@ -189,21 +189,17 @@ const lookBound = 20 * time.Millisecond
 
 // Hear waits until it is known what comes of all that the child had said when it was called, or until ctx ends: a
 // child that has died may have said something a moment before. It waits for nothing but this process's own
-// goroutines. For connections on which there is nothing to read, whoever keeps them open, it waits 20 ms in all, as what was
-// read of them may be being looked at.
+// goroutines, and is not for a child that [Expected.Serve] expects: of that one nobody reads but Answer. For connections on which
+// there is nothing to read, whoever keeps them open, it waits 20 ms in all, as what was read of them may be being looked at.
 func (x *Expected) Hear(ctx context.Context) {
 	x.mu.Lock()
-	pid, conn, given := x.pid, x.conn, x.given
+	pid := x.pid
 	x.mu.Unlock()
 	looking, cancel := context.WithTimeout(ctx, lookBound)
 	defer cancel()
-	if given != nil {
-		hear(ctx, looking, conn, given)
-	} else {
-		x.l.hearQueued(ctx, looking, pid)
-	}
+	x.l.hearQueued(ctx, looking, pid)
 	x.mu.Lock()
-	conn = x.conn
+	conn := x.conn
 	phase := x.phase
 	x.mu.Unlock()
 	if phase == PhaseAuth { // the welcome is being made

@@ -1,9 +1,11 @@
 package handshake_test
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -57,12 +59,13 @@ func TestAChildOnAPairNeedsNoPIDAndHasItsControlConnection(t *testing.T) {
 	l := overUnix(t, handshake.ListenerConfig{})
 	x, ticket := expectUnnamed(t, l, false)
 	far := serve(t, x)
-	j, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{})
+	j, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Ahead: true})
 	require.NoError(t, err)
 	defer j.Channel.Abort()
 	assert.Equal(t, "spec", string(j.Spec))
 	assert.False(t, j.Control(), "there is nothing to attach")
 	require.NoError(t, j.Ready(ctx, handshake.Timings{}))
+	require.NoError(t, x.Answer(ctx))
 	peer, err := x.WaitForPeer(ctx)
 	require.NoError(t, err)
 	defer peer.Abort()
@@ -90,13 +93,111 @@ func TestAChildInReserveOnAPairIsDismissedWhereItListens(t *testing.T) {
 	far := serve(t, x)
 	done := make(chan error, 1)
 	go func() {
-		_, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{OnCancel: func(transport.Cancel) {}})
+		_, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Ahead: true, OnCancel: func(transport.Cancel) {}})
 		done <- err
 	}()
+	require.NoError(t, x.Answer(ctx))
 	requireWelcomed(t, x)
 	assert.True(t, x.Waits())
 	require.NoError(t, x.Reserved().Cancel(ctx, transport.Cancel{Reason: "no use"}))
 	assert.ErrorIs(t, <-done, handshake.ErrDismissed)
+}
+
+func TestAnAnswerOnAPairIsWaitedForOnceMore(t *testing.T) {
+	ctx := testContext(t)
+	l := overUnix(t, handshake.ListenerConfig{})
+	x, ticket := expectUnnamed(t, l, false)
+	far := serve(t, x)
+	soon := func() context.Context {
+		ctx, cancel := context.WithTimeout(ctx, time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	var herr *handshake.Error
+	require.ErrorAs(t, x.Answer(soon()), &herr)
+	assert.Equal(t, handshake.PhaseConnect, herr.Phase)
+	assert.ErrorIs(t, herr, context.DeadlineExceeded)
+	j, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Ahead: true})
+	require.NoError(t, err, "of whose hello nobody has taken notice yet")
+	defer j.Channel.Abort()
+	require.ErrorAs(t, x.Answer(soon()), &herr)
+	assert.Equal(t, handshake.PhaseSpec, herr.Phase)
+	require.NoError(t, j.Ready(ctx, handshake.Timings{}))
+	require.NoError(t, x.Answer(ctx))
+	peer, err := x.WaitForPeer(ctx)
+	require.NoError(t, err)
+	peer.Abort()
+}
+
+func TestALargeSpecGoesAheadToo(t *testing.T) {
+	ctx := testContext(t)
+	l, err := handshake.Listen(listenUnix(t), handshake.ListenerConfig{})
+	require.NoError(t, err)
+	defer l.Close()
+	spec := bytes.Repeat([]byte("x"), 4<<20)
+	expectLarge := func() (*handshake.Expected, handshake.Ticket, given) {
+		ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
+		x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: spec})
+		require.NoError(t, err)
+		t.Cleanup(x.Cancel)
+		return x, ticket, serve(t, x)
+	}
+	x, ticket, far := expectLarge()
+	j, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Ahead: true})
+	require.NoError(t, err)
+	defer j.Channel.Abort()
+	assert.Equal(t, spec, j.Spec)
+	require.NoError(t, j.Ready(ctx, handshake.Timings{}))
+	require.NoError(t, x.Answer(ctx))
+	peer, err := x.WaitForPeer(ctx)
+	require.NoError(t, err)
+	peer.Abort()
+
+	x, _, far = expectLarge() // which nobody reads
+	x.Cancel()
+	requireHungUp(t, far.message)
+	_, _, far = expectLarge()
+	require.NoError(t, l.Close())
+	requireHungUp(t, far.message)
+}
+
+func TestASpecAboveTheLimitIsToldOnAPairAtOnce(t *testing.T) {
+	ctx := testContext(t)
+	l := overUnix(t, handshake.ListenerConfig{Limit: 1 << 20})
+	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
+	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: make([]byte, 2<<20)})
+	require.NoError(t, err)
+	defer x.Cancel()
+	serve(t, x)
+	_, err = x.WaitForPeer(ctx)
+	var herr *handshake.Error
+	require.ErrorAs(t, err, &herr)
+	assert.Equal(t, handshake.PhaseSpec, herr.Phase)
+	assert.ErrorAs(t, err, new(*transport.SizeError))
+	assert.NoError(t, x.Answer(ctx), "nobody waits for a hello then")
+}
+
+func TestBothMustAgreeWhoSpeaksFirst(t *testing.T) {
+	ctx := testContext(t)
+	l := overUnix(t, handshake.ListenerConfig{})
+	x, ticket := expectUnnamed(t, l, false)
+	_, err := handshake.Join(ctx, serve(t, x).message, ticket, handshake.JoinConfig{})
+	assert.ErrorIs(t, err, handshake.ErrBadMAC, "a welcome that is none for its hello")
+}
+
+func TestNoCommonVersionOnAPair(t *testing.T) {
+	ctx := testContext(t)
+	l := overUnix(t, handshake.ListenerConfig{Versions: handshake.Range{Min: 1, Max: 3}})
+	for _, theirs := range []handshake.Range{{Min: 4, Max: 5}, {Min: 1, Max: 2}} {
+		x, ticket := expectUnnamed(t, l, false)
+		_, err := handshake.Join(ctx, serve(t, x).message, ticket, handshake.JoinConfig{Ahead: true, Versions: theirs})
+		assert.ErrorAs(t, err, new(*handshake.VersionError), "who speaks ahead offers the highest of its own alone")
+		require.NoError(t, x.Answer(ctx))
+		_, err = x.WaitForPeer(ctx)
+		var verr *handshake.VersionError
+		require.ErrorAs(t, err, &verr)
+		assert.Equal(t, theirs, verr.Theirs)
+	}
 }
 
 func TestTheEndOfAPairIsTheEndOfTheWait(t *testing.T) {
@@ -108,7 +209,7 @@ func TestTheEndOfAPairIsTheEndOfTheWait(t *testing.T) {
 		_, err := far.message.Write([]byte(said))
 		require.NoError(t, err)
 		require.NoError(t, far.message.Close())
-		x.Hear(ctx)
+		require.NoError(t, x.Answer(ctx))
 		_, err = x.WaitForPeer(ctx)
 		var herr *handshake.Error
 		require.ErrorAs(t, err, &herr)
@@ -126,9 +227,9 @@ func TestWhatADeadChildHasSaidOnAPairIsHeard(t *testing.T) {
 	l := overUnix(t, handshake.ListenerConfig{})
 	x, ticket := expectUnnamed(t, l, false)
 	far := serve(t, x)
-	_, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Meanwhile: func() { far.message.Close() }})
+	_, err := handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Ahead: true, Meanwhile: func() { far.message.Close() }})
 	require.Error(t, err)
-	x.Hear(ctx)
+	require.NoError(t, x.Answer(ctx))
 	_, err = x.WaitForPeer(ctx)
 	var herr *handshake.Error
 	require.ErrorAs(t, err, &herr)
@@ -141,8 +242,9 @@ func TestAPairTakesNoOtherChildsHello(t *testing.T) {
 	x, ticket := expectUnnamed(t, l, false)
 	other, otherTicket := expect(t, l, nil)
 	far := serve(t, x)
-	_, err := handshake.Join(ctx, far.message, otherTicket, handshake.JoinConfig{})
+	_, err := handshake.Join(ctx, far.message, otherTicket, handshake.JoinConfig{Ahead: true})
 	require.Error(t, err)
+	require.NoError(t, x.Answer(ctx))
 	_, err = x.WaitForPeer(ctx)
 	assert.ErrorIs(t, err, handshake.ErrUnknownPeer)
 	requireHungUp(t, far.control)
@@ -158,8 +260,9 @@ func TestAPairTakesNoOtherChildsHello(t *testing.T) {
 	x, ticket = expectUnnamed(t, l, false)
 	far = serve(t, x)
 	ticket.Secret = handshake.NewSecret()
-	_, err = handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{})
+	_, err = handshake.Join(ctx, far.message, ticket, handshake.JoinConfig{Ahead: true})
 	require.Error(t, err)
+	require.NoError(t, x.Answer(ctx))
 	_, err = x.WaitForPeer(ctx)
 	assert.ErrorIs(t, err, handshake.ErrBadMAC)
 }

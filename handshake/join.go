@@ -58,6 +58,9 @@ type JoinConfig struct {
 	OnCancel func(transport.Cancel)
 	// Control announces that the child will open a control connection with AttachControl.
 	Control bool
+	// Ahead is for a connection that the parent serves with [Expected.Serve]: it says what it has to say before the hello, and proves it
+	// of none.
+	Ahead bool
 	// Meanwhile, if not nil, is called when the hello is sent, while the parent makes its answer: for
 	// what takes time later and can be done, or be warmed up, now.
 	Meanwhile func()
@@ -121,6 +124,9 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	warmUp()
 	if cfg.Meanwhile != nil {
 		cfg.Meanwhile()
+	}
+	if cfg.Ahead {
+		helloBody = nil
 	}
 	welcomeBody, err := expectFrame(ctx, ch, transport.KindWelcome, versions, PhaseAuth)
 	if err != nil {

@@ -70,7 +70,7 @@ type Listener struct {
 	closed    bool
 	expected  map[string]*Expected   // by id, until a hello has used the secret
 	byPID     map[int]*Expected      // the same, where the pid is known
-	reserves  map[*Expected]struct{} // children that were welcomed and have not answered
+	reserves  map[*Expected]struct{} // children that were welcomed, or were given their connection, and have not answered
 	sessions  map[string]*Peer       // by id: children that may attach a control connection
 	pending   *list.List             // of *pending: connections without an accepted hello, oldest first
 	acceptErr error                  // why the last accept failed; nil after one that did not
@@ -145,7 +145,7 @@ func (l *Listener) Close() error {
 		x.resolve(nil, &Error{x.Phase(), ErrClosed})
 	}
 	for _, x := range reserves {
-		x.dismiss(&Error{PhaseSpec, ErrClosed})
+		x.dismiss(&Error{x.Phase(), ErrClosed})
 	}
 	l.wg.Wait()
 	l.refusals.close()

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// reserve is a child that was welcomed and has not answered a spec.
+// reserve is a child that was welcomed and has not answered a spec. Nobody reads from it but Answer.
 type reserve struct {
 	c     *conversation
 	peer  *Peer
@@ -58,13 +58,17 @@ func (x *Expected) Give(ctx context.Context, spec []byte) error {
 }
 
 // Answer waits for what a child says to the spec that Give has sent, in the caller's own goroutine. With that it is known what
-// WaitForPeer returns. It may be called again when ctx has ended before, and returns its error then; no two calls at the same
+// WaitForPeer returns. Of a child that [Expected.Serve] expects it waits for all that it says, or, of one in reserve, until it waits for
+// its spec. It may be called again when ctx has ended before, and returns its error then; no two calls at the same
 // time.
 func (x *Expected) Answer(ctx context.Context) error {
+	if err := x.hear(ctx); err != nil {
+		return err
+	}
 	x.mu.Lock()
 	r := x.reserve
 	x.mu.Unlock()
-	if r == nil {
+	if r == nil || !r.given {
 		return nil
 	}
 	phase, err := r.c.answer(ctx, r.peer)
@@ -85,15 +89,17 @@ func (x *Expected) Unread() bool {
 	return conn != nil && unread(conn)
 }
 
-// keep notes that the child has its welcome. From then on nobody reads from it until Answer: it has nothing to say.
+// keep notes that the child has its welcome. From then on nobody reads from it until Answer: in reserve it has nothing to say.
 func (x *Expected) keep(c *conversation, peer *Peer) {
 	x.l.mu.Lock()
 	x.mu.Lock()
 	kept := !x.l.closed && x.err == nil
 	if kept {
-		x.reserve = &reserve{c: c, peer: peer}
+		x.reserve = &reserve{c: c, peer: peer, given: x.welcomed == nil}
 		x.l.reserves[x] = struct{}{}
-		close(x.welcomed)
+		if x.welcomed != nil {
+			close(x.welcomed)
+		}
 	}
 	x.mu.Unlock()
 	x.l.mu.Unlock()
@@ -109,13 +115,19 @@ func (x *Expected) leaveReserve() *reserve {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	r := x.reserve
-	x.reserve = nil
-	delete(x.l.reserves, x)
+	if r != nil {
+		x.reserve = nil
+		delete(x.l.reserves, x)
+	}
 	return r
 }
 
-// dismiss ends a child that was welcomed and has not answered.
+// dismiss ends a child that was welcomed and has not answered, or is expected where it was given its connection.
 func (x *Expected) dismiss(err error) {
+	if s := x.leaveServed(); s != nil {
+		x.resolve(nil, err)
+		s.close()
+	}
 	if r := x.leaveReserve(); r != nil {
 		if !r.given { // else Give has the key
 			r.c.key.wipe()

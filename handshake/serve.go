@@ -136,6 +136,7 @@ type conversation struct {
 	key     *Secret  // from when it is let in until the spec is made, then wiped
 	process *process // from when it is let in; nil when it does not matter
 	control net.Conn // the control connection, where it is there from the start; see Expected.Serve
+	ahead   *ahead   // what was said before the hello, else nil
 
 	welcomeBody []byte // of the welcome frame to a child in reserve
 }
@@ -234,8 +235,8 @@ func (c *conversation) finish() {
 	if c.control != nil {
 		peer.given, peer.attach = transport.New(c.control, transport.Config{Limit: PreAuthLimit}), make(chan struct{})
 	}
-	if phase, err = c.welcome(peer); err == nil && c.x.welcomed != nil {
-		c.x.keep(c, peer) // until Give
+	if phase, err = c.welcome(peer); err == nil && (c.x.welcomed != nil || c.ahead != nil) {
+		c.x.keep(c, peer) // until Give, or Answer
 		return
 	}
 	if err == nil {
@@ -266,6 +267,9 @@ func (c *conversation) end(peer *Peer, phase Phase, err error) {
 // welcome sends the welcome and, unless the child is in reserve, the spec. It returns the phase and the reason in which it failed.
 func (c *conversation) welcome(peer *Peer) (Phase, error) {
 	ctx, ours := c.x.ctx, c.l.cfg.Versions
+	if c.ahead != nil {
+		ours = Range{Min: c.ahead.version, Max: c.ahead.version}
+	}
 	version, ok := ours.common(c.hello.Versions)
 	if !ok {
 		verr := &VersionError{Ours: ours, Theirs: c.hello.Versions}
@@ -273,13 +277,21 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 		c.ch.CloseWith(ctx, 1, "")
 		return PhaseAuth, verr
 	}
-	w := welcome{Version: version, ID: c.l.self.ID, Name: c.l.self.Name, PID: c.l.self.PID, Nonce: newNonce()}
+	peer.Version = version
+	if c.ahead != nil {
+		c.body, c.welcomeBody = nil, c.ahead.welcome
+		if c.x.welcomed == nil {
+			c.key.wipe() // the spec is made
+		}
+		c.x.enter(PhaseSpec)
+		return "", nil
+	}
+	w := c.l.welcome(version)
 	if slices.Contains(c.hello.Features, FeatureControl) && c.control == nil {
 		w.Features = []string{FeatureControl}
 	}
 	key := c.key[:]
 	welcomeBody := seal(key, labelWelcome, w.encode(), c.body)
-	peer.Version = version
 	if w.Features != nil {
 		peer.session, peer.attach = sessionKey(key, c.body, welcomeBody), make(chan struct{})
 		c.l.addSession(peer)
@@ -302,8 +314,16 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 // spec makes the frame with the orders, which is the last that needs the key.
 func (c *conversation) spec(orders, welcomeBody []byte) transport.Frame {
 	defer c.key.wipe()
-	body := seal(c.key[:], labelSpec, orders, c.body, welcomeBody)
-	return transport.Frame{Kind: transport.KindSpec, Body: body}
+	return specFrame(c.key[:], orders, c.body, welcomeBody)
+}
+
+func specFrame(key, orders, helloBody, welcomeBody []byte) transport.Frame {
+	return transport.Frame{Kind: transport.KindSpec, Body: seal(key, labelSpec, orders, helloBody, welcomeBody)}
+}
+
+// welcome is what this process says of itself to a child.
+func (l *Listener) welcome(version uint) welcome {
+	return welcome{Version: version, ID: l.self.ID, Name: l.self.Name, PID: l.self.PID, Nonce: newNonce()}
 }
 
 // answer waits for the child's answer to its spec. It returns the phase and the reason in which the conversation failed.
