@@ -71,6 +71,13 @@ func (i *interrupter) rest() {
 	}
 }
 
+// leave disarms after a call with a context that ends before the connection does, as a handshake's.
+func (i *interrupter) leave() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.disarm()
+}
+
 // disarm forgets the context; when that had ended already it takes its deadline back.
 func (i *interrupter) disarm() {
 	if i.done == nil {

@@ -204,6 +204,7 @@ func (c *Channel) readFrame(ctx context.Context) (Frame, error) {
 		return Frame{}, err
 	}
 	defer c.rd.turn.give()
+	defer c.rd.intr.leave()
 	if err := c.header(ctx, c.limit.Load()); err != nil {
 		return Frame{}, err
 	}
