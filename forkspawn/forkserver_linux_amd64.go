@@ -155,8 +155,8 @@ func (f *forkserver) get(ctx context.Context) (*template, error) {
 }
 
 // fork has a child forked. Once asked, the template is waited for, for forkBound at most: what it has forked must not be forgotten.
-// With serve, which is called once unless there is nothing to serve, the child has its connections from the start: serve gets this
-// process's ends of two pairs.
+// With serve the child has its connections from the start: serve is called, at most once, with this process's ends of two
+// pairs, and must not wait.
 func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr, serve func(message, control net.Conn)) (Process, error) {
 	files, release, err := startFiles(attr)
 	if err != nil {
@@ -172,12 +172,11 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr, serve func(mes
 		fds = append(fds, fd)
 	}
 	var own []int // fds that are to be closed here
-	begin := func() {}
-	sent := func() {
+	begin := func() error { return nil }
+	sent := sync.OnceValue(func() error {
 		closeAll(own) // so that nobody but the child has its ends
-		own = nil
-		begin()
-	}
+		return begin()
+	})
 	defer sent()
 	dir, err := openDir(attr.Dir)
 	if err != nil {
@@ -185,12 +184,18 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr, serve func(mes
 	}
 	own = append(own, dir)
 	if serve != nil {
-		near, far, err := connections()
+		near, far, err := pairs()
 		if err != nil {
 			return nil, explainScarcity(err)
 		}
 		own = append(own, far[:]...)
-		begin = sync.OnceFunc(func() { serve(near[0], near[1]) })
+		begin = func() error { // while the template forks
+			conns, err := connections(near)
+			if err == nil {
+				serve(conns[0], conns[1])
+			}
+			return explainScarcity(err)
+		}
 	}
 	fds = append(fds, own...)
 	env := attr.Env
@@ -224,35 +229,40 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr, serve func(mes
 	return p, err
 }
 
-// connections returns the near and far ends of two pairs.
-func connections() (near [2]net.Conn, far [2]int, err error) {
+// pairs returns the near and far ends of two socket pairs.
+func pairs() (near, far [2]int, err error) {
 	for i := range near {
-		near[i], far[i], err = pair()
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			for j := range i {
-				near[j].Close()
-				unix.Close(far[j])
-			}
-			return near, far, err
+			closeAll(near[:i])
+			closeAll(far[:i])
+			return near, far, os.NewSyscallError("socketpair", err)
 		}
+		near[i], far[i] = fds[0], fds[1]
 	}
 	return near, far, nil
 }
 
-// pair is uds.Pair whose far end is a descriptor, blocking.
-func pair() (near net.Conn, far int, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, -1, os.NewSyscallError("socketpair", err)
+// connections makes connections of the near ends. It takes them over.
+func connections(near [2]int) (conns [2]net.Conn, err error) {
+	for i, fd := range near {
+		file := os.NewFile(uintptr(fd), "socketpair")
+		conn, ferr := net.FileConn(file) // with a descriptor of its own
+		file.Close()
+		if ferr != nil {
+			err = ferr
+			continue
+		}
+		conns[i] = conn
 	}
-	file := os.NewFile(uintptr(fds[0]), "socketpair")
-	near, err = net.FileConn(file) // with a descriptor of its own
-	file.Close()
 	if err != nil {
-		unix.Close(fds[1])
-		return nil, -1, err
+		for _, conn := range conns {
+			if conn != nil {
+				conn.Close()
+			}
+		}
 	}
-	return near, fds[1], nil
+	return conns, err
 }
 
 func closeAll(fds []int) {
@@ -467,13 +477,13 @@ func (t *template) end(cause error) error {
 }
 
 // fork has the template fork a child. The caller has the turn. After an error that is a [*TemplateError] the template has
-// ended, and nothing of the child is left. sent is called when the template has the descriptors, or will not get them.
-func (t *template) fork(message []byte, fds []int, ownGroup bool, sent func()) (Process, error) {
+// ended, and nothing of the child is left. sent is called when the template has the descriptors, or will not get them; with an error of it there is no child.
+func (t *template) fork(message []byte, fds []int, ownGroup bool, sent func() error) (Process, error) {
 	deadline := time.Now().Add(forkBound)
 	var news templateNews
 	pidfd := -1
 	err := t.send(message, fds, deadline)
-	sent()
+	unserved := sent()
 	if err == nil {
 		news, pidfd, err = t.receive(deadline)
 	}
@@ -484,6 +494,11 @@ func (t *template) fork(message []byte, fds []int, ownGroup bool, sent func()) (
 			syscall.Setpgid(news.pid, news.pid) // the child does so too: whoever comes first
 		}
 		p := &OSProcess{pid: news.pid, ownGroup: ownGroup, handle: newHandle(news.pid, pidfd)}
+		if unserved != nil {
+			p.Signal(sigkill, ownGroup)
+			p.Wait()
+			return nil, unserved
+		}
 		t.f.started(p)
 		return p, nil
 	case news.kind == newsNotForked:

@@ -87,6 +87,7 @@ func (b *boot) launchLocal(ticket handshake.Ticket) (Process, streams, error) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	pipes := st.childEnds // the goroutine's to close now
 	st.childEnds = nil
+	st.run()
 	go func() {
 		defer close(p.done)
 		defer p.cancel()

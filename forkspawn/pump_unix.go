@@ -24,7 +24,7 @@ type pump struct {
 // readBuffers lends the buffer of one read: a thousand children that write nothing share none.
 var readBuffers = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
-// newPump returns a pump and the pipe's write end, which the caller closes when the child has it.
+// newPump returns a pump, which the caller runs, and the pipe's write end, which the caller closes when the child has it.
 func newPump(w io.Writer) (*pump, *os.File, error) {
 	r, child, err := pipe()
 	if err != nil {
@@ -40,7 +40,6 @@ func newPump(w io.Writer) (*pump, *os.File, error) {
 	if w != nil {
 		p.sink = newSink(w)
 	}
-	go p.run()
 	return p, child, nil
 }
 
@@ -55,8 +54,12 @@ func pipeFiles(p [2]int) (r, w *os.File, err error) {
 	return os.NewFile(uintptr(p[0]), "child's output"), os.NewFile(uintptr(p[1]), "child's end"), nil
 }
 
+// run reads until end is called, or the stream ends.
 func (p *pump) run() {
 	defer close(p.done)
+	if p.sink != nil {
+		go p.sink.run()
+	}
 	p.conn.Read(func(fd uintptr) bool {
 		for {
 			if n, err := p.readOnce(int(fd)); n <= 0 {

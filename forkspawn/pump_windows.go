@@ -18,7 +18,7 @@ type pump struct {
 	tail tail
 }
 
-// newPump returns a pump and the pipe's write end, which the caller closes.
+// newPump returns a pump, which the caller runs, and the pipe's write end, which the caller closes.
 func newPump(w io.Writer) (*pump, *os.File, error) {
 	r, child, err := os.Pipe()
 	if err != nil {
@@ -28,12 +28,14 @@ func newPump(w io.Writer) (*pump, *os.File, error) {
 	if w != nil {
 		p.sink = newSink(w)
 	}
-	go p.run()
 	return p, child, nil
 }
 
 func (p *pump) run() {
 	defer close(p.done)
+	if p.sink != nil {
+		go p.sink.run()
+	}
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := p.file.Read(buf)

@@ -84,7 +84,12 @@ func (t *template) expectRehearsal() (x *handshake.Expected, near [2]net.Conn, f
 	if err != nil {
 		return x, near, far, err
 	}
-	if near, far, err = connections(); err != nil {
+	ends, far, err := pairs()
+	if err != nil {
+		return x, near, far, err
+	}
+	if near, err = connections(ends); err != nil {
+		closeAll(far[:])
 		return x, near, far, err
 	}
 	if x, err = t.f.s.peers.Expect(handshake.Expectation{ID: handshake.NewID(), Spec: spec}); err != nil {

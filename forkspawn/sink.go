@@ -21,10 +21,10 @@ type sink struct {
 	closed  bool
 }
 
+// newSink returns a sink, which the caller runs.
 func newSink(w io.Writer) *sink {
 	s := &sink{w: w, done: make(chan struct{})}
 	s.wake = sync.NewCond(&s.mu)
-	go s.run()
 	return s
 }
 

@@ -22,7 +22,8 @@ func (s Stream) passed(own *os.File) *os.File {
 	return s.file
 }
 
-// openStreams fills in attr's Stdout and Stderr and opens what is captured.
+// openStreams fills in attr's Stdout and Stderr and opens what is captured. It is not read before there is a process, as the start of
+// goroutines takes its time.
 func openStreams(cfg *Config, attr *ProcessAttr) (streams, error) {
 	var st streams
 	out, err := cfg.Stdout, cfg.Stderr
@@ -54,12 +55,22 @@ func openStreams(cfg *Config, attr *ProcessAttr) (streams, error) {
 	return st, nil
 }
 
-// started closes the child's ends in this process.
+// started begins to read, and closes the child's ends in this process. It comes before end.
 func (st *streams) started() {
+	st.run()
 	for _, f := range st.childEnds {
 		f.Close()
 	}
 	st.childEnds = nil
+}
+
+// run begins to read what is captured.
+func (st *streams) run() {
+	for _, p := range []*pump{st.stdout, st.stderr} {
+		if p != nil {
+			go p.run()
+		}
+	}
 }
 
 // settle reads what a child that has ended left in its pipes.
