@@ -57,7 +57,7 @@ func newControlGroup(t *testing.T, controller string) *controlGroup {
 		})
 		return g
 	}
-	t.Skip("cannot make a control group here: ", why)
+	t.Skip("cannot make a control group here:", why)
 	return nil
 }
 

@@ -138,8 +138,8 @@ func alone(t *testing.T, flags uintptr, body func(t *testing.T)) {
 		t.Skipf("this machine allows no namespaces: %v", err)
 	}
 	require.NoError(t, err, "%s", out)
-	if _, why, skipped := strings.Cut(string(out), "\n--- SKIP: "+t.Name()+" ("); skipped {
-		t.Skipf("%s", why)
+	if said, _, skipped := strings.Cut(string(out), "\n--- SKIP: "+t.Name()+" ("); skipped {
+		t.Skipf("%s", said) // the reason is in it
 	}
 	require.Contains(t, string(out), "\n--- PASS: "+t.Name()+" (", "it did run")
 	t.Logf("%s", out)
