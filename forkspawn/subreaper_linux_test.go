@@ -17,16 +17,19 @@ func TestAnEmptyEnvironmentIsNotOneThatIsStillToCome(t *testing.T) {
 	cmd.Env = []string{}
 	require.NoError(t, cmd.Start())
 	pid := cmd.Process.Pid
+	until := func(state func() bool) {
+		for began := time.Now(); !state(); time.Sleep(time.Millisecond) {
+			require.Less(t, time.Since(began), time.Minute)
+		}
+	}
+	until(func() bool { return !changes(pid) }) // at first it is in the middle of its exec
 	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	require.NoError(t, err)
 	assert.Empty(t, environ)
-	assert.False(t, changes(pid))
 	assert.True(t, changes(os.Getpid()), "it has one, so it was too early to tell")
 
 	require.NoError(t, cmd.Process.Kill())
-	for !isZombie(pid) {
-		time.Sleep(time.Millisecond)
-	}
+	until(func() bool { return isZombie(pid) })
 	assert.True(t, changes(pid), "it has none any more")
 	cmd.Wait()
 	assert.False(t, changes(pid), "it is gone")
