@@ -10,9 +10,16 @@ var (
 
 const MarksEnv = marksEnv
 
-// SetPatience shortens the waits for what does not come, and returns what puts them back.
+// SetPatience sets how long what is just ending is waited for, until the returned function is called.
 func SetPatience(d time.Duration) (undo func()) {
-	oldPatience, oldBound := patience, bound
-	patience, bound = d, d
-	return func() { patience, bound = oldPatience, oldBound }
+	old := patience
+	patience = d
+	return func() { patience = old }
+}
+
+// SetBound sets how long Eventually waits, until the returned function is called.
+func SetBound(d time.Duration) (undo func()) {
+	old := bound
+	bound = d
+	return func() { bound = old }
 }

@@ -185,7 +185,7 @@ func TestStateOfAProcess(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 	spawntest.Eventually(t, "it is a zombie", func() bool { return spawntest.State(pid) == "Z" })
 	assert.False(t, spawntest.Running(pid))
-	hasty := spawntest.SetPatience(time.Millisecond)
+	hasty := spawntest.SetBound(time.Millisecond)
 	told := record(t, func(r testing.TB) { spawntest.AwaitGone(r, pid) })
 	hasty()
 	assert.True(t, told.failed, "a zombie of this process is not gone")

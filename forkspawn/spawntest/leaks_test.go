@@ -130,7 +130,7 @@ func TestNoLeaksWaitsForParallelSubtests(t *testing.T) {
 }
 
 func TestEventuallySaysWhatItWaitedFor(t *testing.T) {
-	defer spawntest.SetPatience(10 * time.Millisecond)()
+	hasty := spawntest.SetBound(10 * time.Millisecond)
 	told := record(t, func(r testing.TB) {
 		spawntest.Eventually(r, "the sun comes out", func() bool { return false })
 		r.Errorf("went on")
@@ -139,6 +139,7 @@ func TestEventuallySaysWhatItWaitedFor(t *testing.T) {
 	assert.Contains(t, told.said.String(), "the sun comes out")
 	assert.NotContains(t, told.said.String(), "went on")
 
+	hasty()
 	looks := 0
 	told = record(t, func(r testing.TB) {
 		spawntest.Eventually(r, "three looks", func() bool { looks++; return looks == 3 })
