@@ -1,8 +1,6 @@
 package handshake
 
 import (
-	"encoding/binary"
-
 	"github.com/spawnwire/spawnwire/internal/strictcbor"
 )
 
@@ -16,27 +14,14 @@ import (
 type cborWriter []byte
 
 const (
-	majorUint  = 0 << 5
-	majorBytes = 2 << 5
-	majorText  = 3 << 5
-	majorArray = 4 << 5
-	majorMap   = 5 << 5
+	majorUint  = 0
+	majorBytes = 2
+	majorText  = 3
+	majorArray = 4
+	majorMap   = 5
 )
 
-func (w *cborWriter) head(major byte, n uint64) {
-	switch {
-	case n < 24:
-		*w = append(*w, major|byte(n))
-	case n < 1<<8:
-		*w = append(*w, major|24, byte(n))
-	case n < 1<<16:
-		*w = binary.BigEndian.AppendUint16(append(*w, major|25), uint16(n))
-	case n < 1<<32:
-		*w = binary.BigEndian.AppendUint32(append(*w, major|26), uint32(n))
-	default:
-		*w = binary.BigEndian.AppendUint64(append(*w, major|27), n)
-	}
-}
+func (w *cborWriter) head(major byte, n uint64) { *w = strictcbor.AppendHead(*w, major, n) }
 
 func (w *cborWriter) uint(n uint64) { w.head(majorUint, n) }
 func (w *cborWriter) array(n int)   { w.head(majorArray, uint64(n)) }
@@ -59,7 +44,7 @@ type cborReader []byte
 // are not ok.
 func (r *cborReader) head(major byte) (n uint64, ok bool) {
 	got, _, n, rest, err := strictcbor.Head(*r)
-	if err != nil || got<<5 != major {
+	if err != nil || got != major {
 		return 0, false
 	}
 	*r = rest

@@ -19,31 +19,6 @@ import (
 // an older reader may ignore do not change it.
 const Version = 1
 
-// wireSpec is the encoded form. The encoder sorts its keys.
-type wireSpec struct {
-	V        uint                       `cbor:"v"`
-	Name     string                     `cbor:"name"`
-	Entry    string                     `cbor:"entry,omitempty"`
-	Args     cbor.RawMessage            `cbor:"args,omitempty"`
-	Vars     map[string]cbor.RawMessage `cbor:"vars,omitempty"`
-	Modules  []string                   `cbor:"modules,omitempty"`
-	Registry []string                   `cbor:"registry,omitempty"`
-	Bind     []string                   `cbor:"bind,omitempty"`
-	Dir      string                     `cbor:"dir,omitempty"`
-	Log      string                     `cbor:"log,omitempty"`
-	Deadline *int64                     `cbor:"deadline,omitempty"` // a pointer: 1970 is a deadline too
-	Method   string                     `cbor:"method"`
-	Depth    int                        `cbor:"depth"`
-	Grace    time.Duration              `cbor:"grace,omitempty"`
-	Parent   wireIdentity               `cbor:"parent"`
-}
-
-type wireIdentity struct {
-	ID   string `cbor:"id"`
-	Name string `cbor:"name,omitempty"`
-	PID  int    `cbor:"pid,omitempty"`
-}
-
 // Marshal encodes a Spec that is complete: what [Spec.Validate] checks, and Name, Method, Depth, Grace and
 // Parent set. Every error is a [*FieldError]. The same Spec always gives the same bytes.
 // A spawner calls it before it starts a process, so that bad orders cost nothing.
@@ -62,39 +37,31 @@ func Marshal(s *Spec) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := wireSpec{
-		V:        Version,
-		Name:     s.Name,
-		Entry:    s.Entry,
-		Args:     args,
-		Vars:     vars,
-		Modules:  s.Modules,
-		Registry: addrTexts(s.Registry),
-		Bind:     addrTexts(s.Bind),
-		Dir:      s.Dir,
-		Method:   s.Method,
-		Depth:    s.Depth,
-		Grace:    s.Grace,
-		Parent:   wireIdentity(s.Parent),
-	}
-	if s.LogLevel != slog.LevelInfo {
-		w.Log = s.LogLevel.String()
-	}
-	if !s.Deadline.IsZero() {
-		ns := s.Deadline.UnixNano()
-		w.Deadline = &ns
-	}
-	data, err := modes().enc.Marshal(w)
-	if err != nil {
-		return nil, fmt.Errorf("spawnspec: encode: %w", err) // not reached: every part was checked
-	}
-	return data, nil
+	return s.encode(args, vars), nil
 }
 
 // Unmarshal decodes and checks a Spec. It keeps nothing of data. A spec of another version gives a
 // [*VersionError], a wrong or missing field a [*FieldError] with its name, and data that is not one
 // CBOR map an error that says so. Unknown fields are ignored.
 func Unmarshal(data []byte) (*Spec, error) {
+	s, ok := readPlain(data)
+	if !ok {
+		var err error
+		if s, err = read(data); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.checkOrders(); err != nil {
+		return nil, err
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// read decodes a Spec field by field.
+func read(data []byte) (*Spec, error) {
 	fields, err := readMap(data, "", maxFields)
 	if err != nil {
 		return nil, err
@@ -127,16 +94,7 @@ func Unmarshal(data []byte) (*Spec, error) {
 	p.checkUnknown(2)
 	r.err = p.err
 	r.checkUnknown(1)
-	if r.err != nil {
-		return nil, r.err
-	}
-	if err := s.checkOrders(); err != nil {
-		return nil, err
-	}
-	if err := s.check(); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return s, r.err
 }
 
 func addrTexts(addrs []transport.Addr) []string {
@@ -180,8 +138,8 @@ func checkArgs(raw cbor.RawMessage) error {
 	return err
 }
 
-// encodeVars encodes each variable by itself, so that an error names it.
-func encodeVars(vars map[string]any) (map[string]cbor.RawMessage, error) {
+// encodeVars encodes each variable by itself, so that an error names it. It returns nil for none.
+func encodeVars(vars map[string]any) (cbor.RawMessage, error) {
 	if len(vars) == 0 {
 		return nil, nil
 	}
@@ -204,7 +162,7 @@ func encodeVars(vars map[string]any) (map[string]cbor.RawMessage, error) {
 		}
 		encoded[name] = raw
 	}
-	return encoded, nil
+	return modes().enc.Marshal(encoded)
 }
 
 func decodeVar(raw cbor.RawMessage) (any, error) {

@@ -232,6 +232,8 @@ func badName(s string) string {
 		return "empty"
 	case len(s) > maxName:
 		return fmt.Sprintf("%d bytes long; at most %d", len(s), maxName)
+	case printable(s):
+		return ""
 	case !utf8.ValidString(s):
 		return fmt.Sprintf("%q is not UTF-8", s)
 	}

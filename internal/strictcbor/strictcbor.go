@@ -3,6 +3,7 @@
 package strictcbor
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -122,6 +123,22 @@ func checkPairs(b []byte, n, around int) (rest []byte, err error) {
 		}
 	}
 	return b, nil
+}
+
+// AppendHead appends the head of an item, in its shortest form, to b.
+func AppendHead(b []byte, major byte, n uint64) []byte {
+	major <<= 5
+	switch {
+	case n < 24:
+		return append(b, major|byte(n))
+	case n < 1<<8:
+		return append(b, major|24, byte(n))
+	case n < 1<<16:
+		return binary.BigEndian.AppendUint16(append(b, major|25), uint16(n))
+	case n < 1<<32:
+		return binary.BigEndian.AppendUint32(append(b, major|26), uint32(n))
+	}
+	return binary.BigEndian.AppendUint64(append(b, major|27), n)
 }
 
 // Head takes the head of an item (RFC 8949, section 3) from the front of b: major type, additional information, and
