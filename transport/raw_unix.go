@@ -3,6 +3,7 @@
 package transport
 
 import (
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -36,6 +37,11 @@ func (c *Channel) raw(conn net.Conn) {
 	rd := &c.rd
 	rd.raw, rd.room = raw, pooledBufferSize
 	rd.tryRead = func(fd uintptr) bool {
+		if rd.peeked > 0 {
+			if rd.failed = rd.drop(int(fd)); rd.failed != nil {
+				return true
+			}
+		}
 		p := rd.dest()
 		ahead := rd.ahead != nil && !rd.pending && rd.w == 0 && readv != nil
 		if ahead {
@@ -45,9 +51,12 @@ func (c *Channel) raw(conn net.Conn) {
 		for {
 			var n int
 			var err error
-			if ahead {
+			switch {
+			case ahead:
 				n, err = readv(int(fd), rd.iov[:])
-			} else {
+			case rd.peeking:
+				n, err = peekNow(int(fd), p)
+			default:
 				n, err = readNow(int(fd), p)
 			}
 			switch err {
@@ -66,4 +75,26 @@ func (c *Channel) raw(conn net.Conn) {
 			}
 		}
 	}
+}
+
+// unpeek takes what PeekFrame has left in the socket. An error is that of the next receive.
+func (rd *reader) unpeek() {
+	rd.raw.Control(func(fd uintptr) { rd.drop(int(fd)) })
+}
+
+// drop is unpeek of a descriptor.
+func (rd *reader) drop(fd int) error {
+	used := make([]byte, rd.peeked)
+	for rd.peeked > 0 {
+		n, err := readNow(fd, used[:rd.peeked])
+		switch {
+		case err == syscall.EINTR:
+		case err != nil:
+			return os.NewSyscallError("read", err)
+		case n == 0:
+			return io.ErrUnexpectedEOF
+		}
+		rd.peeked -= max(n, 0)
+	}
+	return nil
 }

@@ -54,6 +54,9 @@ type reader struct {
 	gotAhead int       // bytes there that came with a header
 	iov      [2][]byte // header and body
 
+	peeking bool // the read under way leaves what it gets in the socket
+	peeked  int  // bytes in front there that PeekFrame has returned
+
 	skipped int64 // bytes of extension frames since the last frame of a known kind
 	pending bool  // a header was read and its body is not used up
 	kind    Kind  // of the pending frame
