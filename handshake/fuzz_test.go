@@ -275,7 +275,7 @@ func FuzzSpec(f *testing.F) {
 		if sealIt {
 			b = seal(key, labelSpec, b, hello, welcome)
 		}
-		payload, err := openSpec(key, hello, welcome, b)
+		payload, err := openSpec(startMAC(key, labelSpec, hello, welcome), b)
 		if err != nil {
 			requireRefusal(t, err)
 			return

@@ -61,6 +61,9 @@ type JoinConfig struct {
 	// Ahead is for a connection that the parent serves with [Expected.Serve]: it says what it has to say before the hello, and proves it
 	// of none.
 	Ahead bool
+	// Peek lets the spec stay in the socket until Ready or Fail, where that saves time; see transport.Channel.PeekFrame. A child that ends before
+	// has not read its spec, as far as its parent can tell, who may give it to another: so it is for one that does nothing of it before.
+	Peek bool
 	// Meanwhile, if not nil, is called when the hello is sent, while the parent makes its answer: for
 	// what takes time later and can be done, or be warmed up, now.
 	Meanwhile func()
@@ -128,7 +131,7 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	if cfg.Ahead {
 		helloBody = nil
 	}
-	welcomeBody, err := expectFrame(ctx, ch, transport.KindWelcome, versions, PhaseAuth)
+	welcomeBody, err := expectFrame(ctx, ch.ReadFrame, transport.KindWelcome, versions, PhaseAuth)
 	if err != nil {
 		return nil, PhaseAuth, err
 	}
@@ -137,9 +140,15 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 		return nil, PhaseAuth, err
 	}
 
-	session := sessionKey(key, helloBody, welcomeBody) // now: a child in reserve has the time for it
+	// Now, as a child in reserve has the time for it.
+	session, proof := sessionKey(key, helloBody, welcomeBody), startMAC(key, labelSpec, helloBody, welcomeBody)
+	defer proof.forget()
 	ch.SetLimit(cfg.Limit)
-	specBody, err := expectFrame(ctx, ch, transport.KindSpec, versions, PhaseSpec)
+	read := ch.ReadFrame
+	if cfg.Peek {
+		read = ch.PeekFrame
+	}
+	specBody, err := expectFrame(ctx, read, transport.KindSpec, versions, PhaseSpec)
 	var asked *cancelledError
 	if errors.As(err, &asked) && cfg.OnCancel != nil {
 		cfg.OnCancel(asked.Cancel)
@@ -147,8 +156,9 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	if err != nil {
 		return nil, PhaseSpec, err
 	}
-	spec, err := openSpec(key, helloBody, welcomeBody, specBody)
+	spec, err := openSpec(proof, specBody)
 	if err != nil {
+		ch.Unpeek()
 		return nil, PhaseSpec, err
 	}
 	return &Joined{
@@ -190,19 +200,22 @@ func openWelcome(key, helloBody, body []byte, ours Range) (w welcome, err error)
 	return w, nil
 }
 
-// openSpec checks the proof of the orders. What they say is not this package's matter.
-func openSpec(key, helloBody, welcomeBody, body []byte) ([]byte, error) {
+// openSpec checks the proof of the orders, which was started. What they say is not this package's matter.
+func openSpec(proof hmacSHA256, body []byte) ([]byte, error) {
 	s, err := open(transport.KindSpec, body)
 	if err != nil {
 		return nil, err
 	}
-	return s.Payload, s.verify(key, labelSpec, helloBody, welcomeBody)
+	proof.add(s.Payload)
+	return s.Payload, s.verifySum(proof.sum())
 }
 
 // expectFrame reads the next frame, which must be of kind want, and returns a copy of its body. A failed
 // frame in its place is the error that it stands for.
-func expectFrame(ctx context.Context, ch *transport.Channel, want transport.Kind, ours Range, phase Phase) ([]byte, error) {
-	f, err := ch.ReadFrame(ctx)
+func expectFrame(
+	ctx context.Context, read func(context.Context) (transport.Frame, error), want transport.Kind, ours Range, phase Phase,
+) ([]byte, error) {
+	f, err := read(ctx)
 	switch {
 	case err != nil:
 		return nil, err
@@ -247,11 +260,13 @@ func (j *Joined) Ready(ctx context.Context, t Timings) error {
 		return &Error{PhaseReady, err}
 	}
 	yield() // the kernel likes to put whom a write wakes on the writer's processor, behind what this process does next
+	j.Channel.Unpeek()
 	return nil
 }
 
 // Fail tells the parent, in the child's own words, that it gives up, and closes the channel.
 func (j *Joined) Fail(ctx context.Context, f FailedError) error {
+	j.Channel.Unpeek() // else the close would reset the connection
 	err := j.Channel.WriteFrames(ctx, f.frame(nil))
 	j.Channel.CloseWith(ctx, 1, "")
 	if err != nil {

@@ -201,7 +201,7 @@ func (m *meeting) prove(ctx context.Context, ours, theirs []byte) error {
 func (m *meeting) exchange(ctx context.Context, kind transport.Kind, body []byte, phase Phase) ([]byte, error) {
 	sent := make(chan error, 1)
 	go func() { sent <- m.ch.WriteFrames(ctx, transport.Frame{Kind: kind, Body: body}) }()
-	theirs, err := expectFrame(ctx, m.ch, kind, m.cfg.Versions, phase)
+	theirs, err := expectFrame(ctx, m.ch.ReadFrame, kind, m.cfg.Versions, phase)
 	if err != nil {
 		m.unblock(err, sent)
 		return nil, err

@@ -13,8 +13,10 @@ func unread(net.Conn) bool { return true }
 // floods does not know.
 func floods(net.Conn) bool { return false }
 
-// hasInput does not know.
-func hasInput(any) (yes, known bool) { return false, false }
+// looker does not know.
+func looker(any) func() (yes, known bool) {
+	return func() (yes, known bool) { return false, false }
+}
 
 // yield does nothing.
 func yield() {}

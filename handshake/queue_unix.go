@@ -25,22 +25,28 @@ func unread(conn net.Conn) bool {
 // hasInput tells whether a socket has something to read or to accept, or its end, if it is known. Of TLS the connection
 // below is asked: what it has taken from there is being looked at.
 func hasInput(socket any) (yes, known bool) {
+	return looker(socket)()
+}
+
+// looker makes ready for hasInput of a socket.
+func looker(socket any) (hasInput func() (yes, known bool)) {
 	if over, ok := socket.(interface{ NetConn() net.Conn }); ok {
 		socket = over.NetConn()
 	}
-	c, ok := socket.(syscall.Conn)
-	if !ok {
-		return false, false
+	var raw syscall.RawConn
+	if c, ok := socket.(syscall.Conn); ok {
+		raw, _ = c.SyscallConn()
 	}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return false, false
+	if raw == nil {
+		return func() (yes, known bool) { return false, false }
 	}
-	err = raw.Control(func(fd uintptr) {
-		n, err := pollNow(&unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
-		yes, known = n > 0, err == nil
-	})
-	return yes, known && err == nil
+	return func() (yes, known bool) {
+		err := raw.Control(func(fd uintptr) {
+			n, err := pollNow(&unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+			yes, known = n > 0, err == nil
+		})
+		return yes, known && err == nil
+	}
 }
 
 // floods drops what a stranger has sent besides, and tells whether it is more than anybody may say: of such a one

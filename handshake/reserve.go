@@ -10,7 +10,8 @@ import (
 type reserve struct {
 	c     *conversation
 	peer  *Peer
-	given bool // the spec was sent
+	given bool                       // the spec was sent
+	input func() (there, known bool) // on its connection
 }
 
 // Welcomed is closed when a child of Expectation.Reserve has its welcome and waits for its spec, as long as it takes. It
@@ -33,10 +34,14 @@ func (x *Expected) Reserved() *Peer {
 // said nothing, which it should not.
 func (x *Expected) Waits() bool {
 	x.mu.Lock()
-	waits, conn := x.reserve != nil && !x.reserve.given, x.conn
+	r := x.reserve
+	waits := r != nil && !r.given
 	x.mu.Unlock()
-	said, known := hasInput(conn)
-	return waits && !(known && said)
+	if !waits {
+		return false
+	}
+	said, known := r.input()
+	return !known || !said
 }
 
 // Give sends the spec to a child that waits for it, once. Answer must follow. For a child that is gone the error matches
@@ -51,7 +56,7 @@ func (x *Expected) Give(ctx context.Context, spec []byte) error {
 	r.given = true
 	x.since[PhaseSpec] = time.Now()
 	x.mu.Unlock()
-	if err := r.c.ch.WriteFrames(ctx, r.c.spec(spec, r.c.welcomeBody)); err != nil {
+	if err := r.c.ch.WriteFrames(ctx, r.c.spec(spec)); err != nil {
 		return &Error{PhaseSpec, err}
 	}
 	return nil
@@ -95,7 +100,7 @@ func (x *Expected) keep(c *conversation, peer *Peer) {
 	x.mu.Lock()
 	kept := !x.l.closed && x.err == nil
 	if kept {
-		x.reserve = &reserve{c: c, peer: peer, given: x.welcomed == nil}
+		x.reserve = &reserve{c: c, peer: peer, given: x.welcomed == nil, input: looker(x.conn)}
 		x.l.reserves[x] = struct{}{}
 		if x.welcomed != nil {
 			close(x.welcomed)
@@ -129,8 +134,8 @@ func (x *Expected) dismiss(err error) {
 		s.close()
 	}
 	if r := x.leaveReserve(); r != nil {
-		if !r.given { // else Give has the key
-			r.c.key.wipe()
+		if !r.given { // else Give has it
+			r.c.proof.forget()
 		}
 		r.peer.Abort()
 		x.resolve(nil, err)

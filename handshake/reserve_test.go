@@ -2,6 +2,7 @@ package handshake_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -98,6 +99,55 @@ func TestAChildInReserveGetsItsSpecLater(t *testing.T) {
 		requireAttached(t, l)
 		require.NoError(t, peer.Cancel(ctx, please))
 		requireCancel(t, control)
+	})
+}
+
+func TestAChildInReserveThatPeeks(t *testing.T) {
+	start := func(t *testing.T, n network) (*handshake.Expected, *handshake.Joined) {
+		l := listen(t, n, handshake.ListenerConfig{})
+		x, ticket := expectReserve(t, l)
+		child := joinLater(t, ticket, handshake.JoinConfig{Peek: true})
+		requireWelcomed(t, x)
+		require.NoError(t, x.Give(testContext(t), []byte("orders")))
+		j := <-child
+		require.NoError(t, j.err)
+		require.Equal(t, "orders", string(j.Spec))
+		return x, j.Joined
+	}
+	overNetworks(t, func(t *testing.T, n network) {
+		x, j := start(t, n)
+		require.NoError(t, j.Ready(testContext(t), handshake.Timings{}))
+		require.NoError(t, x.Answer(testContext(t)))
+		peer := wait(t, x)
+		require.NoError(t, peer.Channel.Send(testContext(t), "next"))
+		var got string
+		require.NoError(t, j.Channel.Recv(testContext(t), &got))
+		assert.Equal(t, "next", got)
+		require.NoError(t, j.Channel.Abort())
+		err := peer.Channel.Recv(testContext(t), new(any))
+		require.ErrorIs(t, err, transport.ErrPeerGone)
+		assert.NotErrorIs(t, err, transport.ErrReset, "its spec was read when it said ready")
+	})
+	t.Run("and gives up", func(t *testing.T) {
+		overNetworks(t, func(t *testing.T, n network) {
+			x, j := start(t, n)
+			require.NoError(t, j.Fail(testContext(t), handshake.FailedError{Phase: handshake.PhaseReady, Code: handshake.CodeError, Text: "no"}))
+			require.NoError(t, x.Answer(testContext(t)))
+			_, err := x.WaitForPeer(testContext(t))
+			var said *handshake.FailedError
+			require.ErrorAs(t, err, &said)
+			assert.Equal(t, "no", said.Text)
+		})
+	})
+	t.Run("and is gone before it has answered", func(t *testing.T) {
+		eventually(t, func() bool { // not if it has read the spec together with its welcome
+			x, j := start(t, networks[0])
+			require.NoError(t, j.Channel.Abort())
+			require.NoError(t, x.Answer(testContext(t)))
+			_, err := x.WaitForPeer(testContext(t))
+			require.ErrorIs(t, err, transport.ErrPeerGone)
+			return errors.Is(err, transport.ErrReset)
+		}, "it counts as one that has not read its spec")
 	})
 }
 

@@ -133,12 +133,12 @@ type conversation struct {
 	ch      *transport.Channel
 	hello   hello
 	body    []byte   // of the hello frame
-	key     *Secret  // from when it is let in until the spec is made, then wiped
+	key     *Secret  // from when it is let in until the welcome is made, then wiped
 	process *process // from when it is let in; nil when it does not matter
 	control net.Conn // the control connection, where it is there from the start; see Expected.Serve
 	ahead   *ahead   // what was said before the hello, else nil
 
-	welcomeBody []byte // of the welcome frame to a child in reserve
+	proof hmacSHA256 // of the spec, started; from the welcome until the spec is made, then forgotten
 }
 
 // checkHello finds the child that a hello comes from, as far as its secret tells. A refusal is the connection's alone: others, and
@@ -248,6 +248,7 @@ func (c *conversation) finish() {
 // end sets the outcome of the conversation, which is err or the peer that is ready.
 func (c *conversation) end(peer *Peer, phase Phase, err error) {
 	c.key.wipe()
+	c.proof.forget()
 	if err == nil {
 		c.x.enter(PhaseReady)
 		if peer.given != nil {
@@ -279,10 +280,10 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 	}
 	peer.Version = version
 	if c.ahead != nil {
-		c.body, c.welcomeBody = nil, c.ahead.welcome
-		if c.x.welcomed == nil {
-			c.key.wipe() // the spec is made
+		if c.x.welcomed != nil { // else the spec is made
+			c.proof = startMAC(c.key[:], labelSpec, nil, c.ahead.welcome)
 		}
+		c.key.wipe()
 		c.x.enter(PhaseSpec)
 		return "", nil
 	}
@@ -297,10 +298,10 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 		c.l.addSession(peer)
 	}
 	frames := []transport.Frame{{Kind: transport.KindWelcome, Body: welcomeBody}}
+	c.proof = startMAC(key, labelSpec, c.body, welcomeBody)
+	c.key.wipe()
 	if c.x.welcomed == nil {
-		frames = append(frames, c.spec(c.x.spec, welcomeBody))
-	} else {
-		c.welcomeBody = welcomeBody
+		frames = append(frames, c.spec(c.x.spec))
 	}
 	c.ch.SetLimit(c.l.cfg.Limit)
 	c.x.enter(PhaseSpec)
@@ -311,12 +312,14 @@ func (c *conversation) welcome(peer *Peer) (Phase, error) {
 	return PhaseSpec, err
 }
 
-// spec makes the frame with the orders, which is the last that needs the key.
-func (c *conversation) spec(orders, welcomeBody []byte) transport.Frame {
-	defer c.key.wipe()
-	return specFrame(c.key[:], orders, c.body, welcomeBody)
+// spec makes the frame with the orders, once.
+func (c *conversation) spec(orders []byte) transport.Frame {
+	defer c.proof.forget()
+	c.proof.add(orders)
+	return transport.Frame{Kind: transport.KindSpec, Body: sealed{orders, c.proof.sum()}.encode()}
 }
 
+// specFrame makes the frame with the orders of a conversation that has not begun.
 func specFrame(key, orders, helloBody, welcomeBody []byte) transport.Frame {
 	return transport.Frame{Kind: transport.KindSpec, Body: seal(key, labelSpec, orders, helloBody, welcomeBody)}
 }

@@ -64,7 +64,7 @@ func TestTheLargeVectorsAreTakenOrRefused(t *testing.T) {
 			case childAttached:
 				return // package forkspawn reads there, and tests it
 			case childWelcomed:
-				spec, err := openSpec(all.Child.Secret, all.Child.Hello.Body, all.Child.Welcome.Body, v.bytes()[5:])
+				spec, err := openSpec(startMAC(all.Child.Secret, labelSpec, all.Child.Hello.Body, all.Child.Welcome.Body), v.bytes()[5:])
 				require.NoError(t, err)
 				_, err = spawnspec.Unmarshal(spec)
 				require.NoError(t, err)

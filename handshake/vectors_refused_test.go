@@ -533,7 +533,7 @@ var refuse = map[[2]string]func(*testing.T, vectors, vectorRefused) (answer []by
 	},
 	childWelcomed: func(t *testing.T, all vectors, v vectorRefused) ([]byte, error) {
 		if v.Kind == "spec" {
-			spec, err := openSpec(all.Child.Secret, all.Child.Hello.Body, all.Child.Welcome.Body, v.body())
+			spec, err := openSpec(startMAC(all.Child.Secret, labelSpec, all.Child.Hello.Body, all.Child.Welcome.Body), v.body())
 			if err != nil {
 				return nil, err
 			}

@@ -613,7 +613,7 @@ func TestTheVectorsAreUnderstood(t *testing.T) {
 	w, err := openWelcome(v.Secret, v.Hello.Body, v.Welcome.Body, ours)
 	require.NoError(t, err)
 	assert.Equal(t, vectorWelcome, w)
-	spec, err := openSpec(v.Secret, v.Hello.Body, v.Welcome.Body, v.Spec.Body)
+	spec, err := openSpec(startMAC(v.Secret, labelSpec, v.Hello.Body, v.Welcome.Body), v.Spec.Body)
 	require.NoError(t, err)
 	_, err = spawnspec.Unmarshal(spec)
 	require.NoError(t, err)
@@ -646,7 +646,7 @@ func TestWhatTheVectorsTolerateIsUnderstood(t *testing.T) {
 				_, err = openWelcome(v.Secret, v.Hello.Body, f.Body, Range{Min: 1, Max: 1})
 			case "spec":
 				var spec []byte
-				spec, err = openSpec(v.Secret, v.Hello.Body, v.Welcome.Body, f.Body)
+				spec, err = openSpec(startMAC(v.Secret, labelSpec, v.Hello.Body, v.Welcome.Body), f.Body)
 				require.NoError(t, err)
 				_, err = spawnspec.Unmarshal(spec)
 			case "ready":
