@@ -63,7 +63,7 @@ type Config struct {
 	// has taken is replaced in the background, by as many starts at the same time as there are CPUs and four at most. A
 	// spare is a process, and holds here what a child does.
 	//
-	// Spawn takes the oldest one that lives, and starts a process as ever when there is none. So it does for a spec with
+	// Spawn takes the newest one that lives, and starts a process as ever when there is none. So it does for a spec with
 	// a Dir, and for another command: a spare has the directory and the environment that this process had when
 	// the spare was started. Spares that cannot be started, or die as they wait, are tried again after a pause that
 	// doubles from 0.1 to 30 seconds; the Logger is told once a minute at most. Children does not list spares, and Trace

@@ -3,6 +3,7 @@ package forkspawn
 import (
 	"context"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
@@ -19,7 +20,7 @@ func SetKillBound(d time.Duration) (restore func()) {
 func SparePIDs(s *Spawner) (pids []int) {
 	s.spares.mu.Lock()
 	defer s.spares.mu.Unlock()
-	for _, sp := range s.spares.idle {
+	for _, sp := range slices.Backward(s.spares.idle) {
 		pids = append(pids, sp.PID())
 	}
 	return pids

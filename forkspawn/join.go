@@ -170,6 +170,7 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	p.cancel = cancelBase
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
 		Limit: p.cfg.Limit, OnCancel: p.asked, Control: how.control == nil, Ahead: how.control != nil, Meanwhile: warmUp,
+		Peek: p.cfg.Prepare == nil, // which may be where the child ends
 	})
 	switch {
 	case errors.Is(err, handshake.ErrDismissed):

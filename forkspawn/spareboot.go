@@ -28,7 +28,7 @@ func (b *boot) runSpare() error {
 		return b.abandon(l.ctx, err)
 	}
 	b.child.peer = peer
-	b.s.spares.add(&spare{b.child, b.x})
+	b.s.spares.add(newSpare(b.child, b.x))
 	return nil
 }
 
@@ -110,12 +110,12 @@ const shortOrders = 2 << 10
 // giveSpareAtOnce is giveSpare before the boot has limits, which nothing waits for. What sets them up is done while the spare
 // wakes up.
 func (b *boot) giveSpareAtOnce(orders []byte) bool {
-	return len(orders) <= shortOrders && b.s.spares.serves(b) && b.giveSpare(b.s.ctx, orders)
+	return len(orders) <= shortOrders && b.giveSpare(b.s.ctx, orders)
 }
 
 // discardSpare gives up the spare that was taken: it has not read its orders, and will not.
 func (b *boot) discardSpare() {
-	b.s.spares.discard(&spare{b.child, b.x})
+	b.s.spares.discard(&spare{Child: b.child, x: b.x})
 	b.id, b.x, b.child, b.given = "", nil, nil, time.Time{}
 }
 
@@ -149,9 +149,11 @@ func (b *boot) introduce(ctx context.Context) {
 	event := ChildEvent{b.spec.Name, b.id, c.PID(), b.given}
 	b.tell.started(event)
 	b.tell.phase(event, handshake.PhaseSpec)
-	if at, ok := b.x.Since()[handshake.PhaseReady]; ok {
-		event.At = at
-		b.tell.phase(event, handshake.PhaseReady)
+	if b.tell.trace.Phase != nil {
+		if at, ok := b.x.Since()[handshake.PhaseReady]; ok {
+			event.At = at
+			b.tell.phase(event, handshake.PhaseReady)
+		}
 	}
 	if !early {
 		b.tell.exited(c.event(), c.status)

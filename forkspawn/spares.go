@@ -53,7 +53,16 @@ type spares struct {
 // spare is a child that waits for its spec.
 type spare struct {
 	*Child
-	x *handshake.Expected
+	x    *handshake.Expected
+	runs func() bool // tells whether the process runs; nil where that is not known
+}
+
+func newSpare(c *Child, x *handshake.Expected) *spare {
+	sp := &spare{Child: c, x: x}
+	if p, ok := c.proc.(interface{ runs() bool }); ok {
+		sp.runs = p.runs
+	}
+	return sp
 }
 
 func newSpares(s *Spawner) *spares {
@@ -159,14 +168,15 @@ func (r *spares) remove(sp *spare) bool {
 	return true
 }
 
-// take hands out the oldest spare that can be used, or nil. It gives up those that have cut their connection.
+// take hands out the newest spare that can be used, or nil: of what it needs, most is still in the processors' caches. It gives up those
+// that have cut their connection.
 func (r *spares) take() *spare {
 	r.mu.Lock()
 	idle := slices.Clone(r.idle)
 	r.mu.Unlock()
-	for _, sp := range idle {
-		switch p, ok := sp.proc.(interface{ runs() bool }); {
-		case isClosed(sp.gone), ok && !p.runs(): // it has ended, or is stopped (SIGSTOP) for the time being
+	for _, sp := range slices.Backward(idle) {
+		switch {
+		case isClosed(sp.gone), sp.runs != nil && !sp.runs(): // it has ended, or is stopped (SIGSTOP) for the time being
 		case !r.remove(sp): // another call was faster
 		case !sp.x.Waits():
 			r.wg.Go(func() { r.lost(sp) })
@@ -290,5 +300,10 @@ func (r *spares) wait() {
 
 // equal tells whether two commands start the same thing.
 func (c *Command) equal(d *Command) bool {
-	return c.Path == d.Path && slices.Equal(c.Args, d.Args) && slices.Equal(c.Env, d.Env) && (c.Env == nil) == (d.Env == nil)
+	return c.Path == d.Path && same(c.Args, d.Args) && same(c.Env, d.Env) && (c.Env == nil) == (d.Env == nil)
+}
+
+// same is slices.Equal, which looks at each element of an environment also when that is one and the same.
+func same(a, b []string) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
 }

@@ -84,15 +84,19 @@ func warmed(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 	return s
 }
 
-func TestSpawnTakesSparesInTheirOrderAndReplacesThem(t *testing.T) {
+func TestSpawnTakesTheNewestSpareAndReplacesIt(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
 		spawntest.NoLeaks(t)
 		s := warmed(t, forkspawn.Config{Listen: listen, Spares: 3})
 		assert.Empty(t, s.Children(), "spares are nobody's children yet")
-		waiting := forkspawn.SparePIDs(s)
-		for i, pid := range waiting {
+		oldest := forkspawn.SparePIDs(s)[2]
+		for i := range 3 {
+			require.NoError(t, s.Warm(testContext(t)))
+			waiting := forkspawn.SparePIDs(s)
+			require.Len(t, waiting, 3)
+			assert.Equal(t, oldest, waiting[2])
 			c := spawn(t, s, spawnspec.Spec{Name: fmt.Sprint("n", i), Entry: "orders", Vars: map[string]any{"x": "y"}})
-			assert.Equal(t, pid, c.PID())
+			assert.Equal(t, waiting[0], c.PID())
 			boot := c.Boot()
 			assert.True(t, boot.Spare)
 			assert.Zero(t, boot.Launch+boot.Runtime+boot.Init+boot.Connect)
@@ -197,6 +201,13 @@ func TestADeadSpareIsNeverHandedOut(t *testing.T) {
 		assert.NotContains(t, forkspawn.SparePIDs(s), waiting[0])
 		require.NoError(t, syscall.Kill(waiting[1], syscall.SIGCONT))
 		eventually(t, "it runs", func() bool { return spawntest.State(waiting[1]) == "S" })
+		others := slices.DeleteFunc(forkspawn.SparePIDs(s), func(pid int) bool { return pid == waiting[1] })
+		require.Len(t, others, 3)
+		for _, pid := range others {
+			require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+			defer syscall.Kill(pid, syscall.SIGCONT)
+		}
+		eventually(t, "all others are stopped", func() bool { return !slices.ContainsFunc(others, func(pid int) bool { return !allStopped(pid) }) })
 		c = spawn(t, s, spawnspec.Spec{Entry: "echo"})
 		assert.Equal(t, waiting[1], c.PID())
 	})

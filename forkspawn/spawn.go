@@ -66,10 +66,11 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 	if err != nil {
 		return nil, b.fail(handshake.PhaseStart, err)
 	}
-	given := b.giveSpareAtOnce(orders)
+	spares := b.s.spares.serves(b)
+	given := spares && b.giveSpareAtOnce(orders)
 	l, release := b.limit(ctx)
 	defer release()
-	if b.s.spares.serves(b) {
+	if spares {
 		defer b.s.spares.refill() // and not before, as that takes time from this one
 		for given || b.giveSpare(l.timed, orders) {
 			given = false
