@@ -66,7 +66,8 @@
 // Children are children of this process, in a group of their own, with streams, directory, environment and errors as ever. A
 // command with another program or other arguments is executed. The Spawner starts the template when it first needs one, and a new
 // one when that has ended, is stopped, has not warmed up within Config.WarmUpTimeout, or when this process's credentials, capabilities
-// among them, are not what they were when it was started; Spawns that wait for it get a [*TemplateError]. It ends with its Spawner. What a template lacks in descriptors, processes or memory is a [*ResourceError], as below.
+// among them, are not what they were when it was started; Spawns that wait for it get a [*TemplateError]. It ends with its Spawner.
+// What a template lacks in descriptors, processes or memory is a [*ResourceError], as below.
 //
 // It works on linux/amd64, in a program built with CGO_ENABLED=0; [ForkserverSupport] finds out, and
 // Config.ForkserverFallback has children executed elsewhere. A template tries itself for half a second before it warms up.

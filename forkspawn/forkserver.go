@@ -29,7 +29,8 @@ var templates = struct {
 // An error that it returns, or a panic, is in the [*TemplateError] of the Spawns that waited for it.
 //
 // A template without such goroutines is stopped while it waits, which makes starts faster: timers that a warm-up leaves
-// (time.AfterFunc) can be ten seconds late in it, and run in each child too that is forked before. What calls signal.Notify leaves a goroutine.
+// (time.AfterFunc) can be ten seconds late in it, and run in each child too that is forked before. A warm-up that calls
+// signal.Notify leaves a goroutine.
 func RegisterWarmUp(name string, warmUp func() error) {
 	templates.Lock()
 	defer templates.Unlock()

@@ -477,7 +477,8 @@ func (t *template) end(cause error) error {
 }
 
 // fork has the template fork a child. The caller has the turn. After an error that is a [*TemplateError] the template has
-// ended, and nothing of the child is left. sent is called when the template has the descriptors, or will not get them; with an error of it there is no child.
+// ended, and nothing of the child is left. sent is called when the template has the descriptors, or will not get them; with an
+// error of it there is no child.
 func (t *template) fork(message []byte, fds []int, ownGroup bool, sent func() error) (Process, error) {
 	deadline := time.Now().Add(forkBound)
 	var news templateNews

@@ -8,9 +8,9 @@ import (
 )
 
 // readNow, peekNow and writeNow are read(2), recv(2) with MSG_PEEK, and write(2) on a socket, and never wait (MSG_DONTWAIT), whatever
-// mode the socket is in. So the scheduler need not be told of the call. In a process that has slept it would wake a thread to watch over it, which takes
-// longer than the call. (For as long as it takes to copy the bytes nothing else runs in the goroutine's place, as with a copy in
-// memory.)
+// mode the socket is in. So the scheduler need not be told of the call. In a process that has slept it would wake a thread to watch
+// over it, which takes longer than the call. (For as long as it takes to copy the bytes nothing else runs in the goroutine's place,
+// as with a copy in memory.)
 
 func readNow(fd int, p []byte) (int, error) {
 	return callNow(syscall.SYS_RECVFROM, fd, p, syscall.MSG_DONTWAIT)

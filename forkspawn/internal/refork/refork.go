@@ -34,8 +34,8 @@ type Report struct {
 	Socket  int
 	Message []byte // at most 64 bytes
 	PID     int    // where in Message the pid goes, in 4 bytes, low byte first
-	// Hold, without a Request, is how long this process stays stopped when it was sent, unless there is something to read from Socket. The child
-	// is often given the forking thread's CPU, and the others would be woken on that of whoever has the report now.
+	// Hold, without a Request, is how long this process stays stopped when it was sent, unless there is something to read from Socket.
+	// The child is often given the forking thread's CPU, and the others would be woken on that of whoever has the report now.
 	Hold time.Duration
 	Sent bool // set by Fork: false when it could not be sent at once, or in whole
 }
@@ -49,7 +49,8 @@ type Report struct {
 //
 // Fork ends the wait without a child, with ErrDisarmed, when something else is to be done first: a signal is pending, Patience is over, the
 // threads cannot be stopped now, the socket is closed, or what came is not just one whole message. What was received by then is the
-// caller's, who goes on without. It is also the caller's where Fork ends as without a Request: as there can be no child, or its Report was not sent.
+// caller's, who goes on without. It is also the caller's where Fork ends as without a Request: as there can be no child, or its
+// Report was not sent.
 type Request struct {
 	Socket   int
 	Room     []byte // for the message
