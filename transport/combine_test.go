@@ -73,7 +73,7 @@ func TestACrowdThatComesBackSharesItsNextWriteToo(t *testing.T) {
 	const senders, each, most = 50, 40, 50 * 40 / 4
 	var writes int64
 	for range 50 {
-		writes = writesOfACrowd(t, senders, each)
+		writes = writesOfACrowd(t, senders, each, true)
 		t.Logf("%d writes for %d messages", writes, senders*each)
 		if writes < most {
 			return
@@ -82,10 +82,14 @@ func TestACrowdThatComesBackSharesItsNextWriteToo(t *testing.T) {
 	require.Less(t, writes, int64(most))
 }
 
-// writesOfACrowd returns with how many writes the senders have sent that many messages each.
-func writesOfACrowd(t *testing.T, senders, each int) int64 {
+// writesOfACrowd returns with how many writes the senders have sent that many messages each. Together they wait for the first one.
+func writesOfACrowd(t *testing.T, senders, each int, together bool) int64 {
 	x, y := sockets[0].connect(t)
 	conn := &gated{Conn: x, gate: make(chan struct{})}
+	begin := sync.OnceFunc(func() { close(conn.gate) })
+	if !together {
+		begin()
+	}
 	a, b := open(t, conn, transport.Config{}), open(t, y, transport.Config{})
 	var results []func() error
 	for i := range senders {
@@ -97,9 +101,11 @@ func writesOfACrowd(t *testing.T, senders, each int) int64 {
 			}
 			return nil
 		}))
-		awaitSenders(t, a, i+1)
+		if together {
+			awaitSenders(t, a, i+1)
+		}
 	}
-	close(conn.gate)
+	begin()
 	got := make([]int, senders)
 	for range senders * each {
 		var i int
@@ -122,29 +128,7 @@ func TestSendersThatFindNoTimeBecomeACrowd(t *testing.T) {
 	const senders, each, most = 20, 12, 20 * 12 / 2 // fewer messages than fill a socket, which would make a crowd too
 	var writes int64
 	for range 50 { // other work of the machine makes any of them slow
-		x, y := sockets[0].connect(t)
-		conn := &gated{Conn: x, gate: make(chan struct{})}
-		close(conn.gate)
-		a, b := open(t, conn, transport.Config{}), open(t, y, transport.Config{})
-		var results []func() error
-		for i := range senders {
-			results = append(results, background(t, func() error {
-				for range each {
-					if err := a.Send(context.Background(), i); err != nil {
-						return err
-					}
-				}
-				return nil
-			}))
-		}
-		for range senders * each {
-			var i int
-			require.NoError(t, b.Recv(soon(t), &i))
-		}
-		for _, result := range results {
-			require.NoError(t, result())
-		}
-		writes = conn.writes.Load()
+		writes = writesOfACrowd(t, senders, each, false)
 		t.Logf("%d writes for %d messages", writes, senders*each)
 		if writes < most {
 			return
