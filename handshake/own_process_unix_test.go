@@ -4,6 +4,7 @@ package handshake_test
 
 import (
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -147,5 +148,38 @@ func TestNobodyWaitsForTheSilent(t *testing.T) {
 		default:
 			require.Fail(t, "the end was not heard")
 		}
+	})
+}
+
+func TestWhetherThereIsInputIsKnownAlsoWhenSignalsCome(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n network) {
+		conn, _ := n.ends(t)
+		eventually(t, func() bool { yes, _ := handshake.HasInput(conn); return !yes }, "nothing is left to read")
+		stop, stopped := make(chan struct{}), make(chan struct{})
+		go func() {
+			defer close(stopped)
+			for stats := new(runtime.MemStats); ; { // has all goroutines stop, by a signal if they run
+				select {
+				case <-stop:
+					return
+				default:
+					runtime.ReadMemStats(stats)
+				}
+			}
+		}()
+		unknown, input := 0, 0
+		for range 300_000 {
+			yes, known := handshake.HasInput(conn)
+			if !known {
+				unknown++
+			}
+			if yes {
+				input++
+			}
+		}
+		close(stop)
+		<-stopped
+		require.Zero(t, unknown)
+		require.Zero(t, input)
 	})
 }

@@ -28,7 +28,8 @@ func hasInput(socket any) (yes, known bool) {
 	return looker(socket)()
 }
 
-// looker makes ready for hasInput of a socket.
+// looker makes ready for hasInput of a socket. A signal that comes at the moment of the call, as the runtime's own do when it wants a
+// goroutine to stop, ends even a poll(2) that does not wait, with EINTR.
 func looker(socket any) (hasInput func() (yes, known bool)) {
 	if over, ok := socket.(interface{ NetConn() net.Conn }); ok {
 		socket = over.NetConn()
@@ -43,6 +44,9 @@ func looker(socket any) (hasInput func() (yes, known bool)) {
 	return func() (yes, known bool) {
 		err := raw.Control(func(fd uintptr) {
 			n, err := pollNow(&unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+			for err == unix.EINTR {
+				n, err = pollNow(&unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+			}
 			yes, known = n > 0, err == nil
 		})
 		return yes, known && err == nil
