@@ -184,20 +184,23 @@ func (x *Expected) noteEarly(pid int, refused error) {
 	}
 }
 
-// lookBound is how long Hear waits for what was read a moment before it, and takes microseconds to look at.
-const lookBound = 20 * time.Millisecond
+const (
+	// lookBound is how long Hear waits for what was read a moment before, and takes microseconds to look at.
+	lookBound = 20 * time.Millisecond
+	// lookAgain is the time between looks at whether a connection has been read, of which nothing tells.
+	lookAgain = time.Millisecond
+)
 
 // Hear waits until it is known what comes of all that the child had said when it was called, or until ctx ends: a
 // child that has died may have said something a moment before. It waits for nothing but this process's own
 // goroutines, and is not for a child that [Expected.Serve] expects: of that one nobody reads but Answer. For connections on which
-// there is nothing to read, whoever keeps them open, it waits 20 ms in all, as what was read of them may be being looked at.
+// there is nothing to read any more, whoever keeps them open, it waits 20 ms, and as long for the one that is known to be the
+// child's, as what was read of them may be being looked at.
 func (x *Expected) Hear(ctx context.Context) {
 	x.mu.Lock()
 	pid := x.pid
 	x.mu.Unlock()
-	looking, cancel := context.WithTimeout(ctx, lookBound)
-	defer cancel()
-	x.l.hearQueued(ctx, looking, pid)
+	x.l.hearQueued(ctx, pid)
 	x.mu.Lock()
 	conn := x.conn
 	phase := x.phase
@@ -209,37 +212,54 @@ func (x *Expected) Hear(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
-	if conn != nil && unread(conn) {
-		select {
-		case <-x.done:
-		case <-x.welcomed: // it waits for its spec, and nobody reads
-		case <-ctx.Done():
-		}
+	if conn == nil {
+		return
+	}
+	awaitRead(ctx, conn, x.done, x.welcomed)
+	looking, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	select {
+	case <-x.done:
+	case <-x.welcomed: // it waits for its spec, and nobody reads
+	case <-looking.Done():
 	}
 }
 
 // hearQueued waits until it is known what comes of the connections that a process has made, or may have, and which have not said who
-// they are. The contexts are those of hear.
-func (l *Listener) hearQueued(ctx, looking context.Context, pid int) {
+// they are, or until ctx ends. What is there is read of all of them first, so that there is one wait for the silent.
+func (l *Listener) hearQueued(ctx context.Context, pid int) {
 	l.acceptQueued(ctx)
-	for _, p := range l.pendingOf(pid) {
+	list := l.pendingOf(pid)
+	for _, p := range list {
 		select {
 		case <-p.noted:
 		case <-ctx.Done():
 		}
-		hear(ctx, looking, p.conn, p.done)
+		awaitRead(ctx, p.conn, p.done, nil)
+	}
+	looking, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
+	for _, p := range list {
+		select {
+		case <-p.done:
+		case <-looking.Done():
+		}
 	}
 }
 
-// hear waits until what a connection has said is done with, but not longer than ctx lasts, or looking, if there is nothing to read.
-func hear(ctx, looking context.Context, conn net.Conn, done <-chan struct{}) {
-	wait := looking
-	if unread(conn) {
-		wait = ctx
-	}
-	select {
-	case <-done:
-	case <-wait.Done():
+// awaitRead waits until nothing is left to read on a connection, until one of the channels is closed, of which the second may be nil,
+// or until ctx ends. A connection's end is left for ever: of such a one it waits for the rest.
+func awaitRead(ctx context.Context, conn net.Conn, done, welcomed <-chan struct{}) {
+	for unread(conn) {
+		select {
+		case <-done:
+			return
+		case <-welcomed:
+			return
+		case <-ctx.Done():
+			return
+		case <-time.After(lookAgain):
+		}
 	}
 }
 

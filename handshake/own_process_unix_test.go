@@ -3,6 +3,7 @@
 package handshake_test
 
 import (
+	"net"
 	"os"
 	"runtime"
 	"sync"
@@ -134,13 +135,29 @@ func TestWhatAProcessSaidIsHeard(t *testing.T) {
 
 func TestNobodyWaitsForTheSilent(t *testing.T) {
 	overNetworks(t, func(t *testing.T, n network) {
-		l := listen(t, n, handshake.ListenerConfig{})
-		dial(t, l.Addr())
+		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: 2 * patience})
+		stranger := dial(t, l.Addr())
 		x, ticket := expect(t, l, nil)
 		j := join(t, ticket, handshake.JoinConfig{})
 		ctx := testContext(t)
 		x.Hear(ctx) // whose connections say nothing, and are open
 		require.NoError(t, ctx.Err())
+		for conn, kind := range map[net.Conn]transport.Kind{stranger: transport.KindHello, j.Channel.NetConn(): transport.KindReady} {
+			for range 5 { // who fall silent in the middle of a frame, after there was something to read for a while
+				_, err := conn.Write(frame(kind, make([]byte, 60_000))[:5])
+				require.NoError(t, err)
+				said := make(chan struct{})
+				go func() {
+					defer close(said)
+					for range 2000 {
+						conn.Write([]byte{0})
+					}
+				}()
+				x.Hear(ctx)
+				require.NoError(t, ctx.Err())
+				<-said
+			}
+		}
 		require.NoError(t, j.Channel.Abort())
 		x.Hear(ctx)
 		select {

@@ -66,13 +66,12 @@ func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
 // LastWords returns the goodbye that the peer said on its control connection, or nil when it said none: what it has
 // to say of its own end, also when nobody receives from its Channel. It is meant for a peer whose process has ended, and waits
 // for nothing but this process's own goroutines, until ctx ends; 20 ms at most for a connection on which
-// there is nothing to read, as somebody else keeps it open. Close and Abort end it.
+// there is nothing to read, as somebody else keeps it open, and as long before that for those that have not said whose they
+// are. Close and Abort end it.
 func (p *Peer) LastWords(ctx context.Context) *transport.GoodbyeError {
 	if p.attach == nil {
 		return nil
 	}
-	looking, cancel := context.WithTimeout(ctx, lookBound)
-	defer cancel()
 	select {
 	case <-p.attach:
 	default:
@@ -80,8 +79,10 @@ func (p *Peer) LastWords(ctx context.Context) *transport.GoodbyeError {
 		if p.process != nil {
 			pid = p.process.pid
 		}
-		p.l.hearQueued(ctx, looking, pid)
+		p.l.hearQueued(ctx, pid)
 	}
+	looking, cancel := context.WithTimeout(ctx, lookBound)
+	defer cancel()
 	p.mu.Lock()
 	control := p.control
 	p.mu.Unlock()
