@@ -39,6 +39,7 @@ type spares struct {
 	closed  bool
 	idle    []*spare      // oldest first
 	left    []*Child      // that dismiss has returned
+	dying   int           // that have died as they waited, which has not been noted as a failure yet: until then it has no pause
 	workers int           // goroutines that start spares, one at a time each
 	news    chan struct{} // closed, and replaced, when something has changed that a wait is for
 
@@ -116,7 +117,7 @@ func (r *spares) refill() {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for !r.closed && r.workers < maxSpareStarts && len(r.idle)+r.workers < r.want {
+	for !r.closed && r.workers < maxSpareStarts && len(r.idle)+r.dying+r.workers < r.want {
 		r.workers++
 		r.wg.Go(r.work)
 	}
@@ -126,7 +127,7 @@ func (r *spares) refill() {
 func (r *spares) work() {
 	for {
 		r.mu.Lock()
-		if r.closed || r.s.ctx.Err() != nil || len(r.idle)+r.workers > r.want {
+		if r.closed || r.s.ctx.Err() != nil || len(r.idle)+r.dying+r.workers > r.want {
 			r.workers--
 			r.mu.Unlock()
 			return
@@ -150,14 +151,19 @@ func (r *spares) add(sp *spare) {
 	r.announce()
 	r.mu.Unlock()
 	sp.callWhenGone(func() {
-		if r.remove(sp) {
-			r.lost(sp)
+		if !r.remove(sp, 1) {
+			return
 		}
+		r.failed(r.end(sp))
+		r.mu.Lock()
+		r.dying--
+		r.mu.Unlock()
+		r.refill()
 	})
 }
 
-// remove takes a spare out, unless somebody has.
-func (r *spares) remove(sp *spare) bool {
+// remove takes a spare out, unless somebody has, and adds to the dying.
+func (r *spares) remove(sp *spare, dying int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	i := slices.Index(r.idle, sp)
@@ -165,6 +171,7 @@ func (r *spares) remove(sp *spare) bool {
 		return false
 	}
 	r.idle = slices.Delete(r.idle, i, i+1)
+	r.dying += dying
 	return true
 }
 
@@ -177,7 +184,7 @@ func (r *spares) take() *spare {
 	for _, sp := range slices.Backward(idle) {
 		switch {
 		case isClosed(sp.gone), sp.runs != nil && !sp.runs(): // it has ended, or is stopped (SIGSTOP) for the time being
-		case !r.remove(sp): // another call was faster
+		case !r.remove(sp, 0): // another call was faster
 		case !sp.x.Waits():
 			r.wg.Go(func() { r.lost(sp) })
 		default:
