@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -65,6 +66,20 @@ func init() {
 			<-ctx.Done()
 			return ctx.Err()
 		}})
+		return err
+	}
+	moreRoles["takes turns"] = func(ctx context.Context) error { // waits for its orders until SIGTERM, one such process at a time
+		fd, err := syscall.Open(os.Args[1], syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600) // until it ends
+		if err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+		defer stop()
+		if err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			<-ctx.Done() // is never ready
+			return err
+		}
+		_, err = forkspawn.Join(ctx)
 		return err
 	}
 	moreRoles["impatient"] = func(ctx context.Context) error { // waits for its orders for a moment only
@@ -444,27 +459,43 @@ func TestSparesOfACommandThatBreaksAndIsRepaired(t *testing.T) {
 	})
 }
 
-func TestSparesThatDieAsTheyWaitAreNotStartedInAHotLoop(t *testing.T) {
+func TestWarmTellsOfASpareThatDiesAsItWaits(t *testing.T) {
 	spawntest.NoLeaks(t)
-	s := newSpawner(t, forkspawn.Config{Spares: 2, Command: role("impatient"), Stderr: forkspawn.Capture(nil)})
-	var exit *forkspawn.ExitError
+	turn := filepath.Join(t.TempDir(), "turn")
+	s := newSpawner(t, forkspawn.Config{Spares: 2, Command: role("takes turns", turn), BootTimeout: bound, Stderr: forkspawn.Capture(nil)})
+	warm := make(chan error, 1)
+	go func() { warm <- s.Warm(testContext(t)) }()
+	asked := make(map[int]bool)
+	var err error
 	eventually(t, "Warm sees a death", func() bool {
-		err := s.Warm(testContext(t))
-		if err == nil {
-			time.Sleep(20 * time.Millisecond)
+		for _, pid := range forkspawn.SparePIDs(s) {
+			if !asked[pid] {
+				asked[pid] = true
+				assert.NoError(t, syscall.Kill(pid, syscall.SIGTERM))
+			}
 		}
-		return errors.As(err, &exit)
+		select {
+		case err = <-warm:
+			return true
+		default:
+			return false
+		}
 	})
+	var exit *forkspawn.ExitError
+	require.ErrorAs(t, err, &exit)
 	assert.Equal(t, "spare", exit.Name)
 	assert.Equal(t, forkspawn.Exited(1), exit.Status)
-	assert.Contains(t, exit.Stderr, "deadline exceeded")
-	seen := make(map[int]bool)
-	for began := time.Now(); time.Since(began) < time.Second; time.Sleep(5 * time.Millisecond) {
-		for _, pid := range forkspawn.SparePIDs(s) {
-			seen[pid] = true
-		}
-	}
-	assert.Less(t, len(seen), 20, "pauses of 0.1, 0.2, 0.4 seconds and so on")
+	assert.Contains(t, exit.Stderr, "context canceled")
+}
+
+func TestSparesThatDieAsTheyWaitAreNotStartedInAHotLoop(t *testing.T) {
+	spawntest.NoLeaks(t)
+	began := time.Now()
+	var deaths atomic.Int64
+	s := newSpawner(t, forkspawn.Config{Spares: 1, Command: role("impatient"), Stderr: forkspawn.Capture(writer(func() { deaths.Add(1) }))})
+	eventually(t, "four have died", func() bool { return deaths.Load() >= 4 })
+	assert.GreaterOrEqual(t, time.Since(began), 700*time.Millisecond, "pauses of 0.1, 0.2 and 0.4 seconds")
+	require.NoError(t, s.Close())
 }
 
 func TestCloseEndsSpares(t *testing.T) {
