@@ -34,6 +34,7 @@ func (c *Channel) peekFrame(ctx context.Context) (f Frame, ok bool, err error) {
 		return f, false, nil
 	}
 	p := make([]byte, maxPeek)
+	p[0] = 1 // it may be the first on its page, which is to be there before the wait and not made behind it
 	rd.peeking = true
 	n, err := c.read(ctx, p)
 	rd.peeking = false
