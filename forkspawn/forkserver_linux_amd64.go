@@ -203,7 +203,7 @@ func (f *forkserver) fork(ctx context.Context, attr *ProcessAttr, serve func(mes
 		env = os.Environ()
 	}
 	request := forkRequest{
-		ownGroup: attr.OwnGroup, deathSignal: attr.ParentDeathSignal, connected: serve != nil,
+		ownGroup: attr.OwnGroup, deathSignal: attr.ParentDeathSignal, connected: serve != nil, spare: attr.spare,
 		ticket: attr.ticket[len(handshake.TicketEnv)+1:], env: lastOfEach(env),
 	}
 	message := request.encode()

@@ -149,6 +149,9 @@ type joining struct {
 	control func() (net.Conn, error)
 	// joined, if not nil, is called when the parent has been told that the child is ready.
 	joined func()
+	// forkedSpare tells that the child was forked and will wait for its spec. It does once, for nothing, what it will do with that: else each
+	// page that it writes to would be copied between the spec and the answer.
+	forkedSpare bool
 	// check, if not nil, and then cfg.Prepare, say whether the child can do what its spec asks; the parent gets their
 	// error.
 	check func(*Parent) error
@@ -168,8 +171,11 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	p.attaching, p.stopAttach = context.WithCancel(context.Background())
 	base, cancelBase := context.WithCancelCause(context.WithValue(context.Background(), parentKey{}, p))
 	p.cancel = cancelBase
+	if how.forkedSpare {
+		rehearse(how.check)
+	}
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
-		Limit: p.cfg.Limit, OnCancel: p.asked, Control: how.control == nil, Ahead: how.control != nil, Meanwhile: warmUp,
+		Limit: p.cfg.Limit, OnCancel: p.asked, Control: how.control == nil, Ahead: how.control != nil, Meanwhile: warmUp, Rehearse: how.forkedSpare,
 		Peek: p.cfg.Prepare == nil, // which may be where the child ends
 	})
 	switch {
@@ -214,6 +220,13 @@ const exampleSpec = "\xa6av\x01dnameaxedepth\x01eentryaxfmethoddexecfparent\xa3b
 
 // warmUp decodes a spec for nothing, once, while the parent makes the real one; see handshake.JoinConfig.
 var warmUp = sync.OnceFunc(func() { spawnspec.Unmarshal([]byte(exampleSpec)) })
+
+// rehearse does for nothing what a child does with its spec; see joining.forkedSpare.
+func rehearse(check func(*Parent) error) {
+	if spec, err := spawnspec.Unmarshal([]byte(exampleSpec)); err == nil && check != nil {
+		check(&Parent{Spec: spec})
+	}
+}
 
 // refuse tells the parent why the child cannot do what it was asked.
 func (p *Parent) refuse(ctx context.Context, phase handshake.Phase, code string, err error) error {

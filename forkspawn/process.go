@@ -63,6 +63,7 @@ type ProcessAttr struct {
 	ParentDeathSignal syscall.Signal
 
 	ticket []byte // one more entry of Env, to be wiped by its owner; nil when Env has it
+	spare  bool   // it will wait for its spec
 }
 
 // resolve finds the program and the full arguments.

@@ -240,7 +240,7 @@ func (b *boot) launch(ctx context.Context, ticket handshake.Ticket) (Process, st
 	if cfg.Subreaper {
 		cmd.Env = b.s.reaper.mark(b.id, cmd)
 	}
-	attr := ProcessAttr{Command: cmd, Dir: b.spec.Dir, OwnGroup: true}
+	attr := ProcessAttr{Command: cmd, Dir: b.spec.Dir, OwnGroup: true, spare: b.x.Welcomed() != nil}
 	attr.Env = without(cmd.Env, handshake.TicketEnv)
 	attr.ticket = b.x.AppendTicket([]byte(handshake.TicketEnv+"="), ticket.Addr)
 	defer clear(attr.ticket)

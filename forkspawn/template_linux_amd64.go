@@ -430,6 +430,7 @@ func (t *templateProcess) becomeChild() (ticket handshake.Ticket, how joining, e
 		t.conn.Close() // dead here
 	}
 	hooks := afterForks()
+	how.forkedSpare = r.spare
 	if how.joined = become; len(hooks) > 0 {
 		become()
 		how.joined = nil

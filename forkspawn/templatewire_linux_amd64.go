@@ -28,6 +28,7 @@ type forkRequest struct {
 	ownGroup    bool
 	deathSignal syscall.Signal
 	connected   bool
+	spare       bool   // it will wait for its spec
 	ticket      []byte // of package handshake, without the variable's name
 	env         []string
 }
@@ -72,6 +73,9 @@ func (r *forkRequest) encode() []byte {
 	if r.connected {
 		flags |= flagConnected
 	}
+	if r.spare {
+		flags |= flagSpare
+	}
 	b = append(b, flags, byte(r.deathSignal))
 	b = appendText(b, r.ticket)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(r.env)))
@@ -85,6 +89,7 @@ func (r *forkRequest) encode() []byte {
 const (
 	flagOwnGroup = 1 << iota
 	flagConnected
+	flagSpare
 )
 
 // decodeForkRequest reads a message's body. Ticket and environment are parts of it, and r.env is nil: nothing is allocated. What a template
@@ -93,7 +98,7 @@ const (
 func decodeForkRequest(body []byte) (r forkRequest, env environ, err error) {
 	b := fields{body}
 	flags := b.byte()
-	r.ownGroup, r.connected = flags&flagOwnGroup != 0, flags&flagConnected != 0
+	r.ownGroup, r.connected, r.spare = flags&flagOwnGroup != 0, flags&flagConnected != 0, flags&flagSpare != 0
 	r.deathSignal = syscall.Signal(b.byte())
 	r.ticket = b.text()
 	env = environ(b.rest)

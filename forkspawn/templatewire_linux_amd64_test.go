@@ -10,7 +10,7 @@ import (
 
 func TestMessagesBetweenTemplateAndSpawner(t *testing.T) {
 	env := []string{"A=b\xff", "", "C"}
-	request := forkRequest{ownGroup: true, deathSignal: syscall.SIGKILL, connected: true, ticket: []byte("1 id secret"), env: env}
+	request := forkRequest{ownGroup: true, deathSignal: syscall.SIGKILL, connected: true, spare: true, ticket: []byte("1 id secret"), env: env}
 	body := request.encode()[4:]
 	got, gotEnv, err := decodeForkRequest(body)
 	require.NoError(t, err)

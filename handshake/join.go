@@ -64,6 +64,9 @@ type JoinConfig struct {
 	// Peek lets the spec stay in the socket until Ready or Fail, where that saves time; see transport.Channel.PeekFrame. A child that ends before
 	// has not read its spec, as far as its parent can tell, who may give it to another: so it is for one that does nothing of it before.
 	Peek bool
+	// Rehearse has Join do for nothing, before it waits for the spec, what it will do with it. It is for a child that was forked and is in
+	// reserve: of the memory that it writes to it has its own copy then.
+	Rehearse bool
 	// Meanwhile, if not nil, is called when the hello is sent, while the parent makes its answer: for
 	// what takes time later and can be done, or be warmed up, now.
 	Meanwhile func()
@@ -141,9 +144,20 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 	}
 
 	// Now, as a child in reserve has the time for it.
-	session, proof := sessionKey(key, helloBody, welcomeBody), startMAC(key, labelSpec, helloBody, welcomeBody)
+	j := &Joined{
+		Channel: ch,
+		Parent:  Identity{w.ID, w.Name, w.PID},
+		Version: w.Version,
+		id:      me.ID,
+		control: cfg.Control && slices.Contains(w.Features, FeatureControl),
+		session: sessionKey(key, helloBody, welcomeBody),
+	}
+	proof := startMAC(key, labelSpec, helloBody, welcomeBody)
 	defer proof.forget()
 	ch.SetLimit(cfg.Limit)
+	if cfg.Rehearse {
+		rehearse()
+	}
 	read := ch.ReadFrame
 	if cfg.Peek {
 		read = ch.PeekFrame
@@ -161,15 +175,8 @@ func join(ctx context.Context, ch *transport.Channel, t Ticket, cfg JoinConfig) 
 		ch.Unpeek()
 		return nil, PhaseSpec, err
 	}
-	return &Joined{
-		Channel: ch,
-		Parent:  Identity{w.ID, w.Name, w.PID},
-		Version: w.Version,
-		Spec:    spec,
-		id:      me.ID,
-		control: cfg.Control && slices.Contains(w.Features, FeatureControl),
-		session: session,
-	}, "", nil
+	j.Spec = spec
+	return j, "", nil
 }
 
 // warmUp decodes a welcome for nothing, once. The first that a process decodes takes ten times as long as the
@@ -178,6 +185,14 @@ var warmUp = sync.OnceFunc(func() {
 	example := welcome{Version: ProtocolVersion, ID: "0", Nonce: make([]byte, nonceSize), Features: []string{FeatureControl}}
 	decode(transport.KindWelcome, example.encode(), new(welcome))
 })
+
+// rehearse opens an example of a spec, of about the usual size, and makes an answer, for nothing.
+func rehearse() {
+	key := make([]byte, len(Secret{}))
+	body := seal(key, labelSpec, make([]byte, 128))
+	openSpec(startMAC(key, labelSpec), slices.Clone(body))
+	ready{}.encode()
+}
 
 // openWelcome checks the parent's proof, and then what it says.
 func openWelcome(key, helloBody, body []byte, ours Range) (w welcome, err error) {
