@@ -26,6 +26,9 @@ func SparePIDs(s *Spawner) (pids []int) {
 	return pids
 }
 
+// NameProcess names this process as its program.
+func NameProcess() { nameProcess() }
+
 // Forked is what a child that was forked starts with.
 type Forked struct {
 	Ticket  handshake.Ticket
