@@ -1,8 +1,12 @@
-// Package bench measures the library from outside, as a program that uses it would: two processes, real
-// sockets. Every benchmark that has a floor takes turns with it, block by block, and prints the ratio:
-// that travels between machines, times do not.
+// Package bench has benchmarks between two processes over real sockets, as in a
+// program that uses the library.
 //
-//	go test -bench . ./bench
+//	go test -run '^$' -bench . ./bench
+//
+// Most of them also measure a floor: the same work without the library. Library
+// and floor take turns, one block of operations each, and the benchmark reports
+// the ratio of their times. A ratio is about the same on other machines; a time
+// is not.
 package bench
 
 import (
@@ -32,28 +36,29 @@ func TestMain(m *testing.M) {
 	forkspawn.Register("echo", echo)
 	forkspawn.Register("sink", sink)
 	forkspawn.Register("many", many)
+	forkspawn.Register("calls", serveCalls)
 	forkspawn.Init()
 	os.Exit(m.Run())
 }
 
-// echoArgs tell the other process what comes.
+// echoArgs are the arguments of the entries echo, sink and many.
 type echoArgs struct {
 	Size  int    // of a message, in bytes
-	Typed bool   // messages are of type message, else raw bytes
-	Raw   string // "network address" of the floor, where Size bytes are echoed with nothing around them
-	Many  int    // how many channels and floors to open there, in turns
+	Typed bool   // messages have type message; otherwise they are raw bytes
+	Raw   string // "network address" of the floor's listener
+	Many  int    // number of channels, and of floor connections, for entry many
 }
 
-// message is what typed messages carry.
+// message is a typed message.
 type message struct {
 	ID   uint64          `cbor:"1,keyasint"`
 	Body transport.Bytes `cbor:"2,keyasint"`
 }
 
-// echo serves the channel and the floor side by side.
+// echo echoes on the channel and on the floor, concurrently.
 func echo(ctx context.Context, p *forkspawn.Parent) error {
 	var args echoArgs
-	if err := p.Spec.DecodeArgs(&args); err != nil {
+	if err := p.Spec().DecodeArgs(&args); err != nil {
 		return err
 	}
 	network, addr, _ := strings.Cut(args.Raw, " ")
@@ -65,7 +70,7 @@ func echo(ctx context.Context, p *forkspawn.Parent) error {
 	go rawEcho(conn, args.Size)
 	ch := p.Channel()
 	defer context.AfterFunc(ctx, func() { ch.Abort() })()
-	ctx = context.Background() // as the floor has none
+	ctx = context.Background() // for a fair comparison: the floor has no context
 	buf := make([]byte, args.Size)
 	var msg message
 	for {
@@ -82,12 +87,12 @@ func echo(ctx context.Context, p *forkspawn.Parent) error {
 			}
 		}
 		if err != nil {
-			return nil // the parent is done
+			return nil // the parent has closed the channel
 		}
 	}
 }
 
-// rawEcho is the floor of an echo.
+// rawEcho echoes messages of a fixed size on the floor.
 func rawEcho(conn net.Conn, size int) {
 	buf := make([]byte, size)
 	for {
@@ -105,9 +110,10 @@ var sizes = []struct {
 	n    int
 }{{"32B", 32}, {"1KiB", 1 << 10}, {"64KiB", 64 << 10}, {"1MiB", 1 << 20}}
 
-// BenchmarkRoundTrip measures one message there and one back, between two processes. "x/raw" is the ratio
-// to the same bytes over a plain net.Conn with Write and io.ReadFull: no framing, no codec. It is the
-// median over blocks of the ratio of neighbours.
+// BenchmarkRoundTrip measures one message to the other process and one back. The
+// floor sends the same bytes over a plain net.Conn with Write and io.ReadFull,
+// without framing or encoding. "x/raw" is the median of the ratios of two
+// neighbouring blocks.
 func BenchmarkRoundTrip(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		for _, kind := range []string{"bytes", "typed"} {
@@ -120,7 +126,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 	}
 }
 
-// block is how many round trips are made before the other one's turn comes.
+// block is the number of round trips in one turn.
 const block = 20
 
 func roundTrip(b *testing.B, network string, typed bool, size int) {
@@ -129,12 +135,13 @@ func roundTrip(b *testing.B, network string, typed bool, size int) {
 	duel(b, "raw", block, trip, floor)
 }
 
-// trips returns round trips over a channel, and over the floor.
+// trips returns functions that make n round trips, over a channel and over the
+// floor.
 func trips(t testing.TB, network string, typed bool, size int) (trips, floor func(n int) error) {
 	ctx := context.Background()
 	ch, raw := withEcho(t, network, typed, size)
 	out, in := make([]byte, size), make([]byte, size)
-	msg := message{ID: 1, Body: out[:max(0, size-8)]} // so that the frame is about as large
+	msg := message{ID: 1, Body: out[:max(0, size-8)]} // makes the frame about as large
 	var reply message
 	trip := func() error {
 		if !typed {
@@ -159,11 +166,13 @@ func trips(t testing.TB, network string, typed bool, size int) (trips, floor fun
 	return times(trip), times(rawTrip)
 }
 
-// withEcho starts the process that echoes, and connects it for the floor too.
+// withEcho starts a child with entry echo. It returns its channel and a floor
+// connection.
 func withEcho(t testing.TB, network string, typed bool, size int) (*transport.Channel, net.Conn) {
 	return withPeer(t, "echo", network, echoArgs{Size: size, Typed: typed})
 }
 
+// withPeer starts a child. It returns its channel and a floor connection.
 func withPeer(t testing.TB, entry, network string, args echoArgs) (*transport.Channel, net.Conn) {
 	t.Helper()
 	s, err := forkspawn.New(forkspawn.Config{Listen: listen(network)})
@@ -179,7 +188,7 @@ func withPeer(t testing.TB, entry, network string, args echoArgs) (*transport.Ch
 	return child.Channel(), raw
 }
 
-// times makes of one operation a function that does n of them.
+// times returns a function that calls f n times.
 func times(f func() error) func(n int) error {
 	return func(n int) error {
 		for range n {
@@ -191,8 +200,8 @@ func times(f func() error) func(n int) error {
 	}
 }
 
-// duel measures b.N operations of ours and as many of the floor, in turns of a block each. Both do as many
-// operations as they are asked for. name is the floor's.
+// duel measures b.N operations of ours and of the floor, in turns of one block.
+// name is the name of the floor in the results.
 func duel(b *testing.B, name string, block int, ours, floor func(n int) error) {
 	turn(b, ours, block)
 	turn(b, floor, block)
@@ -215,7 +224,7 @@ func duel(b *testing.B, name string, block int, ours, floor func(n int) error) {
 	b.ReportMetric(float64(theirs)/float64(b.N), name+"-ns/op")
 }
 
-// turn is how long n operations take.
+// turn returns the time of n operations.
 func turn(t testing.TB, f func(n int) error, n int) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -228,8 +237,8 @@ func median(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// BenchmarkSpawn measures the call of Spawn, until the child is ready. Command spawnbench shows where the
-// time goes, and the floor beside it.
+// BenchmarkSpawn measures a call of Spawn. Command spawnbench also measures its
+// phases and a floor.
 func BenchmarkSpawn(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		b.Run(network, func(b *testing.B) {
@@ -256,7 +265,7 @@ func listen(network string) transport.Addr {
 	return transport.Addr{}
 }
 
-// rawListener is where the other process connects for the floor.
+// rawListener listens for floor connections from the child.
 func rawListener(t testing.TB, network string) net.Listener {
 	t.Helper()
 	var ln net.Listener
@@ -274,8 +283,8 @@ func rawListener(t testing.TB, network string) net.Listener {
 	return ln
 }
 
-// The benchmarks' own processes echo what they should: a fast wrong answer is no figure.
-func TestEchoGivesBackWhatItGot(t *testing.T) {
+// A benchmark is worth nothing if the child answers fast but wrongly.
+func TestEcho_ReturnsMessages(t *testing.T) {
 	for _, typed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("typed=%v", typed), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -286,7 +295,9 @@ func TestEchoGivesBackWhatItGot(t *testing.T) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
 			defer ln.Close()
-			c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo", Args: echoArgs{Size: 100, Typed: typed, Raw: "tcp " + ln.Addr().String()}})
+			c, err := s.Spawn(ctx,
+				spawnspec.Spec{Entry: "echo",
+					Args: echoArgs{Size: 100, Typed: typed, Raw: "tcp " + ln.Addr().String()}})
 			require.NoError(t, err)
 			sent := message{ID: 7, Body: []byte("body")}
 			if typed {

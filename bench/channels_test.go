@@ -17,10 +17,10 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// many opens many channels, and as many plain connections, and echoes on each.
+// many opens args.Many channels and as many floor connections, and echoes on each.
 func many(ctx context.Context, p *forkspawn.Parent) error {
 	var args echoArgs
-	if err := p.Spec.DecodeArgs(&args); err != nil {
+	if err := p.Spec().DecodeArgs(&args); err != nil {
 		return err
 	}
 	network, addr, _ := strings.Cut(args.Raw, " ")
@@ -49,7 +49,8 @@ func many(ctx context.Context, p *forkspawn.Parent) error {
 	return nil
 }
 
-// withMany starts the process that echoes on n channels, and on n plain connections.
+// withMany starts a child with entry many. It returns n channels and n floor
+// connections.
 func withMany(b *testing.B, n, size int) ([]*transport.Channel, []net.Conn) {
 	s, err := forkspawn.New(forkspawn.Config{})
 	require.NoError(b, err)
@@ -71,8 +72,8 @@ func withMany(b *testing.B, n, size int) ([]*transport.Channel, []net.Conn) {
 	return channels, raws
 }
 
-// BenchmarkChannels measures a round trip of 64 bytes, typed, on each of many channels in turn, and on as many plain
-// connections.
+// BenchmarkChannels measures typed round trips of 64 bytes that use many channels
+// in turn. The floor uses as many plain connections.
 func BenchmarkChannels(b *testing.B) {
 	for _, test := range []struct {
 		name string
@@ -103,8 +104,8 @@ func BenchmarkChannels(b *testing.B) {
 	}
 }
 
-// BenchmarkFairness has 64 channels busy at once and tells how many round trips the slowest has made beside
-// the median.
+// BenchmarkFairness uses 64 channels concurrently. It reports the number of round
+// trips on the slowest channel, divided by the median.
 func BenchmarkFairness(b *testing.B) {
 	channels, _ := withMany(b, 64, 64)
 	counts := make([]float64, len(channels))

@@ -11,10 +11,13 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// BenchmarkSpawnFromSpare measures the call of Spawn that takes a spare, beside two others, in turns: the call that starts a process,
-// of which both are told as a part ("x/exec", "trip-x/exec"; of the medians), and one message there and back between two
-// processes over a plain net.Conn, which is the least that a spare could take. This process and all others have slept for 5 ms
-// before each, as those of a program that waits for work have.
+// BenchmarkSpawnFromSpare measures three things in turns: Spawn with a spare,
+// Spawn with a new process, and one round trip over a plain net.Conn. A spare
+// cannot be faster than the round trip. "x/exec" and "trip-x/exec" are the ratios
+// of spare and round trip to the new process.
+//
+// Before each measurement all processes sleep for 5 ms, because a program that
+// waits for work has idle processes too.
 func BenchmarkSpawnFromSpare(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		b.Run(network, func(b *testing.B) {
@@ -24,7 +27,7 @@ func BenchmarkSpawnFromSpare(b *testing.B) {
 				require.NoError(b, err)
 				b.Cleanup(func() { s.Close() })
 				return func() time.Duration {
-					require.NoError(b, s.Warm(ctx))
+					require.NoError(b, s.AwaitSpares(ctx))
 					time.Sleep(5 * time.Millisecond)
 					start := time.Now()
 					c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "wait"})
@@ -43,7 +46,7 @@ func BenchmarkSpawnFromSpare(b *testing.B) {
 			turns := []func() time.Duration{spawn(4), spawn(0), trip}
 			var took [3][]float64
 			for i := range b.N + 1 {
-				for j := range turns { // none always goes first
+				for j := range turns { // each goes first in its turn
 					k := (i + j) % len(turns)
 					if d := turns[k](); i > 0 {
 						took[k] = append(took[k], float64(d))
@@ -51,7 +54,7 @@ func BenchmarkSpawnFromSpare(b *testing.B) {
 				}
 			}
 			spare, exec, least := median(took[0]), median(took[1]), median(took[2])
-			b.ReportMetric(0, "ns/op") // of all three together it means nothing
+			b.ReportMetric(0, "ns/op") // hides ns/op, which would add all three
 			b.ReportMetric(spare, "spare-ns")
 			b.ReportMetric(exec, "exec-ns")
 			b.ReportMetric(spare/exec, "x/exec")

@@ -14,12 +14,13 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// sink receives messages, decodes each, and answers with one byte when a run of them has ended. Each run
-// begins with its length as a typed message; on the floor, where messages have one size, a run has ended when Size
-// zero bytes come, which no other message has in front.
+// sink receives runs of messages and answers each run. On the channel a run
+// begins with its length as a typed message, and sink answers with the length. On
+// the floor all messages have the same size, a message of zeros ends the run, and
+// sink answers with one byte.
 func sink(ctx context.Context, p *forkspawn.Parent) error {
 	var args echoArgs
-	if err := p.Spec.DecodeArgs(&args); err != nil {
+	if err := p.Spec().DecodeArgs(&args); err != nil {
 		return err
 	}
 	network, addr, _ := strings.Cut(args.Raw, " ")
@@ -68,15 +69,17 @@ func sink(ctx context.Context, p *forkspawn.Parent) error {
 	}
 }
 
-// streams are the sizes of a stream's messages and how many make a block.
+// streams has the sizes of messages, and the number of messages in a block.
 var streams = []struct {
 	name  string
 	n     int
 	block int
 }{{"64B", 64, 20_000}, {"1KiB", 1 << 10, 5_000}, {"64KiB", 64 << 10, 400}}
 
-// BenchmarkStream measures one-way messages that the other process decodes, per message. "batch" sends them by
-// a Batch, "each" by one call and one write each; the floor is one Write of a plain net.Conn for each.
+// BenchmarkStream measures the time per message of one-way messages, including
+// the decoding in the other process. "batch" uses a Batch; "each" makes one call
+// and one write for each message. The floor makes one Write on a plain net.Conn
+// for each message.
 func BenchmarkStream(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		for _, kind := range []string{"bytes", "typed"} {
@@ -93,8 +96,10 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
-// stream returns a run of messages over a channel, and over the floor.
-func stream(t testing.TB, network string, typed, batched bool, size int) (run, floor func(n int) error) {
+// stream returns functions that send a run of n messages, over a channel and over
+// the floor.
+func stream(t testing.TB, network string, typed, batched bool,
+	size int) (run, floor func(n int) error) {
 	ctx := context.Background()
 	ch, raw := withSink(t, network, typed, size)
 	body := make([]byte, size)
@@ -126,8 +131,9 @@ func stream(t testing.TB, network string, typed, batched bool, size int) (run, f
 	}, rawRun(raw, size)
 }
 
-// BenchmarkManySenders measures 64 goroutines that send typed messages of 64 bytes on one channel, per message. A block is long, as
-// there is no crowd yet when it begins.
+// BenchmarkManySenders measures the time per message when 64 goroutines send typed
+// messages of 64 bytes on one channel. A block is long, because at its start only
+// some of the goroutines run.
 func BenchmarkManySenders(b *testing.B) {
 	for _, network := range []string{"uds", "tcp"} {
 		b.Run(network, func(b *testing.B) {
@@ -139,7 +145,8 @@ func BenchmarkManySenders(b *testing.B) {
 	}
 }
 
-// BenchmarkManySendersBusy is the same while others compute on all processors. The floor are as many goroutines that write.
+// BenchmarkManySendersBusy is BenchmarkManySenders while other goroutines use all
+// processors. Its floor is 64 goroutines that write.
 func BenchmarkManySendersBusy(b *testing.B) {
 	const senders, size = 64, 64
 	ch, raw := withSink(b, "uds", true, size)
@@ -156,7 +163,8 @@ func BenchmarkManySendersBusy(b *testing.B) {
 	duel(b, "raw", 2000, crowdRun(b, ch, senders, size), rawCrowdRun(b, raw, senders, size))
 }
 
-// crowd returns a run of messages that many goroutines send on one channel, and the floor, which is one goroutine.
+// crowd returns functions that send a run of n messages: from many goroutines on
+// one channel, and from one goroutine on the floor.
 func crowd(t testing.TB, network string, senders, size int) (run, floor func(n int) error) {
 	ch, raw := withSink(t, network, true, size)
 	return crowdRun(t, ch, senders, size), rawRun(raw, size)
@@ -198,7 +206,8 @@ func rawCrowdRun(t testing.TB, conn net.Conn, senders, size int) func(n int) err
 	}
 }
 
-// inParts calls f in so many goroutines, with n in about equal parts.
+// inParts divides n into about equal parts and calls f with each part in a
+// goroutine of its own.
 func inParts(goroutines, n int, f func(part int)) {
 	var wg sync.WaitGroup
 	for i := range goroutines {
@@ -207,7 +216,7 @@ func inParts(goroutines, n int, f func(part int)) {
 	wg.Wait()
 }
 
-// rawRun is the floor of a stream.
+// rawRun returns a function that sends a run of n messages on the floor.
 func rawRun(conn net.Conn, size int) func(n int) error {
 	body, last := make([]byte, size), make([]byte, size)
 	body[0] = 1
@@ -226,7 +235,8 @@ func rawRun(conn net.Conn, size int) func(n int) error {
 	}
 }
 
-// withSink starts the process that receives, and connects it for the floor too.
+// withSink starts a child with entry sink. It returns its channel and a floor
+// connection.
 func withSink(t testing.TB, network string, typed bool, size int) (*transport.Channel, net.Conn) {
 	return withPeer(t, "sink", network, echoArgs{Size: size, Typed: typed})
 }

@@ -3,93 +3,156 @@ package forkspawn
 import (
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/spawnwire/spawnwire/forkspawn/internal/capture"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/wait"
 )
 
-// ErrBootTimeout is the cause of a boot that took longer than Config.BootTimeout.
-var ErrBootTimeout = errors.New("not ready in time")
-
-// PhaseTime is how long one phase of a boot took, or had taken when it failed.
-type PhaseTime struct {
-	Phase    handshake.Phase
-	Duration time.Duration
-}
-
-// BootError says what happened to a child that did not become ready. When Spawn returns one, nothing of
-// the child is left.
+// BootError reports a failed start. When Spawn returns one, nothing of the child
+// is left.
 //
-// errors.Is and errors.As find in it: [ErrDied]; [handshake.ErrUnknownEntry], [handshake.ErrBadSpec] and a
-// [*handshake.FailedError] with the child's own words; [*handshake.VersionError]; [handshake.ErrBadMAC];
-// [ErrBootTimeout]; the caller's context's error and cause; [ErrClosed]; and for a failed start the
-// system's error in a [*fs.PathError]: fs.ErrNotExist, fs.ErrPermission, syscall.ENOEXEC; and a
-// [*ResourceError] for want of descriptors, processes, memory or a device.
+// errors.Is, errors.As and Unwrap find the cause:
+//
+//   - [ErrDied], [ErrBootTimeout] and [ErrSpawnerClosed]
+//   - the error and the cause of the caller's context
+//   - [handshake.ErrUnknownEntry], [handshake.ErrBadSpec], and a
+//     [*handshake.FailedError] with the child's own words
+//   - [*handshake.VersionError] and [handshake.ErrBadMAC]
+//   - for a failed start, the system's error in a [*fs.PathError]:
+//     fs.ErrNotExist, fs.ErrPermission or syscall.ENOEXEC, for example
+//   - a [*ResourceError] if descriptors, processes, memory or a device are
+//     lacking
+//   - an [*ExitError] with the Name "template" if the template of
+//     [MethodForkserver] failed
 type BootError struct {
 	Name string // of the child
-	ID   string
-	PID  int // 0 when it was not started
+	ID   string // empty if no process was started
+	PID  int    // 0 if no process was started
 
 	// Phase is the step that did not complete.
 	Phase handshake.Phase
-	// Status is how the child ended by itself; unknown when it did not, and was killed by Spawn.
+	// Status is how the child ended by itself. It is unknown if Spawn had
+	// to kill the child.
 	Status ExitStatus
-	// Stderr is the end, at most 4 KiB, of what the child wrote to a captured stderr; see Child.StderrTail.
+	// Stderr is the end, at most 4 KiB, of the child's captured stderr; see
+	// Child.StderrTail.
 	Stderr string
-	// Elapsed is the time from the call of Spawn to the failure; Phases shares it among the phases.
+	// Elapsed is the time from the call of Spawn to the failure. Phases
+	// divides it among the phases that have begun.
 	Elapsed time.Duration
-	Phases  []PhaseTime
-	// Err is the cause.
-	Err error
+	Phases  map[handshake.Phase]time.Duration
+
+	err error
 }
 
-// Error returns one line: the child, the phase, what happened, how long each phase took, and the last
-// line that the child wrote to stderr. Stderr has more.
+// phaseOrder has the phases of a boot in their order.
+var phaseOrder = [...]handshake.Phase{
+	handshake.PhaseStart, handshake.PhaseConnect, handshake.PhaseHello,
+	handshake.PhaseAuth, handshake.PhaseSpec, handshake.PhaseReady,
+}
+
+// Error returns one line: the child, the phase, the cause, the time of each
+// phase, and the last line of the child's stderr.
 func (e *BootError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "forkspawn: spawn %q", e.Name)
+	b.WriteString("forkspawn: spawn")
+	if e.Name != "" {
+		fmt.Fprintf(&b, " %q", e.Name)
+	}
 	if e.PID != 0 {
 		fmt.Fprintf(&b, " (pid %d)", e.PID)
 	}
-	fmt.Fprintf(&b, ": %s: %v", e.Phase, e.Err)
+	fmt.Fprintf(&b, ": %s: %s", e.Phase, unprefixed(e.err))
 	if e.Status.Known() {
 		fmt.Fprintf(&b, ": %v", e.Status)
 	}
+	if e.Phase == handshake.PhaseConnect &&
+		(e.Status.Success() || errors.Is(e.err, ErrBootTimeout)) {
+		b.WriteString("; does the program call forkspawn.Init or Join?")
+	}
 	fmt.Fprintf(&b, "; after %v", roundTime(e.Elapsed))
-	if len(e.Phases) > 0 {
-		b.WriteString(" (")
-		for i, p := range e.Phases {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			fmt.Fprintf(&b, "%s %v", p.Phase, roundTime(p.Duration))
+	var phases []string
+	for _, p := range phaseOrder {
+		if d, ok := e.Phases[p]; ok {
+			phases = append(phases, fmt.Sprintf("%s %v", p, roundTime(d)))
 		}
-		b.WriteString(")")
 	}
-	if line := lastLine(e.Stderr); line != "" {
-		fmt.Fprintf(&b, "; stderr: %s", quoted(line))
+	if len(phases) > 0 {
+		fmt.Fprintf(&b, " (%s)", strings.Join(phases, ", "))
 	}
-	return b.String()
+	return b.String() + capture.Quote(e.Stderr)
 }
 
-func (e *BootError) Unwrap() error { return e.Err }
+// Unwrap returns the cause.
+func (e *BootError) Unwrap() error { return e.err }
 
-// maxQuoted bounds what an error's text has of a line of stderr, in bytes before quoting. The error's fields have
-// all of it.
-const maxQuoted = 512
-
-// quoted is a line in quotes, without its middle if it is too long.
-func quoted(line string) string {
-	if over := len(line) - maxQuoted; over > 0 {
-		half := maxQuoted / 2
-		return fmt.Sprintf("%q (%d bytes) %q", line[:half], over, line[len(line)-half:])
-	}
-	return strconv.Quote(line)
+// fail returns the error of a boot without a process.
+func (b *boot) fail(cause error) *BootError {
+	failed := time.Now()
+	err := b.bootError(handshake.PhaseStart, cause, failed)
+	err.Phases = map[handshake.Phase]time.Duration{handshake.PhaseStart: err.Elapsed}
+	b.report.bootFailed(err)
+	return err
 }
 
-// roundTime keeps three digits or so.
+func (b *boot) bootError(phase handshake.Phase, cause error, failed time.Time) *BootError {
+	return &BootError{Name: b.spec.Name, Phase: phase, err: cause,
+		Elapsed: failed.Sub(b.called.Time)}
+}
+
+// phases divides the time until end among the phases that have begun.
+func (a *attempt) phases(end time.Time) map[handshake.Phase]time.Duration {
+	current, begun := handshake.PhaseConnect, a.began.Time
+	if a.spare { // the phases before were over when Spawn was called
+		current = handshake.PhaseSpec
+	}
+	if a.program {
+		current = handshake.PhaseReady
+	}
+	times := map[handshake.Phase]time.Duration{handshake.PhaseStart: begun.Sub(a.called.Time)}
+	since := map[handshake.Phase]time.Time{}
+	if !a.program {
+		since = a.expected.Internal(access.Key{}).Since()
+	}
+	for _, p := range phaseOrder[slices.Index(phaseOrder[:], current)+1:] {
+		if t, ok := since[p]; ok {
+			if t.Before(begun) {
+				t = begun // the child can run before Spawn knows that it does
+			}
+			times[current] = t.Sub(begun)
+			current, begun = p, t
+		}
+	}
+	times[current] = end.Sub(begun)
+	return times
+}
+
+// unprefixed returns the text of an error without this package's name, for use
+// inside another error of this package.
+func unprefixed(err error) string {
+	if err == nil {
+		return "unknown error"
+	}
+	return strings.TrimPrefix(err.Error(), "forkspawn: ")
+}
+
+// prefixed wraps err. Its text is "forkspawn: ", what, ": " and err's text.
+func prefixed(what string, err error) error { return &opError{what, err} }
+
+type opError struct {
+	what string
+	err  error
+}
+
+func (e *opError) Error() string { return "forkspawn: " + e.what + ": " + unprefixed(e.err) }
+func (e *opError) Unwrap() error { return e.err }
+
+// roundTime keeps about three digits.
 func roundTime(d time.Duration) time.Duration {
 	for unit := time.Second; unit > time.Microsecond; unit /= 10 {
 		if d >= 100*unit {
@@ -99,27 +162,60 @@ func roundTime(d time.Duration) time.Duration {
 	return d.Round(time.Microsecond)
 }
 
-// ExitError is the error of speaking with a child that has ended, and of a child that has failed.
+// ExitError is the error of a failed child. It is also the error of sending to,
+// or receiving from, an ended child.
+//
+// With the Name "template" it reports that the template of [MethodForkserver] has
+// ended or did not fork a child. If it has ended, the next Spawn starts another
+// one. Running children are not affected.
 type ExitError struct {
 	Name   string
 	PID    int
-	Status ExitStatus
-	Said   string // what the child said as it closed, at most 4 KiB: of an entry, its error
-	Stderr string // the end, at most 4 KiB, of a captured stderr
-	Err    error  // what the channel said, if it was asked
+	Status ExitStatus // unknown if a template is running or was killed by the Spawner
+	Said   string     // what the child said as it closed, at most 4 KiB: the error of its entry
+	Stderr string     // the end, at most 4 KiB, of a captured stderr
+
+	err      error // the channel's error, or nil; what happened to a template
+	lost     error // see Launched.Err
+	template bool
 }
 
-// Error returns the child, its status, and what it said or, if it said nothing, the last line that it wrote to
-// stderr. What it said can have several lines: those after the first are indented.
+// Error returns the child, its status, and its last words or, if there are
+// none, the last line of its stderr. The second and later lines of its words
+// are indented.
 func (e *ExitError) Error() string {
-	s := fmt.Sprintf("forkspawn: child %q (pid %d) ended: %v", e.Name, e.PID, e.Status)
+	if e.template {
+		s := fmt.Sprintf("template (pid %d): %s", e.PID, unprefixed(e.err))
+		if e.Status.Known() {
+			s += ": " + e.Status.String()
+		}
+		return s + capture.Quote(e.Stderr)
+	}
+	s := "forkspawn: child"
+	if e.Name != "" {
+		s += fmt.Sprintf(" %q", e.Name)
+	}
+	s += fmt.Sprintf(" (pid %d) ended: %v", e.PID, e.Status)
+	if e.lost != nil {
+		s += ": " + e.lost.Error()
+	}
 	if e.Said != "" {
 		return s + ": " + strings.ReplaceAll(strings.TrimSpace(e.Said), "\n", "\n\t")
 	}
-	if line := lastLine(e.Stderr); line != "" && !e.Status.Success() {
-		s += "; stderr: " + quoted(line)
+	if e.Status.Success() {
+		return s
 	}
-	return s
+	if errors.Is(e.err, ErrUnresponsive) {
+		s += ": " + e.err.Error()
+	}
+	return s + capture.Quote(e.Stderr)
 }
 
-func (e *ExitError) Unwrap() error { return e.Err }
+// Unwrap returns the channel's error, or nil. For a template it returns the cause. If
+// a [Launcher] has lost the child, its error is found too.
+func (e *ExitError) Unwrap() error {
+	if e.lost != nil {
+		return wait.Both(e.lost, e.err)
+	}
+	return e.err
+}

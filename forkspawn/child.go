@@ -5,96 +5,120 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/spawnwire/spawnwire/forkspawn/internal/capture"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/network"
+	"github.com/spawnwire/spawnwire/internal/unixsock"
+	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
-	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
-const sigkill = syscall.SIGKILL
-
-// Child is a process that Spawn started and that said it is ready. Its methods may be called
-// concurrently. Stop ends it and gives back what it holds here, a descriptor or two; also of a child
-// that has ended by itself.
+// Child is a process started by Spawn, from its ready message on. That of a program
+// ([WithProgram]) has no channel, and its methods for messages return [ErrNoChannel].
+//
+// The caller must call [Child.Stop] or [Spawner.Close] in the end, also if the
+// child has ended by itself, because a Child holds a descriptor or two. Its
+// methods may be called concurrently.
 type Child struct {
-	s       *Spawner
-	id      string
-	spec    *spawnspec.Spec
-	tell    *teller
-	proc    Process
-	streams streams
-	peer    *handshake.Peer // set before Spawn returns, or the child is among the spares
-	boot    BootTimes
-	intro   *introduction // of a child that was a spare; nil for one that was nobody else's before
+	s        *Spawner
+	id       string
+	spec     *spawnspec.Spec
+	report   *reporter
+	proc     Process
+	streams  capture.Streams
+	lines    []*lineWriter // of the streams with Lines
+	expected *handshake.Expected
+	// set before Spawn returns, or the child is among the spares; nil for a program
+	peer  *handshake.Peer
+	conns net.Conn // of Command.Connections, or nil
+	boot  BootTimes
+	intro *introduction // nil if the child was never a spare
 
-	onBehalfOf *Parent // who asked this process, or the entry in it, for the work that the child does; nil at the root
+	onBehalfOf *Parent // the parent of the process or entry that called Spawn; nil at the root
 
-	gone   chan struct{} // closed when the process has ended, after status is set
+	exited chan struct{} // closed when the process has ended, after status is set
 	status ExitStatus
-	onGone atomic.Pointer[func()] // called then, once, if it is not nil; see callWhenGone
+	onExit atomic.Pointer[func()] // see callOnExit
 
 	stop     sync.Once
-	stopping atomic.Bool   // Stop, or Kill, was called
-	killed   atomic.Bool   // kill has sent SIGKILL
-	stopped  chan struct{} // closed when Stop is done, after result is set
-	result   StopResult
-	stopErr  error
+	stopping atomic.Bool // Stop, or Kill, was called
+	killed   atomic.Bool // kill has sent SIGKILL
+	// GroupConfig.Liveness, if the group has killed the child for its silence
+	unanswered atomic.Int64
+	stopped    chan struct{} // closed when Stop is done, after result is set
+	result     StopResult
+	stopErr    error
 
 	words sync.Once // lastWords
 	said  string
+	well  bool // it said goodbye with status 0
 }
 
-// newChild takes over a process and waits for its end.
-func newChild(b *boot, proc Process, st streams, spare bool) *Child {
+// newChild takes over a process and begins to wait for its end.
+func newChild(a *attempt, proc Process, st capture.Streams, spare bool) *Child {
 	c := &Child{
-		s: b.s, id: b.id, spec: &b.spec, tell: b.tell, proc: proc, streams: st,
-		gone: make(chan struct{}), stopped: make(chan struct{}),
+		s: a.s, id: a.id, spec: &a.spec, report: a.report, proc: proc,
+		streams: st, lines: a.lineWriters, expected: a.expected, conns: a.conns,
+		exited: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if spare {
 		c.intro = newIntroduction()
 	}
-	b.s.reaps.Go(c.reap)
+	a.s.reaps.Go(c.reap)
 	return c
 }
 
-// reap waits for the process, which every Child has until its end.
+// reap waits for the process's end, and then cleans up after it.
 func (c *Child) reap() {
 	c.status = c.proc.Wait()
 	c.s.forks.reaped(c.proc)
-	c.streams.settle() // what it wrote belongs to the news of its end
-	uds.RemoveBeside(c.s.peers.Addr(), socketPrefix(c.id))
-	c.s.reaper.ended(c.PID(), c.id)
+	c.streams.Settle() // so that the tails are complete when the end is reported
+	unixsock.RemoveBeside(c.s.peers.Addr().Target, socketPrefix(c.id))
+	c.s.reaper.Ended(c.PID(), c.id)
 	c.intro.close()
-	e, tell := c.event(), c.tell
-	tell.exited(e, c.status) // before anybody else learns of it, so that no count lags behind
-	close(c.gone)
-	c.tellGone()
-	if !c.streams.end() {
+	e, report := c.event(), c.report
+	report.exited(e, c.status) // before exited is closed, so that a count of a Trace is up to date
+	close(c.exited)
+	c.runOnExit()
+	if !c.streams.End() {
 		e.At = time.Now()
-		tell.writerLate(e)
+		report.writerLate(e)
+	}
+	c.s.lostOutput.Add(c.streams.Lost())
+}
+
+// release closes what the program reads from the child.
+func (c *Child) release() {
+	c.streams.Close()
+	if c.conns != nil {
+		c.conns.Close()
 	}
 }
 
-// callWhenGone has f called when the process has ended, in place of what was to be called so far.
-func (c *Child) callWhenGone(f func()) {
-	c.onGone.Store(&f)
-	if isClosed(c.gone) {
-		c.tellGone()
+// callOnExit sets the one function that is called when the process has ended.
+// It replaces an earlier one.
+func (c *Child) callOnExit(f func()) {
+	c.onExit.Store(&f)
+	if wait.Closed(c.exited) {
+		c.runOnExit()
 	}
 }
 
-func (c *Child) tellGone() {
-	if f := c.onGone.Swap(nil); f != nil {
+func (c *Child) runOnExit() {
+	if f := c.onExit.Swap(nil); f != nil {
 		(*f)()
 	}
 }
 
-// event is what has just happened to the child.
+// event returns an event of the child at this moment.
 func (c *Child) event() ChildEvent { return ChildEvent{c.spec.Name, c.id, c.PID(), time.Now()} }
 
 // ID returns the child's unique id.
@@ -106,146 +130,199 @@ func (c *Child) Name() string { return c.spec.Name }
 // PID returns the child's process id.
 func (c *Child) PID() int { return c.proc.PID() }
 
-// Spec returns the orders that the child got. They must not be changed.
+// Spec returns the child's spec. The caller must not change it.
 func (c *Child) Spec() *spawnspec.Spec { return c.spec }
 
-// Boot says where the time of the child's start went.
+// Boot returns how long each step of the child's start took.
 func (c *Child) Boot() BootTimes { return c.boot }
 
-// Channel returns the channel to the child. Send, Recv and their like of the Child itself know the
-// child's exit status, which the Channel does not.
-func (c *Child) Channel() *transport.Channel { return c.peer.Channel }
+// Channel returns the channel to the child. The methods of Child report the
+// child's exit status as an [*ExitError], and those of the Channel do not. It returns
+// nil for a program.
+func (c *Child) Channel() *transport.Channel {
+	if c.peer == nil {
+		return nil
+	}
+	return c.peer.Channel
+}
 
-// Send sends v as one message; see transport.Channel.Send. When the child has ended the error is an
-// [*ExitError].
+// Send sends v as one message; see [transport.Channel.Send]. If the child has
+// ended, the error is an [*ExitError].
 func (c *Child) Send(ctx context.Context, v any) error {
+	if c.peer == nil {
+		return c.noChannel()
+	}
 	return c.explain(ctx, c.peer.Channel.Send(ctx, v))
 }
 
-// Recv receives one message into v; see transport.Channel.Recv. What the child sent before it ended is
-// received first; then the error is an [*ExitError]. When the child has closed its channel and goes on, the
-// channel's own error comes after two seconds, or when ctx ends.
+// Recv receives one message into v; see [transport.Channel.Recv]. After the
+// last message of a child that has ended, the error is an [*ExitError]. If the
+// child closes its channel and keeps running, Recv returns the channel's error
+// after two seconds, or when ctx ends.
 func (c *Child) Recv(ctx context.Context, v any) error {
+	if c.peer == nil {
+		return c.noChannel()
+	}
 	return c.explain(ctx, c.peer.Channel.Recv(ctx, v))
 }
 
-// SendBytes sends p as one raw message; see transport.Channel.SendBytes.
+// SendBytes sends p as one raw message; see [transport.Channel.SendBytes].
 func (c *Child) SendBytes(ctx context.Context, p []byte) error {
+	if c.peer == nil {
+		return c.noChannel()
+	}
 	return c.explain(ctx, c.peer.Channel.SendBytes(ctx, p))
 }
 
-// RecvBytes receives one raw message into buf; see transport.Channel.RecvBytes.
+// RecvBytes receives one raw message into buf; see
+// [transport.Channel.RecvBytes].
 func (c *Child) RecvBytes(ctx context.Context, buf []byte) (int, error) {
+	if c.peer == nil {
+		return 0, c.noChannel()
+	}
 	n, err := c.peer.Channel.RecvBytes(ctx, buf)
 	return n, c.explain(ctx, err)
 }
 
-// RecvBorrowed receives one raw message in memory that is lent until the next receive; see
-// transport.Channel.RecvBorrowed.
-func (c *Child) RecvBorrowed(ctx context.Context) ([]byte, error) {
-	b, err := c.peer.Channel.RecvBorrowed(ctx)
-	return b, c.explain(ctx, err)
-}
-
-// statusBound is how long the end of a child's stream waits for the child's exit status, unless the
-// caller's context ends before. A process that dies has its sockets closed a moment before it can be
-// waited for, one that says goodbye has still to exit, and the machine may be busy.
+// statusBound is how long explain waits for the child's exit status after the
+// end of its channel. The kernel closes the sockets of a process a moment before
+// the process can be waited for. After a goodbye the child has still to exit.
 const statusBound = 2 * time.Second
 
-// explain turns the end of the stream into the end of the child, when that is what it was.
+// explain returns an [*ExitError] in place of err if the channel has ended
+// because the child has.
 func (c *Child) explain(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, transport.ErrPeerGone), errors.Is(err, io.EOF):
-	case errors.Is(err, transport.ErrClosed) && isClosed(c.gone): // stopped by this side
+	case errors.Is(err, transport.ErrChannelClosed) && wait.Closed(c.exited):
+		// stopped by this side
 	default:
 		return err
 	}
-	if !c.awaitGone(ctx, statusBound) {
-		return err // it closed its channel and lives
+	if !c.awaitExit(ctx, statusBound) {
+		return err // it has closed its channel and keeps running
 	}
 	var bye *transport.GoodbyeError
 	if errors.As(err, &bye) {
-		c.words.Do(func() { c.said = bye.Reason })
+		c.words.Do(func() { c.said, c.well = bye.Reason, bye.Status == 0 })
 	}
 	return c.exitError(err)
 }
 
-// Err returns how the child failed: nil when it has not ended, or has ended with success, else an [*ExitError] with
-// what it said as it closed.
+// Err returns nil if the child is running or has exited with status 0. Otherwise
+// it returns an [*ExitError] with the child's last words. If the exit status is
+// unknown, the status in the child's goodbye decides.
 func (c *Child) Err() error {
-	if !isClosed(c.gone) || c.status.Success() {
+	if !wait.Closed(c.exited) || c.succeeded() {
 		return nil
 	}
 	return c.exitError(nil)
 }
 
-func (c *Child) exitError(err error) *ExitError {
-	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status, Said: c.lastWords(), Stderr: c.StderrTail(), Err: err}
+// succeeded reports whether a child that has ended did so with success.
+func (c *Child) succeeded() bool {
+	if c.status.Known() {
+		return c.status.Success()
+	}
+	c.lastWords()
+	return c.well
 }
 
-// lastWords returns what a child that has ended said of it as it closed its control connection.
+func (c *Child) exitError(err error) *ExitError {
+	if silence := c.silence(); silence != nil {
+		err = silence
+	}
+	return &ExitError{
+		Name: c.spec.Name, PID: c.PID(), Status: c.status, Said: c.lastWords(),
+		Stderr: c.StderrTail(), err: err, lost: lostOf(c.proc),
+	}
+}
+
+// lastWords returns the reason in the goodbye of a child that has ended. A
+// failing child also sends it on its control connection, where nothing else is
+// read.
 func (c *Child) lastWords() string {
-	if !isClosed(c.gone) {
-		return "" // one that could not be ended
+	if !wait.Closed(c.exited) {
+		return "" // it could not be ended
 	}
 	c.words.Do(func() {
-		if c.status.Code() <= 0 {
-			return // it had no time to, or nothing to say
+		if c.peer == nil || c.status.Known() && c.status.Code() <= 0 {
+			return // it says nothing, a signal ended it, or it succeeded
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), lastWords)
 		defer cancel()
-		if bye := c.peer.LastWords(ctx); bye != nil {
-			c.said = bye.Reason
+		if bye, ok := c.expected.Internal(access.Key{}).LastWords(ctx); ok {
+			c.said, c.well = bye.Reason, bye.Status == 0
 		}
 	})
 	return c.said
 }
 
-// awaitGone waits for the process's end, but not longer than d nor than ctx lasts, and reports whether it has
-// ended.
-func (c *Child) awaitGone(ctx context.Context, d time.Duration) bool {
-	return awaitClosed(ctx, c.gone, d)
+// awaitExit waits until the process has ended, d has passed or ctx has ended,
+// and reports whether the process has ended.
+func (c *Child) awaitExit(ctx context.Context, d time.Duration) bool {
+	return wait.For(ctx, c.exited, d)
 }
 
-// Exited is closed when the process has ended.
-func (c *Child) Exited() <-chan struct{} { return c.gone }
+// letGo waits until the child has ended its sending direction, and then ends this
+// side's. A child that closes over TCP waits for that, and the program may not be
+// receiving. There is no event for it, so letGo polls, with pauses from least to
+// most. It returns when the process has ended, or ctx.
+func (c *Child) letGo(ctx context.Context, least, most time.Duration) {
+	conn := c.peer.Channel.NetConn()
+	for pause := least; !network.Ended(conn); pause = min(2*pause, most) {
+		if wait.For(ctx, c.exited, pause) || ctx.Err() != nil {
+			return
+		}
+	}
+	c.peer.Channel.Frames(access.Key{}).LetGo()
+}
 
-// Wait waits until the process has ended, or ctx has, and returns how. It does not wait for the
-// process's pipes. The status is kept for as long as the Child is.
+// Exited returns a channel that is closed when the process has ended.
+func (c *Child) Exited() <-chan struct{} { return c.exited }
+
+// Wait waits until the process has ended and returns its status. It does not
+// wait for the process's pipes. If ctx ends first, it returns ctx's error. Wait
+// may be called again, and then returns the same status.
 func (c *Child) Wait(ctx context.Context) (ExitStatus, error) {
-	if !isClosed(c.gone) {
+	if !wait.Closed(c.exited) {
 		select {
-		case <-c.gone:
+		case <-c.exited:
 		case <-ctx.Done():
-			return ExitStatus{}, contextError(ctx)
+			return ExitStatus{}, wait.Cause(ctx)
 		}
 	}
 	return c.status, nil
 }
 
-// Signal sends a signal to the child's process alone, through its pidfd where there is one. For a
-// child that has ended the error is os.ErrProcessDone.
+// Signal sends a signal to the child's process, but not to the rest of its
+// process group. If the child has ended, it returns [os.ErrProcessDone].
 func (c *Child) Signal(sig syscall.Signal) error {
-	err := c.proc.Signal(sig, false)
-	c.tell.signalled(slog.LevelDebug, c.event(), SignalInfo{sig, false, err})
+	err := c.proc.Signal(sig)
+	c.report.signalled(slog.LevelDebug, c.event(), sig, false, err)
 	return err
 }
 
-// StdoutTail returns the last 4 KiB that the child wrote to a captured stdout.
+// LostOutput returns how many bytes of the child's captured output the writers have
+// not got, and will not get: they were too slow, or have failed.
+func (c *Child) LostOutput() int64 { return c.streams.Lost() }
+
+// StdoutTail returns the last 4 KiB of the child's captured stdout.
 func (c *Child) StdoutTail() string {
-	if c.streams.stdout == nil {
+	if c.streams.Stdout == nil {
 		return ""
 	}
-	return c.streams.stdout.lastBytes()
+	return c.streams.Stdout.LastBytes()
 }
 
-// StderrTail returns the last 4 KiB that the child wrote to a captured stderr. When a Go program has crashed
-// with a trace that is longer, the lines before the trace that say why stand in front.
+// StderrTail returns the last 4 KiB of the child's captured stderr. If a Go
+// program has crashed with a longer trace, the tail begins with the reason, the
+// lines before the trace.
 func (c *Child) StderrTail() string {
-	if c.streams.stderr == nil {
+	if c.streams.Stderr == nil {
 		return ""
 	}
-	return c.streams.stderr.lastBytes()
+	return c.streams.Stderr.LastBytes()
 }

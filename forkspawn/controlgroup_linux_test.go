@@ -10,22 +10,21 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/handshake"
-	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 )
 
-// controlGroup is one that a test has made, with one controller: of version 1 of control groups, or of version 2 (cgroups(7)).
+// controlGroup is a control group with one controller, of version 1 or 2
+// (cgroups(7)).
 type controlGroup struct {
 	t      *testing.T
 	parent string
 	dir    string
 }
 
-// newControlGroup skips the test where none can be made. The test's end removes it: its processes must have ended then.
+// newControlGroup makes a control group, or skips the test if that fails. The
+// test's cleanup removes the group; the processes in it must have ended by then.
 func newControlGroup(t *testing.T, controller string) *controlGroup {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")
@@ -40,20 +39,24 @@ func newControlGroup(t *testing.T, controller string) *controlGroup {
 			if !slices.Contains(strings.Fields(string(all)), controller) {
 				continue
 			}
-			if err := os.WriteFile(filepath.Join(mount[1], "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
+			if err := os.WriteFile(filepath.Join(mount[1], "cgroup.subtree_control"),
+				[]byte("+"+controller), 0); err != nil {
 				why = err
 				continue
 			}
 		default:
 			continue
 		}
-		g := &controlGroup{t, mount[1], filepath.Join(mount[1], "spawnwire-test-"+itoa(os.Getpid()))}
+		g := &controlGroup{t, mount[1],
+			filepath.Join(mount[1], "spawnwire-test-"+itoa(os.Getpid()))}
 		if err := os.Mkdir(g.dir, 0o755); err != nil {
 			why = err
 			continue
 		}
 		t.Cleanup(func() {
-			eventually(t, "the control group is empty", func() bool { return syscall.Rmdir(g.dir) == nil })
+			testkit.Eventually(t, "the control group is empty", func() bool {
+				return syscall.Rmdir(g.dir) == nil
+			})
 		})
 		return g
 	}
@@ -67,7 +70,7 @@ func (g *controlGroup) add(pid int) {
 	require.NoError(g.t, os.WriteFile(filepath.Join(g.dir, "cgroup.procs"), []byte(itoa(pid)), 0))
 }
 
-// remove moves a process out of it, unless it has ended.
+// remove moves a process out of the group, unless it has ended.
 func (g *controlGroup) remove(pid int) {
 	g.t.Helper()
 	err := os.WriteFile(filepath.Join(g.parent, "cgroup.procs"), []byte(itoa(pid)), 0)
@@ -76,7 +79,7 @@ func (g *controlGroup) remove(pid int) {
 	}
 }
 
-// processes counts those in the group.
+// processes returns how many processes are in the group.
 func (g *controlGroup) processes() int {
 	g.t.Helper()
 	b, err := os.ReadFile(g.file("cgroup.procs"))
@@ -84,7 +87,8 @@ func (g *controlGroup) processes() int {
 	return len(strings.Fields(string(b)))
 }
 
-// file returns the first of the names that there is: those of version 2 are others.
+// file returns the path of the first name that exists. The two versions of
+// control groups use different names.
 func (g *controlGroup) file(names ...string) string {
 	g.t.Helper()
 	for _, name := range names {
@@ -110,7 +114,7 @@ func (g *controlGroup) number(names ...string) int {
 	return n
 }
 
-// limit sets a limit, until the returned function is called.
+// limit sets a limit. The returned function restores the old one.
 func (g *controlGroup) limit(n int, names ...string) (lift func()) {
 	g.t.Helper()
 	path := g.file(names...)
@@ -118,50 +122,4 @@ func (g *controlGroup) limit(n int, names ...string) (lift func()) {
 	require.NoError(g.t, err)
 	require.NoError(g.t, os.WriteFile(path, []byte(itoa(n)), 0))
 	return func() { require.NoError(g.t, os.WriteFile(path, old, 0)) }
-}
-
-// pids.max lets the start through bit by bit: at first the clone fails, then the child's runtime.
-func TestControlGroupRunsOutOfProcesses(t *testing.T) {
-	alone(t, 0, func(t *testing.T) {
-		group := newControlGroup(t, "pids")
-		warm(t, 40)
-		s := newSpawner(t, forkspawn.Config{})
-		before := descriptors(t)
-		old := spawn(t, s, spawnspec.Spec{Entry: "echo"})
-		group.add(os.Getpid())
-		defer group.remove(os.Getpid())
-		clones, made := 0, 0
-		for more := 0; made < 2; more++ {
-			require.Less(t, more, 60)
-			lift := group.limit(group.number("pids.current")+more, "pids.max")
-			c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
-			lift()
-			var boot *forkspawn.BootError
-			switch {
-			case err == nil:
-				made++
-				answers(t, c)
-				_, err := c.Stop(testContext(t))
-				require.NoError(t, err)
-			case errors.Is(err, syscall.EAGAIN):
-				clones++
-				names(t, err, syscall.EAGAIN, "pids.max", "/proc/self/exe")
-				require.ErrorAs(t, err, &boot)
-				assert.Equal(t, handshake.PhaseStart, boot.Phase)
-				assert.Zero(t, boot.PID)
-			default:
-				t.Log(more, err)
-				require.ErrorAs(t, err, &boot)
-				assert.ErrorIs(t, err, forkspawn.ErrDied)
-				assert.Regexp(t, `may need to increase max user processes|pthread_create failed|ThreadSanitizer`, err.Error())
-				assert.False(t, alive(boot.PID))
-			}
-		}
-		assert.NotZero(t, clones, "the limit did bind")
-		answers(t, old)
-		works(t, s)
-		_, err := old.Stop(testContext(t))
-		require.NoError(t, err)
-		eventually(t, "descriptors are given back", func() bool { return slices.Equal(before, descriptors(t)) })
-	})
 }

@@ -2,6 +2,7 @@ package forkspawn_test
 
 import (
 	"context"
+	"syscall"
 	"testing"
 	"time"
 
@@ -10,13 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/roles"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// hold attaches to a process as a debugger does, until let go. Both belong to one thread.
+// hold attaches to a process as a debugger does, until letGo is called. One
+// thread must do both.
 func hold(pid int) (letGo func(), err error) {
 	attached, release, released := make(chan error), make(chan struct{}), make(chan struct{})
-	go onAThreadOfItsOwn(func() { // whose end detaches (ptrace(2))
+	go onAThreadOfItsOwn(func() { // the end of the thread detaches (ptrace(2))
 		defer close(released)
 		attached <- unix.PtraceSeize(pid)
 		<-release
@@ -28,19 +32,22 @@ func hold(pid int) (letGo func(), err error) {
 	}, err
 }
 
-// afterAll is longer than all the graces and time-outs that would have ended these children.
+// afterAll is longer than all graces and time-outs of these children.
 const afterAll = 300 * time.Millisecond
 
-func TestChildHeldByADebuggerIsLeftAlone(t *testing.T) {
+func TestDebugger_StopLeavesTheChildAlone(t *testing.T) {
 	for _, wait := range []bool{true, false} {
-		signals := make(chan forkspawn.SignalInfo, 10)
+		signals := make(chan syscall.Signal, 10)
 		s := newSpawner(t, forkspawn.Config{
 			StopGrace: time.Millisecond, TermGrace: bound, WaitForDebugger: wait,
-			Trace: &forkspawn.Trace{Signalled: func(_ forkspawn.ChildEvent, i forkspawn.SignalInfo) { signals <- i }},
+			Trace: &forkspawn.Trace{
+				Signalled: func(_ forkspawn.ChildEvent, sig syscall.Signal, _ bool, _ error) {
+					signals <- sig
+				}},
 		})
-		c := spawn(t, s, spawnspec.Spec{Entry: "deaf"})
+		c := spawn(t, s, spawnspec.Spec{Entry: "ignores-requests"})
 		var ready string
-		require.NoError(t, c.Recv(testContext(t), &ready))
+		require.NoError(t, c.Recv(testkit.Context(t), &ready))
 		letGo, err := hold(c.PID())
 		if err != nil {
 			letGo()
@@ -58,10 +65,10 @@ func TestChildHeldByADebuggerIsLeftAlone(t *testing.T) {
 			case <-time.After(afterAll):
 			}
 			letGo()
-			assert.Equal(t, forkspawn.EndedTerminated, (<-stopped).By)
+			assert.Equal(t, forkspawn.Terminated, (<-stopped).By)
 			continue
 		}
-		<-signals // which such a debugger loses when it goes
+		<-signals // this debugger discards the signal when it detaches
 		letGo()
 		_, err = c.Kill()
 		require.NoError(t, err)
@@ -69,7 +76,7 @@ func TestChildHeldByADebuggerIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestBootHeldByADebuggerHasNoTimeout(t *testing.T) {
+func TestDebugger_BootHasNoTimeout(t *testing.T) {
 	type debugger struct {
 		letGo func()
 		err   error
@@ -85,7 +92,8 @@ func TestBootHeldByADebuggerHasNoTimeout(t *testing.T) {
 		})
 		failed := make(chan error, 1)
 		go func() {
-			_, err := s.SpawnCommand(context.Background(), role("mute"), spawnspec.Spec{Name: "mute"})
+			_, err := s.Spawn(context.Background(), spawnspec.Spec{Name: "mute"},
+				forkspawn.WithCommand(roles.Command("never-connects")))
 			failed <- err
 		}()
 		var d debugger
@@ -94,7 +102,7 @@ func TestBootHeldByADebuggerHasNoTimeout(t *testing.T) {
 		case err := <-failed:
 			require.ErrorIs(t, err, forkspawn.ErrBootTimeout)
 			require.Less(t, limit, bound)
-			continue // it was over before the process was started
+			continue // the time was over before the process was started
 		}
 		if d.err != nil {
 			d.letGo()

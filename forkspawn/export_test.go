@@ -6,17 +6,20 @@ import (
 	"slices"
 	"time"
 
+	"github.com/spawnwire/spawnwire/forkspawn/internal/template"
 	"github.com/spawnwire/spawnwire/handshake"
 )
 
-// SetKillBound shortens the wait for a process that got SIGKILL, until the returned function is called.
+// SetKillBound sets how long the library waits for a process after SIGKILL. The
+// returned function restores the default.
 func SetKillBound(d time.Duration) (restore func()) {
 	old := killBound
 	killBound = d
 	return func() { killBound = old }
 }
 
-// SparePIDs returns the processes of the spares that wait, the next to be taken first.
+// SparePIDs returns the pids of the waiting spares. Spawn takes the first one
+// next.
 func SparePIDs(s *Spawner) (pids []int) {
 	s.spares.mu.Lock()
 	defer s.spares.mu.Unlock()
@@ -26,20 +29,18 @@ func SparePIDs(s *Spawner) (pids []int) {
 	return pids
 }
 
-// NameProcess names this process as its program.
-func NameProcess() { nameProcess() }
-
-// Forked is what a child that was forked starts with.
+// Forked is the start of a forked child.
 type Forked struct {
-	Ticket  handshake.Ticket
-	Dial    func(context.Context) (net.Conn, error) // nil where the child is to dial the ticket's address
-	Control func() (net.Conn, error)                // nil where it is to attach one
+	Ticket handshake.Ticket
+	// Dial is nil if the child shall dial the ticket's address.
+	Dial    func(context.Context) (net.Conn, error)
+	Control func() (net.Conn, error) // nil if the child shall attach one
 }
 
-// ServeAsTemplate is the part of Init that is about templates: it returns in each child that is forked, and reports false in a
-// process that is no template.
+// ServeAsTemplate is the part of Init for templates. It returns in each forked
+// child, and reports whether this process was started as a template.
 func ServeAsTemplate() (child Forked, ok bool, err error) {
-	warmUp, ok := takeTemplateOrder()
+	warmUp, ok := template.TakeOrder()
 	if !ok {
 		return child, false, nil
 	}

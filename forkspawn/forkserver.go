@@ -4,33 +4,69 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strings"
 	"sync"
+
+	"github.com/spawnwire/spawnwire/internal/wait"
 )
 
-// templateEnv tells a process that it is to be a template, and has an id and the name of its warm-up.
-const templateEnv = "SPAWNWIRE_TEMPLATE"
-
-// templates has the functions that a template can run, by name, and those that each of its children runs.
+// templates has the warm-ups by name, and the functions for each forked child.
 var templates = struct {
 	sync.Mutex // guards what follows
 	warmUps    map[string]func() error
 	afterFork  []func() error
 }{warmUps: make(map[string]func() error)}
 
-// RegisterWarmUp makes warmUp the one of that name, for Config.WarmUp: what a template of MethodForkserver does once so
-// that its children need not. It is called before Init, in parent and child alike, as Register is. It panics when the
-// name is empty or taken, or warmUp is nil.
+// RegisterWarmUp adds a warm-up for [Config.WarmUp]. With [MethodForkserver] the
+// template calls it once, before it forks children, so that they begin with its
+// results. The parent and the template both call RegisterWarmUp before [Init]. It
+// panics if name is empty or already registered, or warmUp is nil. If warmUp
+// returns an error or panics, the error of the waiting Spawns is an
+// [*ExitError] with the Name "template".
 //
-// Goroutines that a warm-up leaves running run in every child too. Files and connections that it leaves open are dead there:
-// what is read from them is at its end. Signals that it has asked for, or ignores, do there what they do in a new process.
-// An error that it returns, or a panic, is in the [*TemplateError] of the Spawns that waited for it.
+//	forkspawn.RegisterWarmUp("table", loadTable) // func loadTable() error
+//	forkspawn.Register("query", query)
+//	forkspawn.Init() // in the template: warms up, and forks
 //
-// A template without such goroutines is stopped while it waits, which makes starts faster: timers that a warm-up leaves
-// (time.AfterFunc) can be ten seconds late in it, and run in each child too that is forked before. A warm-up that calls
-// signal.Notify leaves a goroutine.
+//	spawner, err := forkspawn.New(forkspawn.Config{
+//		Method: forkspawn.MethodForkserver, WarmUp: "table",
+//	})
+//	...
+//	err = spawner.AwaitTemplate(ctx) // or the first Spawn waits for the warm-up
+//
+// The Spawner starts the template when it first needs one, and ends it in Close. It
+// starts another one if this one has ended, is stopped, or takes longer than
+// [Config.WarmUpTimeout]. It also does so if this process's credentials have
+// changed. A command with another program or other arguments is executed, not
+// forked. MethodForkserver needs linux/amd64 and a program built with
+// CGO_ENABLED=0; [CheckForkserver] tests that.
+//
+// A forked child is a child of this process. Its own are its standard streams,
+// directory, process group, command name, parent-death signal and environment, with
+// the effects of GOGC, GOMEMLIMIT, GOMAXPROCS, TZ, and most of GODEBUG. It gets from
+// the template the limits, credentials, umask and namespaces, and the command line
+// and environment in /proc. It shares the memory of the template until one of them
+// writes to it:
+//
+//   - Every child can read all data of the warm-up, including secrets. No child
+//     sees the spec or the environment of another one.
+//   - Random seeds are the same in all children: maphash.Seed, the seeds of maps,
+//     TLS ticket keys, and a math/rand.Rand of the program. Use [AfterFork] to
+//     renew them. The functions of math/rand and crypto/rand differ in each child.
+//   - A log that the warm-up has opened works: a child has each file that was
+//     opened to write or to append only. It opens files that were opened to read
+//     again, at the same position. A listener gets no calls, and an inotify or timer
+//     descriptor no events. All else, such as connections, pipes and the files of a
+//     database, is closed in a child; reads return EOF. A line in [Config.Logger]
+//     names those.
+//   - Signals notified or ignored in the warm-up have their default action.
+//   - Each child has copies of the goroutines that the warm-up left running, with
+//     their locks, timers and unflushed buffers.
+//   - Nothing can be forked while the template has a CPU profile or an execution
+//     trace running.
+//   - A garbage collection writes to memory with pointers, and so ends the sharing
+//     of about half of it. So keep a large table in few objects without pointers,
+//     for example in one []byte with offsets.
 func RegisterWarmUp(name string, warmUp func() error) {
 	templates.Lock()
 	defer templates.Unlock()
@@ -45,9 +81,23 @@ func RegisterWarmUp(name string, warmUp func() error) {
 	templates.warmUps[name] = warmUp
 }
 
-// AfterFork has f called in each child of a template before it joins its parent, in the order of the calls of AfterFork: for
-// what must not be the same in two processes, such as random state of the program's own, or must be opened anew. When it
-// returns an error the child writes that to stderr and exits with ExitFailure. It is called before Init, or in a warm-up.
+// AwaitTemplate starts the template of [MethodForkserver], if there is none, and
+// waits until its warm-up is done. Config.BootTimeout does not bound that wait. It
+// returns nil at once if children are not forked. Otherwise the error is a
+// [*ExitError], a [*ConfigError] or that of ctx, or matches
+// [ErrSpawnerClosed].
+func (s *Spawner) AwaitTemplate(ctx context.Context) error {
+	if _, err := s.forks.ready(ctx, &s.cfg.Command); err != nil {
+		return prefixed("await the template", err)
+	}
+	return nil
+}
+
+// AfterFork adds a function that each forked child calls before it joins its
+// parent, in the order of the calls of AfterFork. It is for state that must differ
+// between processes, such as random seeds. If f returns an error, the child writes
+// it to stderr and exits with 1. Call AfterFork before [Init], or in a
+// warm-up. It panics if f is nil.
 func AfterFork(f func() error) {
 	if f == nil {
 		panic("forkspawn: AfterFork with a nil function")
@@ -57,15 +107,7 @@ func AfterFork(f func() error) {
 	templates.afterFork = append(templates.afterFork, f)
 }
 
-// takeTemplateOrder tells whether this process is to be a template, and with which warm-up. It does so once.
-func takeTemplateOrder() (warmUp string, ok bool) {
-	order, ok := os.LookupEnv(templateEnv)
-	os.Unsetenv(templateEnv)
-	_, warmUp, _ = strings.Cut(order, " ") // after an id
-	return warmUp, ok
-}
-
-// warmUpOf returns the warm-up of that name; "" is none.
+// warmUpOf returns the warm-up of that name. That of "" does nothing.
 func warmUpOf(name string) (func() error, error) {
 	if name == "" {
 		return func() error { return nil }, nil
@@ -75,79 +117,57 @@ func warmUpOf(name string) (func() error, error) {
 	if f := templates.warmUps[name]; f != nil {
 		return f, nil
 	}
-	names := make([]string, 0, len(templates.warmUps))
-	for n := range templates.warmUps {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return nil, fmt.Errorf("no warm-up %q; this program has: %s", name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("no warm-up %q; %s", name, listed(templates.warmUps))
 }
 
-// afterForks returns what AfterFork was called with.
+// afterForks returns the functions of AfterFork.
 func afterForks() []func() error {
 	templates.Lock()
 	defer templates.Unlock()
 	return slices.Clone(templates.afterFork)
 }
 
-// TemplateError says why the template of MethodForkserver did not fork a child. It is in the chain of a [*BootError] of phase
-// start. The Spawner starts a new template for the next Spawn when this one has ended; children that run are not touched.
-type TemplateError struct {
-	PID    int        // of the template
-	Status ExitStatus // how it ended; unknown when it lives, or was killed by the Spawner
-	Stderr string     // the end, at most 4 KiB, of what it wrote to a captured stderr
-	Err    error      // the cause
-}
+// support is the result of CheckForkserver.
+var support = struct {
+	turn  chan struct{} // holds one value while a template is tested
+	known bool
+	err   error
+}{turn: make(chan struct{}, 1)}
 
-// Error returns one line: what happened to the template, and the last line that it wrote to stderr.
-func (e *TemplateError) Error() string {
-	s := fmt.Sprintf("template (pid %d): %v", e.PID, e.Err)
-	if e.Status.Known() {
-		s += fmt.Sprintf(": %v", e.Status)
+// CheckForkserver tests whether this program can fork children here. It returns
+// nil, or a [*ConfigError] with the reason and a remedy. Any other error means
+// that the test itself has failed, or ctx has ended. The test starts a template
+// without a warm-up and takes about half a second. Later calls return the same
+// result at once. The program must call [Init].
+func CheckForkserver(ctx context.Context) error {
+	select {
+	case support.turn <- struct{}{}:
+		defer func() { <-support.turn }()
+	case <-ctx.Done():
+		return prefixed("check the forkserver", wait.Cause(ctx))
 	}
-	if line := lastLine(e.Stderr); line != "" {
-		s += "; stderr: " + quoted(line)
-	}
-	return s
-}
-
-func (e *TemplateError) Unwrap() error { return e.Err }
-
-var support struct {
-	sync.Mutex // guards what follows; held while a template is tried
-	known      bool
-	err        error
-}
-
-// ForkserverSupport tells whether children of this program can be forked here: nil, or a [*MethodError] that says why not and
-// what to do. It starts a template without a warm-up, which forks for about half a second to find out, and ends
-// it; later calls return the same at once. Any other error says that it could not be found out this time. The program calls Init.
-func ForkserverSupport() error {
-	support.Lock()
-	defer support.Unlock()
 	if support.known {
 		return support.err
 	}
-	err := tryTemplate()
-	var refused *MethodError
+	err := tryTemplate(ctx)
 	switch {
 	case err == nil:
 		support.known = true
-	case errors.As(err, &refused):
-		support.known, support.err = true, refused
+	case errors.Is(err, ErrMethodUnavailable):
+		support.known, support.err = true, err
 	default:
-		return err
+		return prefixed("check the forkserver", err)
 	}
 	return support.err
 }
 
-func tryTemplate() error {
+func tryTemplate(ctx context.Context) error {
 	s, err := New(Config{Method: MethodForkserver, Stdout: Null(), Stderr: Capture(nil)})
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), DefaultBootTimeout, ErrBootTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, defaultBootTimeout, ErrBootTimeout)
 	defer cancel()
-	return s.Warm(ctx)
+	return s.AwaitTemplate(ctx)
 }

@@ -21,10 +21,11 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// loaded is what the warm-up of these tests leaves in memory.
+// loaded is the memory of the warm-up of these tests.
 var loaded struct {
 	pid   int // of the template
 	table []string
@@ -48,7 +49,7 @@ func init() {
 		return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	})
 	forkspawn.RegisterWarmUp("hangs", func() error {
-		time.Sleep(time.Hour) // the runtime ends a process that only has a select {}
+		time.Sleep(time.Hour) // not select {}, after which the runtime would end the process
 		return nil
 	})
 	forkspawn.AfterFork(func() error {
@@ -63,7 +64,8 @@ func init() {
 		return nil
 	})
 	moreEntries["nested"] = func(ctx context.Context, p *forkspawn.Parent) error {
-		s, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"})
+		s, err := forkspawn.New(
+			forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"})
 		if err != nil {
 			return err
 		}
@@ -89,9 +91,11 @@ func init() {
 		}
 		comm, _ := os.ReadFile("/proc/self/comm")
 		if err := p.Send(ctx, map[string]any{
-			"template": loaded.pid, "table": len(loaded.table), "forks": loaded.forks, "pid": os.Getpid(), "ppid": os.Getppid(),
-			"group": syscall.Getpgrp(), "dir": dir, "comm": strings.TrimSpace(string(comm)), "method": p.Spec.Method,
-			"env": os.Getenv("GREETING"), "path": os.Getenv("PATH"), "vars": len(os.Environ()),
+			"template": loaded.pid, "table": len(loaded.table), "forks": loaded.forks,
+			"pid": os.Getpid(), "ppid": os.Getppid(),
+			"group": syscall.Getpgrp(), "dir": dir, "comm": strings.TrimSpace(string(comm)),
+			"method": p.Spec().Method,
+			"env":    os.Getenv("GREETING"), "path": os.Getenv("PATH"), "vars": len(os.Environ()),
 		}); err != nil {
 			return err
 		}
@@ -105,14 +109,6 @@ type warmReport struct {
 	Dir, Comm, Method, Env, Path                   string
 }
 
-// needForks skips a test that this build of the tests cannot run; TestForkserver runs them in one that can.
-func needForks(t *testing.T) {
-	t.Helper()
-	if cgoEnabled {
-		t.Skip("built with cgo; TestForkserver builds without")
-	}
-}
-
 func forking(t *testing.T, change ...func(*forkspawn.Config)) *forkspawn.Spawner {
 	t.Helper()
 	cfg := forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"}
@@ -122,64 +118,78 @@ func forking(t *testing.T, change ...func(*forkspawn.Config)) *forkspawn.Spawner
 	return newSpawner(t, cfg)
 }
 
-// spawnWarm returns a child with what it reports.
+// spawnWarm returns a child and its report.
 func spawnWarm(t *testing.T, s *forkspawn.Spawner) (*forkspawn.Child, warmReport) {
 	t.Helper()
 	c := spawn(t, s, spawnspec.Spec{Entry: "warm"})
 	var r warmReport
-	require.NoError(t, c.Recv(testContext(t), &r))
+	require.NoError(t, c.Recv(testkit.Context(t), &r))
 	return c, r
 }
 
-// TestForkserver runs the tests below, and those of the exec method whose children are of this program, over forked children, in a
-// build without cgo.
+// TestForkserver runs tests with forked children, in a build without cgo: the
+// tests below, and some of those that are written for executed children.
 func TestForkserver(t *testing.T) {
 	switch {
 	case !cgoEnabled:
 		t.Skip("the tests below run by themselves")
-	case raceDetector || testing.Short():
-		t.Skip("the children are of a build of their own, without the race detector")
+	case raceDetector:
+		t.Skip("the children are built without the race detector")
+	}
+	tests := overBothMethods
+	if testkit.IsLong() {
+		tests = overBothMethodsLong
 	}
 	exe := filepath.Join(t.TempDir(), "forkspawn.test")
-	ctx, cancel := context.WithTimeout(t.Context(), 9*time.Minute)
+	timeout := 20 * time.Minute
+	if deadline, ok := t.Deadline(); ok {
+		timeout = time.Until(deadline) - 20*time.Second
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", exe, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	cmd = exec.CommandContext(ctx, exe, "-test.timeout=8m", "-test.run="+overBothMethods)
-	cmd.Env = append(os.Environ(), methodEnv+"="+forkspawn.MethodForkserver)
+	cmd = exec.CommandContext(ctx, exe,
+		"-test.timeout="+(timeout-10*time.Second).String(), "-test.run="+tests)
+	cmd.Env = append(os.Environ(), methodEnv+"="+string(forkspawn.MethodForkserver))
 	out, err = cmd.CombinedOutput()
 	assert.NoError(t, err, "%s", out)
 }
 
-// overBothMethods are the tests that TestForkserver runs.
-const overBothMethods = "^Test(Forked|Template|Forkserver[A-Z]|SpawnedChildAnswers|ChildReceivesItsOrders|AnotherProgramJoins|" +
-	"DeathIsToldAtOnce|ManyChildrenOfOneName|SecretIsNowhere|StopKills|KillThat|BusyChild|" +
-	"ReceiveFromADeadChild|ChildrenKeepOnlyStdio|FullPipes|StopTakesTheWhole|WhatAChildLeaves|WaitIsNotFooled|CloseEndsChildren|" +
-	"StoppedChild|ADeadSpare|OrphansEnd|SubreaperEnds|SubreaperTakes|GroupEndsAllWhenOneFails|" +
-	"WhatAWarmUp|WhatACollection|FaultTable$|DescriptorsRunOutDuringSpawn|MassStartWith|FirstProcessOfA)"
+// The tests of TestForkserver, without and with SPAWNWIRE_LONG=1.
+const (
+	overBothMethods = "^Test(Forked_|Forkserver_|Template_(WarmUp|UnknownWarmUp|IsReplacedAfterItsEnd|EndsWith)|" +
+		"Spawn_ChildAnswers|Stop_BusyChild|Death_Recv|Stdio_IsAll|Spares_DeadOne|Group_OneFailure|Program_|Files_|Conn_|Usage_)"
+	overBothMethodsLong = overBothMethods + "|^Test(Template_|FaultTable$|" +
+		"Spawn_(ChildReceives|AnotherProgram|ManyOfOneName)|Secret_IsNotInTheCommandLine|" +
+		"Stop_(Kill|TakesTheWhole|ContinuesAStopped)|Death_(IsReported|StolenStatus)|Stdio_FullPipes|" +
+		"Orphan_(GroupOf|EndsAfter)|Close_EndsChildren|Subreaper_(Ends|Takes)|" +
+		"Scarcity_(DescriptorsInSpawn|MassStart|FirstProcess)|HungFileSystem_)"
+)
 
-func TestForkserverIsRefusedWithTheRemedy(t *testing.T) {
-	err := forkspawn.ForkserverSupport()
+func TestForkserver_RefusalNamesTheRemedy(t *testing.T) {
+	err := forkspawn.CheckForkserver(testkit.Context(t))
 	if !cgoEnabled {
 		require.NoError(t, err)
 		return
 	}
-	var refused *forkspawn.MethodError
+	var refused *forkspawn.ConfigError
 	require.ErrorAs(t, err, &refused)
 	assert.ErrorIs(t, err, forkspawn.ErrMethodUnavailable)
-	assert.Contains(t, refused.Remedy, "CGO_ENABLED=0")
-	assert.Equal(t, raceDetector, strings.Contains(refused.Remedy, "-race"), refused.Remedy)
-	assert.Equal(t, err, forkspawn.ForkserverSupport())
+	assert.Contains(t, refused.Reason, "CGO_ENABLED=0")
+	assert.Equal(t, raceDetector, strings.Contains(refused.Reason, "-race"), refused.Reason)
+	assert.Equal(t, err, forkspawn.CheckForkserver(testkit.Context(t)))
 
 	s := newSpawner(t, forkspawn.Config{Method: forkspawn.MethodForkserver})
-	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "refused", Entry: "echo"})
+	boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+		spawnspec.Spec{Name: "refused", Entry: "echo"})
 	assert.ErrorIs(t, boot, forkspawn.ErrMethodUnavailable)
 	assert.Contains(t, boot.Error(), "CGO_ENABLED=0")
 }
 
-func TestForkserverFallsBackWithOneLine(t *testing.T) {
+func TestForkserver_FallsBackWithOneLine(t *testing.T) {
 	if !cgoEnabled {
 		t.Skip("built without cgo")
 	}
@@ -210,12 +220,12 @@ func (l lockedWriter) Write(p []byte) (int, error) {
 	return l.w.Write(p)
 }
 
-func TestForkedChildHasWhatTheTemplateLoadedAndTheRestOfItsOwn(t *testing.T) {
+func TestForked_SharesTheWarmUpOnly(t *testing.T) {
 	needForks(t)
 	t.Setenv("GREETING", "hello")
 	s := forking(t)
-	require.NoError(t, s.Warm(testContext(t)))
-	t.Setenv("GREETING", "good day") // later than the template's start
+	require.NoError(t, s.AwaitTemplate(testkit.Context(t)))
+	t.Setenv("GREETING", "good day") // after the template's start
 	t.Chdir("/")
 	_, first := spawnWarm(t, s)
 	assert.Equal(t, 1000, first.Table)
@@ -230,10 +240,11 @@ func TestForkedChildHasWhatTheTemplateLoadedAndTheRestOfItsOwn(t *testing.T) {
 
 	dir := t.TempDir()
 	cmd := forkspawn.Command{Env: []string{"GREETING=good night"}}
-	c, err := s.SpawnCommand(testContext(t), cmd, spawnspec.Spec{Entry: "warm", Dir: dir})
+	c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm", Dir: dir},
+		forkspawn.WithCommand(cmd))
 	require.NoError(t, err)
 	var second warmReport
-	require.NoError(t, c.Recv(testContext(t), &second))
+	require.NoError(t, c.Recv(testkit.Context(t), &second))
 	t.Logf("%+v", c.Boot())
 	assert.Equal(t, first.Template, second.Template)
 	assert.Equal(t, 1, second.Forks)
@@ -241,33 +252,36 @@ func TestForkedChildHasWhatTheTemplateLoadedAndTheRestOfItsOwn(t *testing.T) {
 	assert.Equal(t, "good night", second.Env)
 	assert.Equal(t, 1, second.Vars)
 
-	c, err = s.SpawnCommand(testContext(t), forkspawn.Command{Args: []string{"other"}}, spawnspec.Spec{Entry: "warm"})
+	c, err = s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+		forkspawn.WithCommand(forkspawn.Command{Args: []string{"other"}}))
 	require.NoError(t, err)
 	var executed warmReport
-	require.NoError(t, c.Recv(testContext(t), &executed))
+	require.NoError(t, c.Recv(testkit.Context(t), &executed))
 	assert.Zero(t, executed.Template)
 	assert.Equal(t, "exec", executed.Method)
 }
 
-func TestForkedChildOfADirectoryThatIsMissing(t *testing.T) {
+func TestForked_MissingDirectory(t *testing.T) {
 	needForks(t)
 	s := forking(t)
-	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "nowhere", Entry: "warm", Dir: "/no/such/place"})
+	boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+		spawnspec.Spec{Name: "nowhere", Entry: "warm", Dir: "/no/such/place"})
 	assert.ErrorIs(t, boot, os.ErrNotExist)
 	assert.Contains(t, boot.Error(), "chdir /no/such/place")
 	spawnWarm(t, s)
 }
 
-func TestForkedChildWhoseAfterForkFails(t *testing.T) {
+func TestForked_AfterForkFails(t *testing.T) {
 	needForks(t)
 	s := forking(t)
 	cmd := forkspawn.Command{Env: []string{"AFTER_FORK=cannot reopen"}}
-	boot := spawnError(t, testContext(t), s, cmd, spawnspec.Spec{Name: "unlucky", Entry: "warm"})
-	assert.Equal(t, forkspawn.ExitFailure, boot.Status.Code())
+	boot := spawnError(t, testkit.Context(t), s, cmd,
+		spawnspec.Spec{Name: "unlucky", Entry: "warm"})
+	assert.Equal(t, 1, boot.Status.Code())
 	assert.Contains(t, boot.Stderr, "cannot reopen")
 }
 
-func TestTemplateThatFailsToWarmUpIsToldExactly(t *testing.T) {
+func TestTemplate_WarmUpFails(t *testing.T) {
 	needForks(t)
 	for name, want := range map[string]struct{ text, stderr string }{
 		"fails":  {"warm-up: no table today", "looking for the table"},
@@ -278,8 +292,9 @@ func TestTemplateThatFailsToWarmUpIsToldExactly(t *testing.T) {
 			t.Parallel()
 			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = name })
 			for range 2 {
-				boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "cold", Entry: "warm"})
-				var template *forkspawn.TemplateError
+				boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+					spawnspec.Spec{Name: "cold", Entry: "warm"})
+				var template *forkspawn.ExitError
 				require.ErrorAs(t, boot, &template)
 				assert.Contains(t, boot.Error(), want.text)
 				assert.Contains(t, template.Stderr, want.stderr)
@@ -289,23 +304,27 @@ func TestTemplateThatFailsToWarmUpIsToldExactly(t *testing.T) {
 	}
 }
 
-func TestTemplateWithoutItsWarmUpIsRefused(t *testing.T) {
-	_, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "elsewhere"})
+func TestTemplate_UnknownWarmUp(t *testing.T) {
+	_, err := forkspawn.New(
+		forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "elsewhere"})
 	var wrong *forkspawn.ConfigError
 	require.ErrorAs(t, err, &wrong)
 	assert.Equal(t, "WarmUp", wrong.Field)
 	assert.Contains(t, err.Error(), `no warm-up "elsewhere"; this program has: `)
 }
 
-func TestTemplateThatHangsAsItWarmsUp(t *testing.T) {
+func TestTemplate_WarmUpOutlastsBootTimeout(t *testing.T) {
 	needForks(t)
-	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp, cfg.BootTimeout = "hangs", 100*time.Millisecond })
-	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "cold", Entry: "warm"})
+	s := forking(t, func(cfg *forkspawn.Config) {
+		cfg.WarmUp, cfg.BootTimeout = "hangs", 100*time.Millisecond
+	})
+	boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+		spawnspec.Spec{Name: "cold", Entry: "warm"})
 	assert.ErrorIs(t, boot, forkspawn.ErrBootTimeout)
 	assert.Contains(t, boot.Error(), "the template is not ready")
 }
 
-func TestTemplateThatEndsOrStopsIsReplacedAndItsChildrenLiveOn(t *testing.T) {
+func TestTemplate_IsReplacedAfterItsEnd(t *testing.T) {
 	needForks(t)
 	log := newLines()
 	s := forking(t, func(cfg *forkspawn.Config) { cfg.Logger = slog.New(log) })
@@ -314,63 +333,73 @@ func TestTemplateThatEndsOrStopsIsReplacedAndItsChildrenLiveOn(t *testing.T) {
 		child, before := spawnWarm(t, s)
 		awaitArmed(t, before.Template)
 		require.NoError(t, syscall.Kill(before.Template, sig))
-		eventually(t, "the template's end, or stop", func() bool { return allStopped(before.Template) })
+		testkit.Eventually(t, "the template's end, or stop", func() bool {
+			return allStopped(before.Template)
+		})
 		_, after := spawnWarm(t, s)
 		assert.NotEqual(t, before.Template, after.Template, "%v", sig)
-		eventually(t, "the old template is reaped", func() bool { return !alive(before.Template) })
-		result, err := child.Stop(testContext(t))
+		testkit.Eventually(t, "the old template is reaped", func() bool {
+			return !alive(before.Template)
+		})
+		result, err := child.Stop(testkit.Context(t))
 		require.NoError(t, err)
-		assert.Equal(t, forkspawn.EndedAsked, result.By)
+		assert.Equal(t, forkspawn.Asked, result.By)
 	}
 	assert.Equal(t, len(signals), log.of("forkspawn: another template is started"))
 }
 
-func TestTemplateEndsWithItsSpawner(t *testing.T) {
+func TestTemplate_EndsWithItsSpawner(t *testing.T) {
 	needForks(t)
 	s := forking(t)
 	_, r := spawnWarm(t, s)
 	require.NoError(t, s.Close())
 	assert.False(t, alive(r.Template))
-	assert.ErrorIs(t, s.Warm(testContext(t)), forkspawn.ErrClosed)
+	assert.ErrorIs(t, s.AwaitTemplate(testkit.Context(t)), forkspawn.ErrSpawnerClosed)
 }
 
-// TestTemplateEndsWithItsSpawnersProcess kills a forked child that has a template and a child of its own.
-func TestTemplateEndsWithItsSpawnersProcess(t *testing.T) {
+// The test kills a forked child with a template and a child of its own.
+func TestTemplate_EndsWithItsSpawnersProcess(t *testing.T) {
 	needForks(t)
 	s := forking(t)
 	c := spawn(t, s, spawnspec.Spec{Entry: "nested"})
 	var leaf warmReport
-	require.NoError(t, c.Recv(testContext(t), &leaf))
+	require.NoError(t, c.Recv(testkit.Context(t), &leaf))
 	assert.Equal(t, c.PID(), leaf.PPID)
 	assert.NotZero(t, leaf.Template)
 	_, err := c.Kill()
 	require.NoError(t, err)
-	eventually(t, "they have ended", func() bool { return !alive(leaf.Template) && !alive(leaf.PID) })
+	testkit.Eventually(t, "they have ended", func() bool {
+		return !alive(leaf.Template) && !alive(leaf.PID)
+	})
 }
 
-func TestForkedChildsBootFailuresAreExact(t *testing.T) {
+func TestForked_BootFailuresAreExact(t *testing.T) {
 	needForks(t)
 	s := forking(t)
-	require.NoError(t, s.Warm(testContext(t)))
+	require.NoError(t, s.AwaitTemplate(testkit.Context(t)))
 	hasty := forking(t, func(cfg *forkspawn.Config) { cfg.BootTimeout = 3 * time.Second })
-	require.NoError(t, hasty.Warm(testContext(t)))
+	require.NoError(t, hasty.AwaitTemplate(testkit.Context(t)))
 	before := spawntest.TakeSnapshot(t)
-	boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "unknown", Entry: "nope"})
+	boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+		spawnspec.Spec{Name: "unknown", Entry: "nope"})
 	assert.ErrorIs(t, boot, handshake.ErrUnknownEntry)
-	assert.Equal(t, forkspawn.Exited(1), boot.Status)
+	assert.Equal(t, forkspawn.ExitedStatus(1), boot.Status)
 	cmd := forkspawn.Command{Env: []string{"AFTER_FORK=hang"}}
-	boot = spawnError(t, testContext(t), hasty, cmd, spawnspec.Spec{Name: "mute", Entry: "warm"})
+	boot = spawnError(t, testkit.Context(t), hasty, cmd,
+		spawnspec.Spec{Name: "mute", Entry: "warm"})
 	assert.ErrorIs(t, boot, forkspawn.ErrBootTimeout)
 	assert.Equal(t, handshake.PhaseConnect, boot.Phase)
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(testkit.Context(t))
 	cancel()
 	boot = spawnError(t, ctx, s, forkspawn.Command{}, spawnspec.Spec{Name: "late", Entry: "warm"})
 	assert.ErrorIs(t, boot, context.Canceled)
 	assert.Empty(t, before.Leaks())
 }
 
-// TestTemplateKilledAtAnyMoment expects a child or an exact error of each Spawn, and that nothing is left, which TestMain checks too.
-func TestTemplateKilledAtAnyMoment(t *testing.T) {
+// Each Spawn returns a child or an exact error, and nothing is left. TestMain
+// checks that too.
+func TestTemplate_KilledAtAnyMoment(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	s := forking(t)
 	failed := 0
@@ -380,14 +409,14 @@ func TestTemplateKilledAtAnyMoment(t *testing.T) {
 		var mu sync.Mutex
 		for range 3 {
 			wg.Go(func() {
-				c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
+				c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo"})
 				if err == nil {
 					_, err = c.Stop(context.Background())
 					assert.NoError(t, err)
 					return
 				}
 				var boot *forkspawn.BootError
-				var template *forkspawn.TemplateError
+				var template *forkspawn.ExitError
 				assert.ErrorAs(t, err, &boot)
 				assert.ErrorAs(t, err, &template)
 				mu.Lock()

@@ -16,6 +16,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 )
@@ -30,7 +31,9 @@ func init() {
 	moreEntries["sockets"] = func(ctx context.Context, p *forkspawn.Parent) error {
 		var report socketReport
 		report.Procs = runtime.GOMAXPROCS(0)
-		for range 2 { // as the control connection gets another number meanwhile, one look could miss it
+		// Twice, because the control connection gets another number meanwhile, and
+		// one look could miss it.
+		for range 2 {
 			fds, err := filepath.Glob("/proc/self/fd/*")
 			if err != nil {
 				return err
@@ -54,10 +57,10 @@ type socketReport struct {
 	Procs   int
 }
 
-func TestForkedChildrenHaveTheirOwnConnectionsAndNoOthers(t *testing.T) {
+func TestForked_HasItsOwnConnectionsOnly(t *testing.T) {
 	needForks(t)
 	s := forking(t)
-	require.NoError(t, s.Warm(testContext(t)))
+	require.NoError(t, s.AwaitTemplate(testkit.Context(t)))
 	before := spawntest.TakeSnapshot(t)
 	const n = 6
 	var reports [n]socketReport
@@ -65,11 +68,11 @@ func TestForkedChildrenHaveTheirOwnConnectionsAndNoOthers(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "sockets"})
+			c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "sockets"})
 			if assert.NoError(t, err) {
 				children[i] = c
-				assert.NoError(t, c.Recv(testContext(t), &reports[i]))
-				assert.Equal(t, "unix", c.Channel().RemoteAddr().Network())
+				assert.NoError(t, c.Recv(testkit.Context(t), &reports[i]))
+				assert.Equal(t, "unix", c.Channel().NetConn().RemoteAddr().Network())
 			}
 		})
 	}
@@ -91,56 +94,60 @@ func TestForkedChildrenHaveTheirOwnConnectionsAndNoOthers(t *testing.T) {
 			own++
 			continue
 		}
-		assert.Equal(t, n, k, "%s: all have the one that dead descriptors are made of, and none has another's", socket)
+		assert.Equal(t, n, k,
+			"%s: all have the socket of dead descriptors, and none has another child's", socket)
 	}
 	assert.Equal(t, 2*n, own)
 	for _, c := range children {
 		_, err := c.Kill()
 		require.NoError(t, err)
 		var exit *forkspawn.ExitError
-		assert.ErrorAs(t, c.Recv(testContext(t), new(any)), &exit, "the end of the connection tells")
+		assert.ErrorAs(t, c.Recv(testkit.Context(t), new(any)), &exit,
+			"the end of the connection tells")
 	}
 	assert.Empty(t, before.Leaks())
 }
 
-func TestForkedChildThatDiesBeforeItJoinsIsToldExactly(t *testing.T) {
+func TestForked_DiesBeforeItJoins(t *testing.T) {
 	needForks(t)
 	s := forking(t)
-	require.NoError(t, s.Warm(testContext(t)))
+	require.NoError(t, s.AwaitTemplate(testkit.Context(t)))
 	before := spawntest.TakeSnapshot(t)
 	for range 5 {
 		cmd := forkspawn.Command{Env: []string{"AFTER_FORK_DIE=1"}}
-		boot := spawnError(t, testContext(t), s, cmd, spawnspec.Spec{Name: "early", Entry: "warm"})
+		boot := spawnError(t, testkit.Context(t), s, cmd,
+			spawnspec.Spec{Name: "early", Entry: "warm"})
 		assert.ErrorIs(t, boot, forkspawn.ErrDied)
 		assert.Equal(t, handshake.PhaseConnect, boot.Phase)
-		assert.Equal(t, forkspawn.Killed(syscall.SIGKILL, false), boot.Status)
+		assert.Equal(t, forkspawn.KilledStatus(syscall.SIGKILL, false), boot.Status)
 	}
 	assert.Empty(t, before.Leaks())
 }
 
-func TestForkedChildDialsOverTCP(t *testing.T) {
+func TestForked_DialsOverTCP(t *testing.T) {
 	needForks(t)
 	s := forking(t, func(cfg *forkspawn.Config) {
 		cfg.Listen = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
 	})
 	c, r := spawnWarm(t, s)
 	assert.Equal(t, 1000, r.Table)
-	assert.Equal(t, "tcp", c.Channel().RemoteAddr().Network())
-	result, err := c.Stop(testContext(t))
+	assert.Equal(t, "tcp", c.Channel().NetConn().RemoteAddr().Network())
+	result, err := c.Stop(testkit.Context(t))
 	require.NoError(t, err)
-	assert.Equal(t, forkspawn.EndedAsked, result.By)
+	assert.Equal(t, forkspawn.Asked, result.By)
 }
 
-func TestForkedChildsEnvironmentWithOneVariableChanged(t *testing.T) {
+func TestForked_EnvironmentWithOneChange(t *testing.T) {
 	needForks(t)
 	t.Setenv("GREETING", "hello")
 	s := forking(t)
 	for _, greeting := range []string{"hello", "good day", "", "hello"} {
 		env := append(os.Environ(), "GREETING="+greeting)
-		c, err := s.SpawnCommand(testContext(t), forkspawn.Command{Env: env}, spawnspec.Spec{Entry: "warm"})
+		c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+			forkspawn.WithCommand(forkspawn.Command{Env: env}))
 		require.NoError(t, err)
 		var r warmReport
-		require.NoError(t, c.Recv(testContext(t), &r))
+		require.NoError(t, c.Recv(testkit.Context(t), &r))
 		assert.Equal(t, greeting, r.Env)
 		assert.Equal(t, len(os.Environ()), r.Vars)
 	}

@@ -8,148 +8,158 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// ErrGroupDone is the error of a start in a Group that was cancelled, or whose Wait has returned.
-var ErrGroupDone = errors.New("forkspawn: the group is done")
+// ErrGroupDone is the error of a start in a [Group] after its cancellation or
+// after Wait.
+var ErrGroupDone = errors.New("the group is done")
 
-// GroupConfig has the settings of a Group. Its zero value is ready to use.
-type GroupConfig struct {
-	// Restart says when children that Go started are started anew.
-	Restart RestartPolicy
-}
-
-// Group is a set of children that live and die together, in the habit of errgroup: the first that fails
-// ends all others, and Wait returns all that failed. Make one with [Spawner.NewGroup]. Its methods may be called
-// concurrently.
+// Group is a set of children with a common life, like an errgroup: the first
+// failure ends all children, and Wait returns all failures. Make one with
+// [Spawner.NewGroup]. Its methods may be called concurrently.
 //
-// A child fails when it cannot be started, when it ends by itself with anything but exit status 0, or
-// when the function that Go runs beside it returns an error. What happens to the others
-// because the group was cancelled is no failure: neither the signals that end them nor what their
-// channels say of it. One that fails of its own while it is being asked to stop is one.
+// A child fails if it cannot be started, or ends by itself with any other exit
+// status than 0. It also fails if the function given to Go returns an error. The
+// consequences of the group's cancellation are not failures: neither the signals
+// nor the errors of the channels. But a child has failed if it exits non-zero
+// after only being asked to stop. A child that ends by SIGTERM, SIGINT or SIGHUP
+// has not failed if the group is cancelled then or half a second later: service
+// managers send such a signal to a program and its children together
+// (KillMode in systemd.kill(5)).
 //
-// When the group is cancelled, all its children are asked to stop at the same time, with the ladder of Child.Stop. In a process
-// that was itself spawned the graces shrink to what its own parent leaves it: its children have to
-// heed within half of the parent's Config.StopGrace and are killed after three quarters, so that a tree ends from its
-// leaves upward within the root's grace.
+// The cancellation stops all children at the same time, each as [Child.Stop]
+// does. If this process was itself spawned and is asked to stop, its children
+// must end within half of its own grace. They are killed after three quarters.
+// So a tree of processes ends from its leaves upward, within the root's grace.
 type Group struct {
 	s      *Spawner
-	policy RestartPolicy
-	ctx    context.Context // ends when the group is cancelled, and with Wait
+	cfg    GroupConfig
+	ctx    context.Context // ends when the group is cancelled, and after Wait
 	cancel context.CancelCauseFunc
 
 	mu      sync.Mutex          // guards what follows; never held over input, output or a wait
-	running int                 // children that were let in, and are not over
-	idle    chan struct{}       // closed, and replaced by the next start, when running is 0
+	running int                 // children between enter and leave
+	idle    chan struct{}       // closed when running becomes 0; replaced by the next start
 	done    bool                // Wait has returned
-	left    map[*Child]struct{} // ended by themselves, and still the caller's to receive from
+	ended   map[*Child]struct{} // ended by themselves; the caller can still receive from them
 	errs    []error
 }
 
-// NewGroup makes a Group. ctx is its life: when that ends the group is cancelled, with the same cause, and so it is
-// when the Spawner is closed. A field of cfg that is wrong gives a [*ConfigError].
-//
-// The caller calls Wait, or ends ctx, in the end.
+// NewGroup makes a Group. The group is cancelled when ctx ends, with the same
+// cause, and when the Spawner is closed. If a field of cfg is invalid, the error
+// is a [*ConfigError]. The caller must call [Group.Wait], or end ctx, in the end.
 func (s *Spawner) NewGroup(ctx context.Context, cfg GroupConfig) (*Group, error) {
-	policy, err := cfg.Restart.withDefaults()
+	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{s: s, policy: policy, idle: make(chan struct{}), left: make(map[*Child]struct{})}
+	g := &Group{s: s, cfg: cfg, idle: make(chan struct{}), ended: make(map[*Child]struct{})}
 	close(g.idle)
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	detach := context.AfterFunc(s.ctx, func() { g.cancel(ErrClosed) })
-	context.AfterFunc(g.ctx, func() { detach() }) // also of a group for which nobody waits
+	detach := context.AfterFunc(s.ctx, func() { g.cancel(ErrSpawnerClosed) })
+	context.AfterFunc(g.ctx, func() { detach() }) // also without a Wait
 	return g, nil
 }
 
-// Context ends when the group is cancelled, by a failure (which is its cause), by Cancel or by the end of the
-// context that it was made with, and when Wait has returned.
+// Context returns the group's context. It ends when the group is cancelled, and
+// after Wait. Its cause is the first failure, the cause given to Cancel, or that
+// of the context given to NewGroup.
 func (g *Group) Context() context.Context { return g.ctx }
 
-// Cancel ends the group: no child is started any more, and those that there are are stopped, all at the same
-// time. It does not wait. cause is that of Context; it is not a failure that Wait returns, unless nothing
-// failed.
+// Cancel ends the group: it stops all children at the same time, and no child is
+// started any more. It does not wait. cause becomes the cause of Context. Wait
+// returns it only if nothing failed.
 func (g *Group) Cancel(cause error) { g.cancel(cause) }
 
-// Spawn starts a child in the group and returns when it is ready, as [Spawner.Spawn] does. A start
-// that fails cancels the group, and so does the child when it fails later. It is not started anew.
+// Spawn starts a child in the group and returns when it is ready, like
+// [Spawner.Spawn]. A failed start cancels the group, and so does a later failure
+// of the child. The child is not restarted.
 //
-// In a group that is done, or is cancelled meanwhile, the error matches [ErrGroupDone] and the group's cause, and nothing
-// is left of the child. Spawn's ctx is that of the start alone, and a start that fails because it has ended
-// is no failure of the group.
-func (g *Group) Spawn(ctx context.Context, spec spawnspec.Spec) (*Child, error) {
-	return g.SpawnCommand(ctx, g.s.cfg.Command, spec)
-}
-
-// SpawnCommand is Spawn with a program of the caller's choice.
-func (g *Group) SpawnCommand(ctx context.Context, cmd Command, spec spawnspec.Spec) (*Child, error) {
+// If the group is done or is cancelled during the start, the error matches
+// [ErrGroupDone] and the group's cause. Nothing of the child is left then. The
+// context affects the start only. If the start fails because ctx has ended, the
+// group has not failed.
+func (g *Group) Spawn(ctx context.Context, spec spawnspec.Spec, opts ...Option) (*Child, error) {
+	spec.Name = g.s.nameOf(&spec, opts)
 	if err := g.enter(); err != nil {
-		return nil, &BootError{Name: spec.Name, Phase: handshake.PhaseStart, Err: err}
+		return nil, &BootError{Name: spec.Name, Phase: handshake.PhaseStart, err: err}
 	}
-	c, err := g.start(ctx, cmd, spec)
+	c, err := g.start(ctx, spec, opts)
 	if err != nil {
-		if ctx.Err() == nil && !g.refused(err) {
+		if ctx.Err() == nil && !g.endedBy(err) {
 			g.fail(err)
 		}
 		g.leave(nil)
 		return nil, err
 	}
-	go func() {
-		select {
-		case <-c.gone:
-			if c.stopping.Load() { // by the caller, who may have used force
-				g.stop(c)
-			} else if err := c.Err(); err != nil {
-				g.fail(err)
-			}
-			g.leave(c) // what it sent before it ended can still be received
-			select {
-			case <-c.stopped: // by the caller
-			case <-g.ctx.Done(): // perhaps without a Wait
-				c.Stop(g.stopContext())
-			}
-			g.forget(c)
-		case <-g.ctx.Done():
-			g.stop(c)
-			g.leave(nil)
-		}
-	}()
+	go g.watch(c)
 	return c, nil
 }
 
-// Go starts a child in the group and calls run with it, all in a goroutine of the group's own. When run returns, the child is
-// stopped. run's ctx ends when the child does, or the group is cancelled; the child is stopped then, in any case. A nil run waits for
-// the child's end.
-//
-// The child fails with run's error, or its own. When it has failed, or has ended, the group's RestartPolicy decides whether it is
-// started anew, with the same orders, and run called again. When it is not, its failure cancels the group.
-//
-// In a group that is done the error matches [ErrGroupDone]; other failures are Wait's.
-func (g *Group) Go(spec spawnspec.Spec, run func(ctx context.Context, c *Child) error) error {
-	return g.GoCommand(g.s.cfg.Command, spec, run)
+// watch waits for the end of a child started by Spawn, or ends it with the group.
+func (g *Group) watch(c *Child) {
+	endLiveness := g.watchLiveness(c)
+	select {
+	case <-c.exited:
+		endLiveness()
+		if c.stopping.Load() { // by the caller, maybe with force
+			g.stop(c)
+		} else if err := c.Err(); err != nil && !g.endedTogether(c) {
+			g.fail(err)
+		}
+		g.leave(c) // the caller can still receive the child's last messages
+		select {
+		case <-c.stopped: // by the caller
+		case <-g.ctx.Done(): // maybe without a Wait
+			c.Stop(g.stopContext())
+		}
+		g.forget(c)
+	case <-g.ctx.Done():
+		endLiveness()
+		g.stop(c)
+		g.leave(nil)
+	}
 }
 
-// GoCommand is Go with a program of the caller's choice.
-func (g *Group) GoCommand(cmd Command, spec spawnspec.Spec, run func(ctx context.Context, c *Child) error) error {
+// Go starts a child in the group and calls run with it, in a new goroutine. When
+// run returns, the group stops the child. The ctx of run ends when the child has
+// ended or the group is cancelled, and then the group stops the child, too. If
+// the child has ended, the cause of ctx is an [*ExitError]. A receive with ctx
+// may then fail because of ctx, before it returns the child's last messages. A
+// nil run waits for the child's end.
+//
+// When the child has failed, by run's error or its own, or has ended, the
+// GroupConfig decides whether the group starts it again. Then the child
+// gets the same spec, and run is called again. Otherwise a failure cancels the
+// group. After Spec.Deadline no child is started again.
+//
+// Go returns an error only if the group is done. It matches [ErrGroupDone]. Wait
+// returns all other failures.
+func (g *Group) Go(
+	spec spawnspec.Spec, run func(ctx context.Context, c *Child) error, opts ...Option,
+) error {
+	spec.Name = g.s.nameOf(&spec, opts)
 	if err := g.enter(); err != nil {
-		return err
+		return prefixed(fmt.Sprintf("start %q", spec.Name), err)
 	}
 	go func() {
 		defer g.leave(nil)
-		g.supervise(cmd, spec, run)
+		g.supervise(spec, run, opts)
 	}()
 	return nil
 }
 
-// Wait waits until all children have ended and returns what failed: all failures, joined, in the order in which
-// they came, or, when nothing failed and the group was cancelled, the cause of that, or nil.
-// Then the group is done, and whatever its children hold here is given back.
+// Wait waits until all children have ended. It returns all failures, joined in
+// the order of their occurrence, except those that led to a restart: Trace.Restarting
+// reports these. If nothing failed and the group was cancelled, Wait returns the
+// cause, for example a [*SignalError] after Ctrl-C. After Wait the group is done.
 func (g *Group) Wait() error {
 	for {
 		g.mu.Lock()
@@ -161,15 +171,15 @@ func (g *Group) Wait() error {
 		g.mu.Unlock()
 		<-idle
 	}
-	left, errs := slices.Collect(maps.Keys(g.left)), g.errs
+	ended, errs := slices.Collect(maps.Keys(g.ended)), g.errs
 	g.mu.Unlock()
 	cause := context.Cause(g.ctx)
 	g.cancel(ErrGroupDone)
-	for _, c := range left {
-		c.Stop(g.stopContext()) // takes no time: they have ended
+	for _, c := range ended {
+		c.Stop(g.stopContext())
 	}
 	if len(errs) == 0 {
-		if cause == ErrGroupDone { // of an earlier Wait
+		if cause == ErrGroupDone { //nolint:errorlint // from an earlier Wait of this group
 			return nil
 		}
 		return cause
@@ -177,12 +187,12 @@ func (g *Group) Wait() error {
 	return errors.Join(errs...)
 }
 
-// enter lets a child in, unless the group is done.
+// enter counts a child, unless the group is done. leave must follow.
 func (g *Group) enter() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch cause := context.Cause(g.ctx); {
-	case g.done || cause == ErrGroupDone:
+	case g.done || cause == ErrGroupDone: //nolint:errorlint // the very same
 		return ErrGroupDone
 	case cause != nil:
 		return fmt.Errorf("%w: %w", ErrGroupDone, cause)
@@ -194,26 +204,27 @@ func (g *Group) enter() error {
 	return nil
 }
 
-// leave says that a child is over; one that is not nil is kept until forget, for Wait.
-func (g *Group) leave(kept *Child) {
+// leave ends the count of a child. If ended is not nil, Wait will stop that child,
+// unless forget is called before.
+func (g *Group) leave(ended *Child) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if kept != nil {
-		g.left[kept] = struct{}{}
+	if ended != nil {
+		g.ended[ended] = struct{}{}
 	}
 	if g.running--; g.running == 0 {
 		close(g.idle)
 	}
 }
 
-// forget lets go of a child that is stopped.
+// forget removes a stopped child.
 func (g *Group) forget(c *Child) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.left, c)
+	delete(g.ended, c)
 }
 
-// fail notes a failure and cancels the group.
+// fail records a failure and cancels the group.
 func (g *Group) fail(err error) {
 	g.mu.Lock()
 	g.errs = append(g.errs, err)
@@ -221,96 +232,113 @@ func (g *Group) fail(err error) {
 	g.cancel(err)
 }
 
-// start starts a child under the group's context and ctx.
-func (g *Group) start(ctx context.Context, cmd Command, spec spawnspec.Spec) (*Child, error) {
+// start starts a child. The start fails when ctx or the group's context ends.
+func (g *Group) start(ctx context.Context, spec spawnspec.Spec, opts []Option) (*Child, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(g.ctx, func() { cancel(fmt.Errorf("%w: %w", ErrGroupDone, context.Cause(g.ctx))) })()
-	return g.s.SpawnCommand(ctx, cmd, spec)
+	defer context.AfterFunc(g.ctx, func() {
+		cancel(fmt.Errorf("%w: %w", ErrGroupDone, context.Cause(g.ctx)))
+	})()
+	return g.s.Spawn(ctx, spec, opts...)
 }
 
-// stopContext has the values of the group's context, such as whose child this process is, and does not end with
-// it: a stop must not be cut short by what began it.
+// stopContext returns a context for stops. It has the values of the group's
+// context, among them the Parent. It does not end with the group's context,
+// because that end begins the stops.
 func (g *Group) stopContext() context.Context { return context.WithoutCancel(g.ctx) }
 
-// stop stops a child of a group that was cancelled, and notes a failure of its own.
+// stop stops a child and records its own failure, if any.
 func (g *Group) stop(c *Child) {
 	result, err := c.Stop(g.stopContext())
 	if err != nil {
 		g.fail(err)
-	} else if failed(result) {
+	} else if g.failed(c, result) {
 		g.fail(c.Err())
 	}
 }
 
-// failed tells whether a child failed of its own: it ended before force was used on it, and not well.
-func failed(r StopResult) bool {
-	return (r.By == EndedBefore || r.By == EndedAsked) && !r.Status.Success()
+// failed reports whether a child failed by itself: it ended without success
+// before force was used.
+func (g *Group) failed(c *Child, r StopResult) bool {
+	return (r.By == AlreadyEnded || r.By == Asked) && !c.succeeded() && !g.endedTogether(c)
 }
 
-// supervise runs a child, again and again if the policy says so.
-func (g *Group) supervise(cmd Command, spec spawnspec.Spec, run func(context.Context, *Child) error) {
-	history := restarts{policy: g.policy}
+// togetherBound is how long a group waits for its own cancellation after a
+// signal of a service manager has ended a child.
+const togetherBound = 500 * time.Millisecond
+
+// endedTogether reports whether a signal has ended the child that has cancelled
+// the group, too.
+func (g *Group) endedTogether(c *Child) bool {
+	switch c.status.Signal() {
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP:
+		return wait.For(context.Background(), g.ctx.Done(), togetherBound)
+	}
+	return false
+}
+
+// supervise runs a child, and again as often as the policy decides.
+func (g *Group) supervise(
+	spec spawnspec.Spec, run func(context.Context, *Child) error, opts []Option,
+) {
+	history := restarts{cfg: g.cfg}
 	for {
-		c, err := g.runOnce(cmd, spec, run)
+		c, err := g.runOnce(spec, run, opts)
 		if g.s.ctx.Err() != nil {
-			g.cancel(ErrClosed) // which is also on its way from there
+			g.cancel(ErrSpawnerClosed) // the Spawner's end will do so, too, but maybe later
 		}
-		if g.ctx.Err() != nil {
-			if err != nil {
-				g.fail(err)
-			}
-			return
+		var pause time.Duration
+		final, again := err, g.ctx.Err() == nil
+		if passed := !spec.Deadline.IsZero() && !time.Now().Before(spec.Deadline); passed {
+			again = false
 		}
-		info, again, err := history.next(nameOf(spec), err, time.Now())
+		if again {
+			pause, again, final = history.next(spec.Name, err, time.Now())
+		}
 		if !again {
-			if err != nil {
-				g.fail(err)
+			if final != nil {
+				g.fail(final)
 			}
 			return
 		}
-		e := ChildEvent{Name: nameOf(spec), At: time.Now()}
+		e := ChildEvent{Name: spec.Name, At: time.Now()}
 		var boot *BootError
 		switch {
 		case c != nil:
 			e = c.event()
-		case errors.As(info.Cause, &boot):
+		case errors.As(err, &boot):
 			e.ID, e.PID = boot.ID, boot.PID
 		}
-		g.s.tell.restarting(e, info)
-		if awaitClosed(context.Background(), g.ctx.Done(), info.Pause) {
+		g.s.report.restarting(e, len(history.at), pause, err)
+		if wait.For(context.Background(), g.ctx.Done(), pause) {
 			return
 		}
 	}
 }
 
-// nameOf is the name that Spawn gives the child.
-func nameOf(spec spawnspec.Spec) string {
-	if spec.Name == "" {
-		return spec.Entry
-	}
-	return spec.Name
-}
-
-// runOnce is one life of a child. The error is its failure, and not what the group's end did to it.
-func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Context, *Child) error) (*Child, error) {
-	c, err := g.start(g.stopContext(), cmd, spec) // which start itself cancels, with ErrGroupDone
+// runOnce is one life of a child. The error is the child's own failure, and not a
+// consequence of the group's end.
+func (g *Group) runOnce(
+	spec spawnspec.Spec, run func(context.Context, *Child) error, opts []Option,
+) (*Child, error) {
+	c, err := g.start(g.stopContext(), spec, opts) // start itself adds the group's end
 	if err != nil {
-		if g.refused(err) {
+		if g.endedBy(err) {
 			err = nil
 		}
 		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(g.ctx)
 	defer cancel(nil)
+	endLiveness := g.watchLiveness(c)
 	returned := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
-		case <-c.gone:
+		case <-c.exited:
 			cancel(c.endCause())
 		case <-g.ctx.Done():
-			c.Stop(g.stopContext()) // and not only when run has seen it
+			c.Stop(g.stopContext()) // without waiting for run
 		case <-returned:
 		}
 	})
@@ -320,32 +348,33 @@ func (g *Group) runOnce(cmd Command, spec spawnspec.Spec, run func(context.Conte
 			<-ctx.Done()
 			return
 		}
-		err = errGoexit
+		err = prefixed(fmt.Sprintf("child %q", spec.Name), errGoexit)
 		err = run(ctx, c)
 	}()
 	<-returned
-	ended := isClosed(c.gone) // by itself, or because somebody has stopped it
+	endLiveness()
+	ended := wait.Closed(c.exited) // by itself, or by a Stop of the caller
 	watch.Wait()
 	result, stopErr := c.Stop(g.stopContext())
 	switch {
 	case stopErr != nil:
 		return c, errors.Join(err, stopErr)
-	case failed(result):
+	case g.failed(c, result):
 		var exit *ExitError
 		if err == nil || errors.As(err, &exit) || g.isConsequence(err) {
 			return c, c.Err()
 		}
 		return c, errors.Join(err, c.Err())
 	case err != nil && (g.ctx.Err() != nil || ended) && g.isConsequence(err):
-		return c, nil // of the group's end, or of the child's own good one, or of a stop that somebody wanted
+		return c, nil // a consequence of the group's end, the child's success or a Stop
 	}
 	return c, err
 }
 
 // errGoexit is the failure of a run function that did not return.
-var errGoexit = errors.New("forkspawn: the run function called runtime.Goexit")
+var errGoexit = errors.New("the run function called runtime.Goexit")
 
-// endCause is the cause of the context of a run function whose child has ended.
+// endCause returns the cause of a run function's context after the child's end.
 func (c *Child) endCause() error {
 	if err := c.Err(); err != nil {
 		return err
@@ -353,20 +382,24 @@ func (c *Child) endCause() error {
 	return &ExitError{Name: c.spec.Name, PID: c.PID(), Status: c.status}
 }
 
-// refused tells whether a start failed because the group, or the Spawner, is done.
-func (g *Group) refused(err error) bool {
-	if errors.Is(err, ErrClosed) {
-		g.cancel(ErrClosed) // which is also on its way from the Spawner's end
+// endedBy reports whether a start failed because the group or the Spawner has
+// ended.
+func (g *Group) endedBy(err error) bool {
+	if errors.Is(err, ErrSpawnerClosed) {
+		g.cancel(ErrSpawnerClosed) // the Spawner's end will do so, too, but maybe later
 	}
-	return g.ctx.Err() != nil && (errors.Is(err, ErrGroupDone) || errors.Is(err, ErrClosed))
+	return g.ctx.Err() != nil && (errors.Is(err, ErrGroupDone) || errors.Is(err, ErrSpawnerClosed))
 }
 
-// isConsequence tells whether an error only says that a child has ended, or that its group has.
+// isConsequence reports whether an error is only a consequence of the end of a
+// child or of its group.
 func (g *Group) isConsequence(err error) bool {
 	var exit *ExitError
 	if end := g.ctx.Err(); end != nil && errors.Is(err, end) {
-		return true // which may be a deadline
+		return true // this includes a deadline
 	}
-	return errors.As(err, &exit) || errors.Is(err, context.Canceled) || errors.Is(err, ErrGroupDone) ||
-		errors.Is(err, transport.ErrPeerGone) || errors.Is(err, transport.ErrClosed) || errors.Is(err, io.EOF)
+	return errors.As(err, &exit) || errors.Is(err, context.Canceled) ||
+		errors.Is(err, ErrGroupDone) ||
+		errors.Is(err, transport.ErrPeerGone) ||
+		errors.Is(err, transport.ErrChannelClosed) || errors.Is(err, io.EOF)
 }

@@ -11,83 +11,49 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/spawnwire/spawnwire/forkspawn/internal/capture"
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/internal/monotime"
+	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
-	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
-// localNet is where entries that run in this process connect: each dial makes a socket pair and gives its
-// other end to Accept. It is a net.Listener with no address.
-type localNet struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newLocalNet() *localNet {
-	return &localNet{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-func (n *localNet) dial(ctx context.Context) (net.Conn, error) {
-	near, far, err := uds.Pair()
-	if err != nil {
-		return nil, err
-	}
-	select {
-	case n.conns <- far:
-		return near, nil
-	case <-n.closed:
-		err = transport.ErrPeerGone
-	case <-ctx.Done():
-		err = contextError(ctx)
-	}
-	near.Close()
-	far.Close()
-	return nil, err
-}
-
-// Accept returns the other end of the next dial.
-func (n *localNet) Accept() (net.Conn, error) {
-	select {
-	case conn := <-n.conns:
-		return conn, nil
-	case <-n.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close ends Accept and dial.
-func (n *localNet) Close() error {
-	n.once.Do(func() { close(n.closed) })
-	return nil
-}
-
-// Addr returns no address.
-func (n *localNet) Addr() net.Addr { return transport.Addr{} }
-
-// errNoCommand is the cause of a boot that names a program where none is started.
-var errNoCommand = errors.New(`the start method "inprocess" runs a registered entry, and no command`)
+// errNoCommand is the cause if a program is given to MethodInProcess.
+var errNoCommand = errors.New(
+	`the start method "inprocess" runs a registered entry, and no command`)
 
 // launchLocal is launch for MethodInProcess.
-func (b *boot) launchLocal(ticket handshake.Ticket) (Process, streams, error) {
+func (a *attempt) launchLocal(ticket handshake.Ticket) (Process, capture.Streams, error) {
 	switch {
-	case b.cmd.Path != "" || b.cmd.Args != nil || b.cmd.Env != nil:
-		return nil, streams{}, errNoCommand
-	case b.spec.Dir != "":
-		return nil, streams{}, &spawnspec.FieldError{Field: "dir", Reason: `the start method "inprocess" has no directory of its own`}
+	case a.cmd.Path != "" || a.cmd.Args != nil || a.cmd.Env != nil || a.cmd.Launcher != nil ||
+		len(a.cmd.Files) > 0:
+		return nil, capture.Streams{}, errNoCommand
+	case a.spec.Dir != "":
+		return nil, capture.Streams{}, &spawnspec.FieldError{
+			Field: "dir", Err: errors.New(
+				`the start method "inprocess" has no directory of its own`),
+		}
 	}
 	var attr ProcessAttr
-	st, err := openStreams(&b.s.cfg, &attr)
+	st, err := a.openStreams(&attr)
 	if err != nil {
-		return nil, streams{}, err
+		return nil, capture.Streams{}, err
 	}
 	p := &localProcess{done: make(chan struct{})}
+	if a.cmd.Connections {
+		near, far, err := openConns(&attr)
+		if err != nil {
+			st.Started()
+			st.End()
+			st.Close()
+			return nil, capture.Streams{}, err
+		}
+		a.conns, p.files = near, map[string]*os.File{connsName: far}
+	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	pipes := st.childEnds // the goroutine's to close now
-	st.childEnds = nil
-	st.run()
+	pipes := st.TakeChildEnds() // the goroutine closes them
+	st.Run()
 	go func() {
 		defer close(p.done)
 		defer p.cancel()
@@ -100,29 +66,32 @@ func (b *boot) launchLocal(ticket handshake.Ticket) (Process, streams, error) {
 		if attr.Stderr != nil {
 			stderr = attr.Stderr
 		}
-		p.run(ticket, b.s.local.dial, stderr)
+		p.run(ticket, a.s.local.Dial, stderr)
 	}()
 	return p, st, nil
 }
 
-// localProcess is an entry in a goroutine, as a Process.
+// localProcess is an entry in a goroutine. It implements Process.
 type localProcess struct {
-	ctx    context.Context // of joining
+	files  map[string]*os.File
+	ctx    context.Context // ends the joining
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended, after status is set
 	status ExitStatus
 
 	mu     sync.Mutex // guards what follows; never held over input, output or a wait
-	parent *Parent    // from when the entry has joined
+	parent *Parent    // nil until the entry has joined
 	signal syscall.Signal
 }
 
-// run is the life of the entry, and what it would be of a process: an error gives status 1, a panic 2 and a trace on
-// stderr.
-func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (net.Conn, error), stderr io.Writer) {
+// run runs the entry. As in a process, an error gives status 1, and a panic gives
+// status 2 and a trace on stderr.
+func (p *localProcess) run(
+	ticket handshake.Ticket, dial func(context.Context) (net.Conn, error), stderr io.Writer,
+) {
 	returned := false
-	status := Exited(0)
-	defer func() { // which also runtime.Goexit runs
+	status := ExitedStatus(0)
+	defer func() { // runtime.Goexit runs this, too
 		what := recover()
 		if !returned {
 			if what == nil {
@@ -130,17 +99,18 @@ func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (
 			}
 			fmt.Fprintf(stderr, "panic: %v\n\n%s", what, debug.Stack())
 			p.cut()
-			status = Exited(2)
+			status = ExitedStatus(2)
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.signal != 0 {
-			status = Killed(p.signal, false)
+			status = KilledStatus(p.signal, false)
 		}
 		p.status = status
 	}()
 	parent, run, err := joinEntry(p.ctx, ticket, joining{
-		cfg: JoinConfig{OnParentGone: func() {}}, init: monotime.Init, main: monotime.Now(), dial: dial,
+		cfg: JoinConfig{OnParentGone: func() {}}, init: monotime.Init,
+		main: monotime.Now(), dial: dial, files: p.files,
 	})
 	if err == nil {
 		p.joined(parent)
@@ -149,28 +119,28 @@ func (p *localProcess) run(ticket handshake.Ticket, dial func(context.Context) (
 	returned = true
 	if err != nil {
 		fmt.Fprintln(stderr, err)
-		status = Exited(ExitFailure)
+		status = ExitedStatus(exitFailure)
 	}
 }
 
-// joined notes the parent, which a signal from now on speaks to.
+// joined sets the parent. From now on a signal acts on it.
 func (p *localProcess) joined(parent *Parent) {
 	p.mu.Lock()
 	p.parent = parent
 	sig := p.signal
 	p.mu.Unlock()
-	if sig != 0 { // it came while the entry joined
+	if sig != 0 { // it came during the joining
 		parent.force(sig)
 	}
 }
 
-// force is what a signal does to an entry that cannot be killed.
+// force is the effect of a signal on an entry in this process.
 func (p *Parent) force(sig syscall.Signal) {
 	p.cancel(&CancelError{Reason: sig.String()})
 	p.joined.Channel.Abort()
 }
 
-// cut ends the entry's connections as the end of a process would.
+// cut closes the entry's connections, as the end of a process does.
 func (p *localProcess) cut() {
 	p.mu.Lock()
 	parent := p.parent
@@ -179,7 +149,7 @@ func (p *localProcess) cut() {
 		parent.close()
 		parent.stopAttach()
 		parent.joined.Channel.Abort()
-		parent.cancel(transport.ErrClosed)
+		parent.cancel(transport.ErrChannelClosed)
 		parent.watch.Wait()
 	}
 }
@@ -193,10 +163,11 @@ func (p *localProcess) Wait() ExitStatus {
 	return p.status
 }
 
-// Signal does what can be done to a goroutine: SIGINT, SIGTERM and SIGKILL end its context and cut its
-// connection. Any other signal is an error, but for 0 and SIGCONT.
-func (p *localProcess) Signal(sig syscall.Signal, _ bool) error {
-	if isClosed(p.done) {
+// Signal ends the entry's context and closes its connection for SIGINT, SIGTERM
+// and SIGKILL. It does nothing for 0 and SIGCONT, and returns an error for every
+// other signal.
+func (p *localProcess) Signal(sig syscall.Signal) error {
+	if wait.Closed(p.done) {
 		return os.ErrProcessDone
 	}
 	switch sig {
@@ -204,7 +175,8 @@ func (p *localProcess) Signal(sig syscall.Signal, _ bool) error {
 	case 0, sigcont:
 		return nil
 	default:
-		return fmt.Errorf("forkspawn: signal %v to an entry in this process: %w", sig, errors.ErrUnsupported)
+		return fmt.Errorf("forkspawn: signal %v to an entry in this process: %w",
+			sig, errors.ErrUnsupported)
 	}
 	p.mu.Lock()
 	p.signal = sig
@@ -216,3 +188,6 @@ func (p *localProcess) Signal(sig syscall.Signal, _ bool) error {
 	}
 	return nil
 }
+
+// SignalGroup is Signal, because an entry has no process group.
+func (p *localProcess) SignalGroup(sig syscall.Signal) error { return p.Signal(sig) }

@@ -1,19 +1,18 @@
 package forkspawn
 
 import (
-	"context"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/forkspawn/internal/localnet"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
-	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestWarmUpDecodesWhatARealSpecIsMadeOf(t *testing.T) {
+func TestJoin_RehearsalDecodesARealSpec(t *testing.T) {
 	spec, err := spawnspec.Unmarshal([]byte(exampleSpec))
 	require.NoError(t, err, "a spec that is refused at its first field warms nothing up")
 	assert.Equal(t, "x", spec.Entry)
@@ -22,28 +21,27 @@ func TestWarmUpDecodesWhatARealSpecIsMadeOf(t *testing.T) {
 	assert.Equal(t, exampleSpec, string(again))
 }
 
-func TestOnParentGoneMayCloseTheConnection(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	ln := newLocalNet()
+func TestJoin_OnParentGoneMayCloseTheConnection(t *testing.T) {
+	ctx := testkit.Context(t)
+	ln := localnet.New()
 	l, err := handshake.Listen(ln, handshake.ListenerConfig{})
 	require.NoError(t, err)
 	defer l.Close()
-	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
-	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: []byte(exampleSpec)})
+	x, err := l.Expect(handshake.Expectation{Spec: []byte(exampleSpec)})
 	require.NoError(t, err)
+	ticket := x.Ticket()
 	x.SetPID(0)
 	var p *Parent
 	closed := make(chan struct{})
-	p, err = join(ctx, ticket, joining{dial: ln.dial, cfg: JoinConfig{OnParentGone: func() {
+	p, err = join(ctx, ticket, joining{dial: ln.Dial, cfg: JoinConfig{OnParentGone: func() {
 		p.Close(0, "")
 		close(closed)
 	}}})
 	require.NoError(t, err)
 	peer, err := x.WaitForPeer(ctx)
 	require.NoError(t, err)
-	// By the control connection, which must be there first.
-	require.NoError(t, peer.Cancel(ctx, transport.Cancel{}))
+	// The context ends only when the child has its control connection.
+	require.NoError(t, peer.Cancel(ctx, handshake.Cancel{}))
 	<-p.Context().Done()
 	peer.Abort()
 	select {

@@ -8,11 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The three refusals, each with what works instead; of the second platform only what it refuses.
-func TestUnknownReservedAndUnavailableMethodsAreThreeErrors(t *testing.T) {
+// Each refusal names a working method. The second column is a platform with or
+// without processes and forks.
+func TestMethod_RefusalsAreThreeErrors(t *testing.T) {
 	kinds := []error{ErrMethodUnknown, ErrMethodReserved, ErrMethodUnavailable}
 	for _, c := range []struct {
-		method string
+		method Method
 		can    bool
 		is     error
 		remedy string
@@ -29,17 +30,17 @@ func TestUnknownReservedAndUnavailableMethodsAreThreeErrors(t *testing.T) {
 	} {
 		err := checkMethod(c.method, c.can, c.can)
 		if c.is == nil {
-			assert.NoError(t, err, c.method)
+			assert.NoError(t, err, string(c.method))
 			continue
 		}
 		for _, kind := range kinds {
 			assert.Equal(t, kind == c.is, errors.Is(err, kind), "%q is %v", c.method, kind)
 		}
-		assert.ErrorContains(t, err, c.method)
+		assert.ErrorContains(t, err, string(c.method))
 		assert.ErrorContains(t, err, c.remedy)
-		var m *MethodError
-		require.ErrorAs(t, err, &m)
-		assert.Equal(t, c.method, m.Method)
+		var bad *ConfigError
+		require.ErrorAs(t, err, &bad)
+		assert.Equal(t, "Method", bad.Field)
 	}
 	assert.ErrorIs(t, checkMethod("exec", false, false), errors.ErrUnsupported)
 }

@@ -2,160 +2,235 @@ package forkspawn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"strings"
+	"runtime"
 	"syscall"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/osproc"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/template"
 )
 
-// Process is a running process as the boot race and the stop ladder see it. A custom runtime
-// implements it, and Starter, for its own way of starting things, and keeps the handshake, the race,
-// the ladder and the errors of this package. [OSProcess] is the usual one.
-//
-// Its methods are called concurrently.
+const (
+	sigkill = syscall.SIGKILL
+	sigcont = osproc.SIGCONT
+)
+
+// Process is a running process, as [StartProcess] returns it. A custom runtime
+// implements Process and [Config.Start] for its own way to start processes. The
+// handshake, the boot race, the stop ladder and the errors of this package remain
+// the same. The methods of a Process are called concurrently.
 type Process interface {
-	// PID is the process's id as the kernel gives it on a Unix socket, or 0 when there is none.
+	// PID returns the process id, as the kernel reports it on a Unix socket,
+	// or 0 if there is none.
 	PID() int
-	// Wait blocks until the process has ended and returns its status; again, at once, when called
-	// again. It must not wait for pipes that the process, or its children, had open.
+	// Wait waits until the process has ended and returns its status, and
+	// returns the same when called again. It must not wait for pipes that the
+	// process or its children had open.
 	Wait() ExitStatus
-	// Signal sends a signal to the process or, with group, to all that it started and that it should
-	// take along. For a process that has ended the error matches os.ErrProcessDone.
-	Signal(sig syscall.Signal, group bool) error
+	// Signal sends a signal to the process, and SignalGroup to its whole
+	// process group. If the process has ended, the error matches
+	// os.ErrProcessDone.
+	Signal(sig syscall.Signal) error
+	SignalGroup(sig syscall.Signal) error
 }
 
-// Starter starts children. A custom runtime puts its own into Config.Starter.
-//
-// Start is called from one goroutine at a time, which is locked to one operating system thread as long
-// as the Spawner lives. It returns when the process runs, or could not be started: a child that connects before waits
-// for it to be let in, for Config.HelloTimeout at most. The files stay the caller's.
-type Starter interface {
-	Start(ctx context.Context, attr ProcessAttr) (Process, error)
-}
-
-// Command is a program and how to call it.
+// Command is a program with its arguments and environment.
 type Command struct {
-	// Path is the program: a path, or a name to look up in PATH. "" is this very program, through
-	// /proc/self/exe where that exists, so that replacing the file on disk does no harm.
+	// Path is the program: a path, or a name to find in PATH. "" is this very
+	// program. On Linux it is started through /proc/self/exe, so the file may
+	// have been replaced.
 	Path string
 	// Args are the arguments without the program's name.
 	Args []string
-	// Env is the environment as "key=value"; nil is this process's own. Of entries with one key the last
-	// counts, as in os/exec. SPAWNWIRE_TICKET is set for the child in any case.
+	// Env is the environment, as "key=value". If Env is nil, it is this
+	// process's own. Of several entries with the same key the last one is
+	// used, as in os/exec. Spawn always sets SPAWNWIRE_TICKET.
 	Env []string
+	// NewSession makes the process the leader of a new session (setsid(2)), so it
+	// has no controlling terminal. A program that asks for a password there,
+	// such as ssh, then fails with its own message. Otherwise the terminal
+	// stops it, because children are not in the foreground. A command with
+	// NewSession is executed, not forked from a template.
+	NewSession bool
+	// TicketOnStdin puts the ticket on the child's stdin, and not into its
+	// environment. It is for programs that clear the environment before they
+	// execute the child, such as sudo. [Init] and [Join] read it on Linux; other
+	// programs do not look for it. Config.Stdin must be zero. A command with
+	// TicketOnStdin is executed, not forked from a template.
+	TicketOnStdin bool
+	// Launcher starts the command in another place, such as another machine; see
+	// package launch/ssh. Nil starts it here. Values of its type must be
+	// comparable.
+	Launcher Launcher
+	// Files are more files for the process, by name: a file, a pipe, or what File
+	// of a listener returns. A child gets them from [Parent.File]. They remain the
+	// caller's, who closes them after the last start. A name has neither '=' nor
+	// ','. Spares get the Files of Config.Command at their start. Programs find
+	// the descriptors in the variable SPAWNWIRE_FILES, as in "db=3,log=4".
+	//
+	// A program before the child that closes descriptors, such as sudo, loses
+	// them. With MethodForkserver over TCP or TLS such a command is executed.
+	Files map[string]*os.File
+	// Connections makes [Child.Open] and [Parent.Accept] possible, for children that
+	// start on this machine. They are not available on Windows.
+	Connections bool
 }
 
-// ProcessAttr says how StartProcess starts a program.
+// internal returns c as package osproc takes it.
+func (c Command) internal() osproc.Command {
+	return osproc.Command{Path: c.Path, Args: c.Args, Env: c.Env, NewSession: c.NewSession}
+}
+
+// ProcessAttr is what [StartProcess] starts.
 type ProcessAttr struct {
 	Command
-	// Dir is the working directory; "" is this process's own.
+	// Dir is the working directory. "" is this process's own.
 	Dir string
-	// Stdin, Stdout and Stderr become the child's descriptors 0, 1 and 2; nil is the null device.
+	// Stdin, Stdout and Stderr become the descriptors 0, 1 and 2 of the
+	// process. nil is the null device.
 	Stdin, Stdout, Stderr *os.File
-	// OwnGroup makes the child the leader of a process group of its own. Whatever is left of the group
-	// when the child has ended is killed.
+	// OwnGroup makes the process the leader of a new process group. When it
+	// has ended, the rest of the group is killed.
 	OwnGroup bool
-	// ParentDeathSignal is sent to the child when the thread that started it ends (PR_SET_PDEATHSIG in
-	// prctl(2)); 0 is none. The calling goroutine must be locked to its thread then, and that must live
-	// as long as the child shall (golang/go#27505). Linux only; elsewhere it is ignored.
+	// ParentDeathSignal is sent to the process when the thread that started it
+	// ends (PR_SET_PDEATHSIG in prctl(2)). Zero is none. The caller must lock
+	// its goroutine to its thread, and keep that thread as long as the process
+	// shall live (golang/go#27505). It has an effect on Linux only.
 	ParentDeathSignal syscall.Signal
 
-	ticket []byte // one more entry of Env, to be wiped by its owner; nil when Env has it
-	spare  bool   // it will wait for its spec
+	ticket []byte // one more entry of Env, erased by its owner; nil if Env has it
+	spare  bool   // the process will wait for its spec
+	leash  bool   // the kernel kills its process group when this process ends
 }
 
-// resolve finds the program and the full arguments.
-func (c Command) resolve() (path string, args []string, err error) {
-	if c.Path == "" {
-		path, err = thisProgram()
-		if err != nil {
-			return "", nil, err
-		}
-		return path, append([]string{os.Args[0]}, c.Args...), nil
+// internal returns attr as package osproc takes it.
+func (attr *ProcessAttr) internal() *osproc.Attr {
+	files, variable := attr.Command.files()
+	if files != nil {
+		attr.Env = append(osproc.Without(attr.Env, template.FilesEnv), variable)
 	}
-	path = c.Path
-	if !strings.ContainsRune(path, os.PathSeparator) {
-		if path, err = exec.LookPath(path); err != nil {
-			return "", nil, err
-		}
+	return &osproc.Attr{
+		Files: files, Command: attr.Command.internal(), Secret: attr.ticket, Dir: attr.Dir,
+		Stdin: attr.Stdin, Stdout: attr.Stdout, Stderr: attr.Stderr,
+		OwnGroup: attr.OwnGroup, ParentDeathSignal: attr.ParentDeathSignal, Leash: attr.leash,
 	}
-	return path, append([]string{c.Path}, c.Args...), nil
 }
 
-// programFromArgs finds the running program's file by its name, where the system does not tell.
-func programFromArgs() (string, error) {
-	if path, err := os.Executable(); err == nil {
-		return path, nil
+// StartProcess starts a program with the descriptors 0, 1 and 2, and those of Files,
+// only. It passes no others on, even if this process has some without close-on-exec. The flags of
+// this process's descriptors do not change. The caller must call
+// Wait in the end.
+//
+// If the start fails, nothing is left. The error matches an [*fs.PathError] with
+// the program's path and the system's error, for example fs.ErrNotExist,
+// fs.ErrPermission or syscall.ENOEXEC. If processes, memory or
+// descriptors are lacking, the error is a [*ResourceError]. On Windows no process
+// can be started, and the error matches errors.ErrUnsupported.
+//
+// On Linux 5.9 or newer on amd64 and arm64, the child closes all other descriptors
+// itself between fork and exec. On other systems, StartProcess marks the
+// descriptors close-on-exec for the moment of the fork.
+//
+// The process inherits this process's current soft limit of open files
+// (RLIMIT_NOFILE), which the Go runtime has raised to the hard limit. Package
+// os/exec would restore the limit from before.
+func StartProcess(attr ProcessAttr) (Process, error) {
+	return startProcess(context.Background(), &attr)
+}
+
+// startProcess is StartProcess with a context that ends the wait for a child
+// before its exec.
+func startProcess(ctx context.Context, attr *ProcessAttr) (Process, error) {
+	if !osproc.CanExec {
+		return nil, fmt.Errorf("forkspawn: starting processes on %s: %w",
+			runtime.GOOS, errUnsupported())
 	}
-	path, err := exec.LookPath(os.Args[0])
+	if err := attr.Command.checkFiles(); err != nil {
+		return nil, err
+	}
+	p, err := osproc.Start(ctx, attr.internal())
 	if err != nil {
-		return "", fmt.Errorf("forkspawn: cannot find this program's own file: %w", err)
+		return nil, publicError(err)
 	}
-	return filepath.Abs(path)
+	return osProcess{p}, nil
 }
 
-// environ returns the environment with one variable set.
-func (c Command) environ(key, value string) []string {
-	return append(without(c.Env, key), key+"="+value)
-}
+// osProcess is a Process of the operating system.
+type osProcess struct{ *osproc.Process }
 
-// without returns the environment, or this process's own if that is nil, with one variable left out.
-func without(env []string, key string) []string {
-	if env == nil {
-		env = os.Environ()
-	}
-	kept := make([]string, 0, len(env)+1)
-	for _, kv := range env {
-		if !strings.HasPrefix(kv, key+"=") {
-			kept = append(kept, kv)
-		}
-	}
-	return kept
-}
+func (p osProcess) Wait() ExitStatus { return ExitStatus{p.Process.Wait()} }
 
-// lastOfEach keeps the last of the entries with one key: a Go program takes the first that it is given,
-// others the last. It changes nothing that env is made of.
-func lastOfEach(env []string) []string {
-	at := make(map[string]int, len(env))
-	kept := make([]string, 0, len(env))
-	for _, kv := range env {
-		key, _, _ := strings.Cut(kv, "=")
-		if i, ok := at[key]; ok && key != "" {
-			kept[i] = kv
-			continue
-		}
-		at[key] = len(kept)
-		kept = append(kept, kv)
-	}
-	return kept
-}
-
-// tryTextBusy is how often, and busyPause how long apart, a program is started again that somebody has
-// open for writing: another thread's child between its fork and its exec (golang/go#22315).
-const tryTextBusy = 10
-
-// startFiles opens what ProcessAttr leaves nil and returns the three descriptors, and a function that
-// closes what was opened.
-func startFiles(attr *ProcessAttr) (files [3]*os.File, release func(), err error) {
-	files = [3]*os.File{attr.Stdin, attr.Stdout, attr.Stderr}
-	var null *os.File
-	release = func() {
-		if null != nil {
-			null.Close()
-		}
-	}
-	for i, f := range files {
-		if f != nil {
-			continue
-		}
-		if null == nil {
-			if null, err = os.OpenFile(os.DevNull, os.O_RDWR, 0); err != nil {
-				return files, func() {}, err
+// onThread calls start on the Spawner's thread. It makes the process known to the
+// subreaper and to the forkserver as the Spawner's own.
+func (s *Spawner) onThread(
+	ctx context.Context, program, dir string, start func() (Process, error),
+) (Process, error) {
+	var p Process
+	err := s.thread.Do(ctx, program, dir, func() error {
+		return s.reaper.Start(func() (pid int, err error) {
+			if p, err = start(); err != nil {
+				return 0, err
 			}
+			s.forks.started(p)
+			return p.PID(), nil
+		})
+	}, func() {
+		if p != nil {
+			p.SignalGroup(sigkill)
+			p.Wait()
 		}
-		files[i] = null
+	})
+	if err != nil {
+		return nil, publicError(err)
 	}
-	return files, release, nil
+	return p, nil
+}
+
+// ResourceError reports that the system lacks or limits something. It is in the
+// chain of the errors of New, StartProcess and Join, and of a [*BootError] of
+// phase start or connect. When the shortage has passed, the same Spawner can
+// start children again.
+//
+// errors.Is and errors.As find the system's error in it:
+//
+//   - syscall.EMFILE: this process has too many descriptors (RLIMIT_NOFILE).
+//   - syscall.ENFILE: the machine has too many descriptors (fs.file-max), or this
+//     user too many pipes (fs.pipe-user-pages-hard).
+//   - syscall.EAGAIN: this user has too many processes and threads
+//     (RLIMIT_NPROC), or a control group (pids.max) or the machine
+//     (kernel.threads-max, kernel.pid_max) has.
+//   - syscall.ENOMEM: there is no memory for a process.
+//   - syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, fs.ErrNotExist and
+//     fs.ErrPermission: there is no place for the socket, or no null device.
+type ResourceError struct {
+	Resource string // the limit and its value, or the missing thing
+	Remedy   string // what the user can do
+
+	err error // the system's error
+}
+
+func (e *ResourceError) Error() string {
+	return fmt.Sprintf("%v (%s): %s", e.err, e.Resource, e.Remedy)
+}
+
+// Unwrap returns the system's error.
+func (e *ResourceError) Unwrap() error { return e.err }
+
+// publicError converts a ResourceError of package osproc.
+func publicError(err error) error {
+	if e, ok := err.(*osproc.ResourceError); ok { //nolint:errorlint // one that is wrapped stays
+		return &ResourceError{e.Resource, e.Remedy, e.Err}
+	}
+	return err
+}
+
+// explainScarcity returns a ResourceError if err is about a lack of descriptors,
+// memory or space, and err otherwise.
+func explainScarcity(err error) error {
+	if resource := (*ResourceError)(nil); err == nil || errors.As(err, &resource) {
+		return err
+	}
+	return publicError(osproc.ExplainScarcity(err))
 }

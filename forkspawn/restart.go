@@ -5,118 +5,138 @@ import (
 	"time"
 )
 
-// RestartWhen says after which end of a child a Group starts it anew.
+// RestartWhen is when a [Group] restarts a child.
 type RestartWhen uint8
 
 const (
-	RestartNever     RestartWhen = iota // the zero value
-	RestartOnFailure                    // after a failed start, an exit status other than 0, a signal, an unknown status, or an error of its run function
-	RestartAlways                       // after success too
+	// RestartNever is the zero value.
+	RestartNever RestartWhen = iota
+	// RestartOnFailure restarts a child after a failed start, any exit status
+	// other than 0, a signal or an unknown status. It also does so after an
+	// error of the child's run function.
+	RestartOnFailure
+	// RestartAlways restarts a child after success, too.
+	RestartAlways
 )
 
-// Defaults of RestartPolicy.
+// Defaults of GroupConfig.
 const (
-	DefaultMinPause      = 100 * time.Millisecond
-	DefaultMaxPause      = 30 * time.Second
-	DefaultRestartLimit  = 5
-	DefaultRestartWindow = time.Minute
+	defaultMinPause    = 100 * time.Millisecond
+	defaultMaxPause    = 30 * time.Second
+	defaultMaxRestarts = 5
+	defaultWindow      = time.Minute
 )
 
-// RestartPolicy says when and how often a child is started anew. Its zero value never does.
-type RestartPolicy struct {
-	When RestartWhen
-	// MinPause is the pause before a restart; it doubles with each restart within Window, up to
-	// MaxPause. 0 means the defaults, or the other one where that is beyond the default.
+// GroupConfig has the settings of a [Group]. The zero GroupConfig is ready to use
+// and never restarts a child.
+type GroupConfig struct {
+	// Restart decides when Group.Go starts a child again.
+	Restart RestartWhen
+	// MinPause is the pause before a restart. It doubles with each restart
+	// within Window, up to MaxPause. The defaults are 0.1 and 30 seconds. A
+	// default that contradicts the other field takes that field's value.
 	MinPause, MaxPause time.Duration
-	// Limit is how many restarts one child may have within Window; the next end is a
-	// failure, with a [*RestartError]. 0 means the default, and a negative Limit none.
-	Limit  int
-	Window time.Duration // 0 means the default
+	// MaxRestarts is how many restarts a child may have within Window. The end
+	// after these is a failure with a [*RestartError]. Zero means 5, and a
+	// negative value is no limit.
+	MaxRestarts int
+	Window      time.Duration // zero means a minute
+	// Liveness is how long a child may be silent. The group asks each child over its
+	// control connection, where the library answers, not the entry. A child that is
+	// stopped (SIGSTOP), or whose runtime hangs, does not answer. After that time, or
+	// half as much more, the group kills it, and it has failed with
+	// [ErrUnresponsive]. Zero asks nothing. A busy machine needs some seconds.
+	//
+	// Config.WaitForDebugger suspends it. Programs and entries without a control
+	// connection are not asked.
+	Liveness time.Duration
 }
 
-// RestartInfo says why and how a child is started anew.
-type RestartInfo struct {
-	Restarts int           // within the window, with this one
-	Pause    time.Duration // before it
-	Cause    error         // how the child failed; nil after success
-}
-
-// RestartError is the failure of a child that ended too often.
+// RestartError is the failure of a child that has ended too often.
 type RestartError struct {
 	Name     string
-	Restarts int           // there were so many
-	Window   time.Duration // within this time
-	Err      error         // the last failure; nil after success
+	Restarts int // within GroupConfig.Window
+
+	window time.Duration
+	err    error // the last failure; nil after success
 }
 
 func (e *RestartError) Error() string {
-	s := fmt.Sprintf("forkspawn: child %q was restarted %d times within %v and ended again", e.Name, e.Restarts, e.Window)
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
+	s := fmt.Sprintf("forkspawn: child %q was restarted %d times within %v and ended again",
+		e.Name, e.Restarts, e.window)
+	if e.err != nil {
+		s += ": " + unprefixed(e.err)
 	}
 	return s
 }
 
-func (e *RestartError) Unwrap() error { return e.Err }
+// Unwrap returns the last failure, or nil after success.
+func (e *RestartError) Unwrap() error { return e.err }
 
-// withDefaults checks p and fills in what it leaves open.
-func (p RestartPolicy) withDefaults() (RestartPolicy, error) {
-	if p.When > RestartAlways {
-		return p, &ConfigError{"Restart.When", fmt.Sprintf("%d is none of RestartNever, RestartOnFailure and RestartAlways", p.When)}
+// withDefaults checks cfg and sets the defaults.
+func (cfg GroupConfig) withDefaults() (GroupConfig, error) {
+	if cfg.Restart > RestartAlways {
+		return cfg, badGroup("Restart",
+			"%d is none of RestartNever, RestartOnFailure and RestartAlways", cfg.Restart)
 	}
-	minPause := DefaultMinPause
-	if p.MaxPause > 0 {
-		minPause = min(minPause, p.MaxPause)
+	minPause := defaultMinPause
+	if cfg.MaxPause > 0 {
+		minPause = min(minPause, cfg.MaxPause)
 	}
 	for _, d := range []struct {
 		name  string
 		value *time.Duration
 		def   time.Duration
 	}{
-		{"MinPause", &p.MinPause, minPause},
-		{"MaxPause", &p.MaxPause, max(DefaultMaxPause, p.MinPause)},
-		{"Window", &p.Window, DefaultRestartWindow},
+		{"MinPause", &cfg.MinPause, minPause},
+		{"MaxPause", &cfg.MaxPause, max(defaultMaxPause, cfg.MinPause)},
+		{"Window", &cfg.Window, defaultWindow},
+		{"Liveness", &cfg.Liveness, 0},
 	} {
 		if *d.value < 0 {
-			return p, &ConfigError{"Restart." + d.name, fmt.Sprintf("%v is negative", *d.value)}
+			return cfg, badGroup(d.name, "%v is negative", *d.value)
 		}
 		if *d.value == 0 {
 			*d.value = d.def
 		}
 	}
-	if p.MaxPause < p.MinPause {
-		return p, &ConfigError{"Restart.MaxPause", fmt.Sprintf("%v is less than MinPause, %v", p.MaxPause, p.MinPause)}
+	if cfg.MaxPause < cfg.MinPause {
+		return cfg, badGroup("MaxPause", "%v is less than MinPause, %v", cfg.MaxPause, cfg.MinPause)
 	}
-	if p.Limit == 0 {
-		p.Limit = DefaultRestartLimit
+	if cfg.MaxRestarts == 0 {
+		cfg.MaxRestarts = defaultMaxRestarts
 	}
-	return p, nil
+	return cfg, nil
 }
 
-// restarts is one child's history. It is used by one goroutine.
+// restarts is the history of one child. One goroutine uses it.
 type restarts struct {
-	policy RestartPolicy
-	at     []time.Time // within the window, oldest first
+	cfg GroupConfig
+	at  []time.Time // within the window, oldest first
 }
 
-// next decides after an end at now, with its failure or nil: whether there is another start, and after which
-// pause, or the error that takes its place.
-func (r *restarts) next(name string, failure error, now time.Time) (info RestartInfo, again bool, err error) {
-	if r.policy.When == RestartNever || (r.policy.When == RestartOnFailure && failure == nil) {
-		return info, false, failure
+// next decides after an end of the child at now. failure is nil after success.
+// If again is true, the child is restarted after pause, for the len(r.at)th time.
+// Otherwise err is the child's final error, or nil.
+func (r *restarts) next(
+	name string, failure error, now time.Time,
+) (pause time.Duration, again bool, err error) {
+	if r.cfg.Restart == RestartNever || (r.cfg.Restart == RestartOnFailure && failure == nil) {
+		return 0, false, failure
 	}
-	for len(r.at) > 0 && now.Sub(r.at[0]) >= r.policy.Window {
+	for len(r.at) > 0 && now.Sub(r.at[0]) >= r.cfg.Window {
 		r.at = r.at[1:]
 	}
-	if r.policy.Limit >= 0 && len(r.at) >= r.policy.Limit {
-		return info, false, &RestartError{Name: name, Restarts: len(r.at), Window: r.policy.Window, Err: failure}
+	if r.cfg.MaxRestarts >= 0 && len(r.at) >= r.cfg.MaxRestarts {
+		return 0, false,
+			&RestartError{Name: name, Restarts: len(r.at), window: r.cfg.Window, err: failure}
 	}
-	pause := r.policy.MinPause
+	pause = r.cfg.MinPause
 	for range r.at {
-		if pause = min(2*pause, r.policy.MaxPause); pause == r.policy.MaxPause {
+		if pause = min(2*pause, r.cfg.MaxPause); pause == r.cfg.MaxPause {
 			break
 		}
 	}
 	r.at = append(r.at, now.Add(pause))
-	return RestartInfo{Restarts: len(r.at), Pause: pause, Cause: failure}, true, nil
+	return pause, true, nil
 }

@@ -9,21 +9,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestRestartsAreCountedWithinTheirWindow(t *testing.T) {
-	policy, err := RestartPolicy{When: RestartAlways, MinPause: time.Second, MaxPause: 5 * time.Second, Limit: 4, Window: time.Minute}.withDefaults()
+func TestRestart_CountsWithinItsWindow(t *testing.T) {
+	cfg, err := GroupConfig{Restart: RestartAlways, MinPause: time.Second,
+		MaxPause: 5 * time.Second, MaxRestarts: 4, Window: time.Minute}.withDefaults()
 	require.NoError(t, err)
-	r := restarts{policy: policy}
+	r := restarts{cfg: cfg}
 	now := time.Now()
 	crash := errors.New("crash")
 	var pauses []time.Duration
 	for range 4 {
-		info, again, err := r.next("x", crash, now)
+		pause, again, err := r.next("x", crash, now)
 		require.NoError(t, err)
 		require.True(t, again)
-		pauses = append(pauses, info.Pause)
-		now = now.Add(info.Pause)
+		pauses = append(pauses, pause)
+		now = now.Add(pause)
 	}
-	assert.Equal(t, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second}, pauses)
+	assert.Equal(t, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second},
+		pauses)
 	_, again, err := r.next("x", crash, now)
 	assert.False(t, again)
 	var often *RestartError
@@ -31,32 +33,32 @@ func TestRestartsAreCountedWithinTheirWindow(t *testing.T) {
 	assert.ErrorIs(t, err, crash)
 	assert.Equal(t, 4, often.Restarts)
 
-	// A child that then lived for longer than the window begins anew.
-	info, again, err := r.next("x", crash, now.Add(2*time.Minute))
+	// After a life longer than the window, the count and the pause start again.
+	pause, again, err := r.next("x", crash, now.Add(2*time.Minute))
 	require.NoError(t, err)
 	assert.True(t, again)
-	assert.Equal(t, 1, info.Restarts)
-	assert.Equal(t, time.Second, info.Pause)
+	assert.Len(t, r.at, 1)
+	assert.Equal(t, time.Second, pause)
 }
 
-func TestNoLimitMeansNone(t *testing.T) {
-	policy, err := RestartPolicy{When: RestartAlways, Limit: -1}.withDefaults()
+func TestRestart_NegativeLimitMeansNone(t *testing.T) {
+	cfg, err := GroupConfig{Restart: RestartAlways, MaxRestarts: -1}.withDefaults()
 	require.NoError(t, err)
-	r := restarts{policy: policy}
+	r := restarts{cfg: cfg}
 	now := time.Now()
 	for range 1000 {
-		info, again, err := r.next("x", nil, now)
+		pause, again, err := r.next("x", nil, now)
 		require.NoError(t, err)
 		require.True(t, again)
-		require.LessOrEqual(t, info.Pause, DefaultMaxPause)
+		require.LessOrEqual(t, pause, defaultMaxPause)
 	}
 }
 
-func TestOnePauseAloneCanBeSet(t *testing.T) {
-	for _, set := range []RestartPolicy{{MaxPause: time.Millisecond}, {MinPause: time.Hour}} {
-		policy, err := set.withDefaults()
+func TestRestart_OnePauseAloneCanBeSet(t *testing.T) {
+	for _, set := range []GroupConfig{{MaxPause: time.Millisecond}, {MinPause: time.Hour}} {
+		cfg, err := set.withDefaults()
 		require.NoError(t, err)
-		assert.Equal(t, set.MinPause+set.MaxPause, policy.MinPause)
-		assert.Equal(t, set.MinPause+set.MaxPause, policy.MaxPause)
+		assert.Equal(t, set.MinPause+set.MaxPause, cfg.MinPause)
+		assert.Equal(t, set.MinPause+set.MaxPause, cfg.MaxPause)
 	}
 }

@@ -21,25 +21,28 @@ import (
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// A thousand children live at once, started from 64 goroutines. The log has the figures:
+// 64 goroutines start a thousand children, if SPAWNWIRE_LONG=1 is set, or else a
+// few. With the race detector there are a hundred, because it makes each child
+// several times as large. The log has the figures:
 //
-//	go test -v -count=1 -run TestThousandChildrenLiveAtOnce ./forkspawn
-//
-// Under the race detector, where each child is several times as large, they are a hundred.
-func TestThousandChildrenLiveAtOnce(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts many processes")
-	}
+//	SPAWNWIRE_LONG=1 go test -v -count=1 -run TestScale_Thousand ./forkspawn
+func TestScale_ThousandChildrenAtOnce(t *testing.T) {
 	n := 1000
-	if raceDetector {
+	switch {
+	case !testkit.IsLong():
+		n = 50
+	case raceDetector:
 		n = 100
 	}
 	requireRoom(t, n)
 	spawntest.NoLeaks(t)
-	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil), BootTimeout: bound, StopGrace: bound})
+	s := newSpawner(t,
+		forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil),
+			BootTimeout: bound, StopGrace: bound})
 	g := newGroup(t, s, forkspawn.GroupConfig{})
 	before := measure(t)
 
@@ -64,51 +67,61 @@ func TestThousandChildrenLiveAtOnce(t *testing.T) {
 	exchanged := time.Since(began)
 
 	for _, c := range children {
-		require.True(t, spawntest.Running(c.PID()), "all live at once")
+		require.True(t, running(c.PID()), "all live at once")
 	}
-	peak := measure(t) // also of threads: the Go runtime keeps those that it has made
-	assert.Less(t, peak.threads, 250, "of 64 goroutines that start children and talk to them, not of %d children", n)
+	peak := measure(t) // of threads, too, because the Go runtime keeps them
+	assert.Less(t, peak.threads, 250,
+		"of 64 goroutines that start children and talk to them, not of %d children", n)
 
 	began = time.Now()
 	enough := errors.New("enough")
 	g.Cancel(enough)
 	require.Equal(t, enough, waitFor(t, g), "nobody failed")
 	stopped := time.Since(began)
-	eventually(t, "descriptors are given back", func() bool { return measure(t).descriptors <= before.descriptors })
+	testkit.Eventually(t, "descriptors are given back", func() bool {
+		return measure(t).descriptors <= before.descriptors
+	})
 	for _, c := range children {
 		result, err := c.Stop(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, forkspawn.EndedAsked, result.By)
-		require.Equal(t, forkspawn.Exited(0), result.Status, c.StderrTail())
+		require.Equal(t, forkspawn.Asked, result.By)
+		require.Equal(t, forkspawn.ExitedStatus(0), result.Status, c.StderrTail())
 	}
 
-	perChild := func(before, peak int64) string { return fmt.Sprintf("%.1f KiB", float64(peak-before)/1024/float64(n)) }
+	perChild := func(before, peak int64) string {
+		return fmt.Sprintf("%.1f KiB", float64(peak-before)/1024/float64(n))
+	}
 	t.Logf("%d children: started in %v (%v each), 10 messages there and back with each in %v, stopped by one cancel in %v",
 		n, started, started/time.Duration(n), exchanged, stopped)
 	t.Logf("the parent has for each: heap %s, stacks %s, resident %s, %.2f descriptors, %.2f goroutines; and %d threads for all",
-		perChild(before.heap, peak.heap), perChild(before.stacks, peak.stacks), perChild(before.resident, peak.resident),
-		float64(peak.descriptors-before.descriptors)/float64(n), float64(peak.goroutines-before.goroutines)/float64(n), peak.threads)
+		perChild(before.heap, peak.heap), perChild(before.stacks, peak.stacks),
+		perChild(before.resident, peak.resident),
+		float64(peak.descriptors-before.descriptors)/float64(n),
+		float64(peak.goroutines-before.goroutines)/float64(n), peak.threads)
 }
 
-// spawns is how many processes TestSpawnsInARowLeaveNothingToGrow starts.
-var spawns = flag.Int("spawns", 0, "how many processes the test of spawns in a row starts; 0 is a number that takes a few seconds")
+var spawns = flag.Int("spawns", 0,
+	"how many processes TestScale_SpawnsInARow starts; 0 is a number that takes seconds")
 
-// What the parent has does not grow with the number of children that it had. The full length is
+// The parent's memory, threads and descriptors do not grow with the number of
+// children that have ended. The full length is
 //
-//	go test -v -count=1 -run TestSpawnsInARowLeaveNothingToGrow ./forkspawn -spawns 10000
-func TestSpawnsInARowLeaveNothingToGrow(t *testing.T) {
+//	SPAWNWIRE_LONG=1 go test -v -count=1 -run TestScale_SpawnsInARow ./forkspawn -spawns 10000
+func TestScale_SpawnsInARowLeaveNothing(t *testing.T) {
 	n := *spawns
 	switch {
 	case n > 0:
-	case testing.Short():
-		t.Skip("starts many processes")
+	case !testkit.IsLong():
+		n = 100
 	case raceDetector:
 		n = 200
 	default:
 		n = 1000
 	}
 	spawntest.NoLeaks(t)
-	s := newSpawner(t, forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil), BootTimeout: bound, StopGrace: bound})
+	s := newSpawner(t,
+		forkspawn.Config{Stdout: forkspawn.Null(), Stderr: forkspawn.Capture(nil),
+			BootTimeout: bound, StopGrace: bound})
 	inARow := func(n int) time.Duration {
 		began := time.Now()
 		var next atomic.Int64
@@ -125,7 +138,7 @@ func TestSpawnsInARowLeaveNothingToGrow(t *testing.T) {
 					assert.NoError(t, c.Recv(t.Context(), &got))
 					result, err := c.Stop(t.Context())
 					assert.NoError(t, err)
-					assert.Equal(t, forkspawn.EndedAsked, result.By)
+					assert.Equal(t, forkspawn.Asked, result.By)
 				}
 			})
 		}
@@ -142,13 +155,14 @@ func TestSpawnsInARowLeaveNothingToGrow(t *testing.T) {
 	t.Logf("after %d: %v", first, before)
 	t.Logf("after %d: %v; %v for each of the latter", n, after, took/time.Duration(n-first))
 	assert.Less(t, after.heap-before.heap, int64(2<<20))
-	if !raceDetector { // which has memory of its own
+	if !raceDetector { // the race detector has memory of its own
 		assert.Less(t, after.resident-before.resident, int64(8<<20))
 	}
-	assert.LessOrEqual(t, after.threads, before.threads+50, "the Go runtime keeps those that a busy moment takes")
+	assert.LessOrEqual(t, after.threads, before.threads+50,
+		"the Go runtime keeps those that a busy moment takes")
 }
 
-// inParallel calls f with the numbers below n from 64 goroutines.
+// inParallel calls f with each number below n, from 64 goroutines.
 func inParallel(n int, f func(int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -162,7 +176,7 @@ func inParallel(n int, f func(int)) {
 	wg.Wait()
 }
 
-// figures are what this process has: bytes, and numbers.
+// figures are measured of this process: bytes, and numbers.
 type figures struct {
 	heap, stacks, resident           int64
 	threads, goroutines, descriptors int
@@ -175,13 +189,15 @@ func (f figures) String() string {
 
 func measure(t testing.TB) figures {
 	t.Helper()
-	debug.FreeOSMemory() // which collects, too
-	runtime.GC()         // what had a finalizer
+	debug.FreeOSMemory() // it collects garbage, too
+	runtime.GC()         // collects what had a finalizer
 	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	f := figures{heap: int64(m.HeapAlloc), stacks: int64(m.StackInuse), goroutines: runtime.NumGoroutine()}
-	for dir, n := range map[string]*int{"/proc/self/task": &f.threads, "/proc/self/fd": &f.descriptors} {
+	f := figures{heap: int64(m.HeapAlloc), stacks: int64(m.StackInuse),
+		goroutines: runtime.NumGoroutine()}
+	for dir, n := range map[string]*int{"/proc/self/task": &f.threads,
+		"/proc/self/fd": &f.descriptors} {
 		names, err := os.ReadDir(dir)
 		if err != nil {
 			t.Skip("reads /proc: ", err)
@@ -197,10 +213,10 @@ func measure(t testing.TB) figures {
 	return f
 }
 
-// requireRoom skips a test for which the machine is too small.
+// requireRoom skips the test if the machine is too small for the children.
 func requireRoom(t testing.TB, children int) {
 	t.Helper()
-	perChild := int64(4 << 20) // bytes: the Go runtime's, page tables, kernel stacks
+	perChild := int64(4 << 20) // bytes of the Go runtime, page tables and kernel stacks
 	if raceDetector {
 		perChild *= 10
 	}

@@ -1,36 +1,30 @@
 package forkspawn_test
 
 import (
-	"bufio"
 	"bytes"
-	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
-	"github.com/spawnwire/spawnwire/transport"
 )
 
-func init() { moreEntries["environs"] = environs }
-
-// telling is a command that writes its ticket into a file and becomes a child of this program.
-func telling(file string) forkspawn.Command {
+// revealing is a command that writes its ticket into a file, and then becomes the
+// test binary.
+func revealing(file string) forkspawn.Command {
 	exe, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -40,156 +34,19 @@ func telling(file string) forkspawn.Command {
 	}}
 }
 
-// mask hides what is looked for, in this process's memory, from the look itself.
-const mask = 0xa5
-
-// hidden is a secret under the mask, in the forms in which it may be found.
-type hidden map[string][]byte
-
-// readHidden reads the secret from the file that telling has written. scratch holds the file meanwhile.
-func readHidden(t testing.TB, file string, scratch []byte) hidden {
-	t.Helper()
-	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	require.NoError(t, err)
-	defer unix.Close(fd)
-	n, err := unix.Read(fd, scratch)
-	require.NoError(t, err)
-	defer clear(scratch)
-	line := scratch[:n]
-	for range 2 { // "1 id secret address"
-		_, line, _ = bytes.Cut(line, []byte{' '})
-	}
-	require.Greater(t, len(line), 64)
-	h := hidden{"hexadecimal": make([]byte, 64), "raw": make([]byte, 32), "inner pad of HMAC": make([]byte, 32), "outer pad of HMAC": make([]byte, 32)}
-	digit := func(c byte) byte { return c&0xf + c>>6*9 }
-	for i, c := range line[:64] {
-		h["hexadecimal"][i] = c ^ mask
-	}
-	for i := range 32 {
-		b := digit(line[2*i])<<4 | digit(line[2*i+1])
-		h["raw"][i], h["inner pad of HMAC"][i], h["outer pad of HMAC"][i] = b^mask, b^0x36^mask, b^0x5c^mask
-	}
-	return h
-}
-
-// search looks for a secret in all memory of this process that it can write, but for scratch, and returns how often each
-// form is there.
-func (h hidden) search(t testing.TB, scratch []byte) map[string]int {
-	t.Helper()
-	mem, err := os.Open("/proc/self/mem")
-	require.NoError(t, err)
-	defer mem.Close()
-	maps, err := os.ReadFile("/proc/self/maps")
-	require.NoError(t, err)
-	found := make(map[string]int)
-	lines := bufio.NewScanner(bytes.NewReader(maps))
-	searched := 0
-	for lines.Scan() {
-		var from, to uint64
-		var perm string
-		if n, _ := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &perm); n != 3 || !strings.HasPrefix(perm, "rw") {
-			continue
-		}
-		if at := addressOf(scratch); from <= at && at < to {
-			require.Equal(t, uint64(len(scratch)), to-from, "the scratch memory is a mapping of its own")
-			continue
-		}
-		const overlap = 63
-		for at := from; at < to; {
-			b := scratch[:min(uint64(len(scratch)), to-at)]
-			n, err := unix.Pread(int(mem.Fd()), b, int64(at))
-			if n <= 0 {
-				t.Logf("not searched: %s: %v", lines.Text(), err)
-				break
-			}
-			for what, needle := range h {
-				found[what] += count(b[:n], needle)
-			}
-			searched += n
-			if at += uint64(n); at < to {
-				at -= overlap
-			}
-		}
-	}
-	clear(scratch)
-	t.Logf("searched %d MiB", searched>>20)
-	for what, n := range found {
-		if n == 0 {
-			delete(found, what)
-		}
-	}
-	return found
-}
-
-// count counts a masked needle.
-func count(b, needle []byte) (n int) {
-	first := needle[0] ^ mask
-	for i := 0; ; i++ {
-		next := bytes.IndexByte(b[i:], first)
-		if i += next; next < 0 || i+len(needle) > len(b) {
-			return n
-		}
-		j := 1
-		for j < len(needle) && b[i+j] == needle[j]^mask {
-			j++
-		}
-		if j == len(needle) {
-			n++
-		}
-	}
-}
-
-func TestTheSpawnersMemoryHoldsNoUsedSecret(t *testing.T) {
-	if raceDetector {
-		t.Skip("its shadow memory cannot be searched")
-	}
-	scratch, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS) // shared, so that it is not merged with its neighbour
-	require.NoError(t, err)
-	defer unix.Munmap(scratch)
-	networks(t, func(t *testing.T, listen transport.Addr) {
-		file := filepath.Join(t.TempDir(), "spare")
-		s := newSpawner(t, forkspawn.Config{Listen: listen, Spares: 1, Command: telling(file)})
-		require.NoError(t, s.Warm(testContext(t)))
-		h := readHidden(t, file, scratch)
-		assert.Empty(t, h.search(t, scratch), "a spare's orders are sealed with what was made of it")
-		require.True(t, spawn(t, s, spawnspec.Spec{Name: "x", Entry: "echo"}).Boot().Spare)
-		assert.Empty(t, h.search(t, scratch))
-	})
-	networks(t, func(t *testing.T, listen transport.Addr) {
-		s := newSpawner(t, forkspawn.Config{Listen: listen})
-		file := filepath.Join(t.TempDir(), "ticket")
-		c, err := s.SpawnCommand(testContext(t), telling(file), spawnspec.Spec{Name: "x", Entry: "echo"})
-		require.NoError(t, err)
-		h := readHidden(t, file, scratch)
-		found := h.search(t, scratch)
-		assert.Empty(t, found)
-		require.NoError(t, c.Send(testContext(t), "alive"))
-
-		planted = make([]byte, 32) // to see that the search finds what is there
-		for i := range planted {
-			planted[i] = h["raw"][i] ^ mask
-		}
-		assert.Equal(t, 1, h.search(t, scratch)["raw"])
-		clear(planted)
-	})
-}
-
-var planted []byte
-
-func addressOf(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(&b[0]))) }
-
-// TestTheSecretIsNowhereElse starts a child with a secret that the test knows, and looks at all that others see of it.
-func TestTheSecretIsNowhereElse(t *testing.T) {
+// The test knows the secret of its child. The secret must not be visible to other
+// processes, nor in values, errors and logs.
+func TestSecret_IsNowhereElse(t *testing.T) {
 	var log, shown bytes.Buffer
-	var mu sync.Mutex // guards told and shown
-	var told []string
-	seen := func(v ...any) {
+	var mu sync.Mutex // guards seen and shown
+	var seen []string
+	look := func(v ...any) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, v := range v {
-			told = append(told, fmt.Sprintf("%v %+v %#v", v, v, v))
+			seen = append(seen, fmt.Sprintf("%v %+v %#v", v, v, v))
 			if b, err := json.Marshal(v); err == nil {
-				told = append(told, string(b))
+				seen = append(seen, string(b))
 			}
 			slog.New(slog.NewJSONHandler(&shown, nil)).Info("it", "value", v)
 		}
@@ -198,9 +55,11 @@ func TestTheSecretIsNowhereElse(t *testing.T) {
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Stderr: forkspawn.Capture(nil),
 		Trace: &forkspawn.Trace{
-			Started:    func(e forkspawn.ChildEvent) { seen(e) },
-			Ready:      func(e forkspawn.ChildEvent, _ forkspawn.BootTimes) { seen(e) },
-			BootFailed: func(e forkspawn.ChildEvent, err *forkspawn.BootError) { seen(e, err, *err) },
+			Started: func(e forkspawn.ChildEvent) { look(e) },
+			Ready:   func(e forkspawn.ChildEvent, _ forkspawn.BootTimes) { look(e) },
+			BootFailed: func(e forkspawn.ChildEvent, err *forkspawn.BootError) {
+				look(e, err, *err)
+			},
 		},
 	})
 	secretIn := func(file string) string {
@@ -216,58 +75,69 @@ func TestTheSecretIsNowhereElse(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ticket")
 
 	t.Run("of a child that joins", func(t *testing.T) {
-		c, err := s.SpawnCommand(testContext(t), telling(file), spawnspec.Spec{Name: "x", Entry: "environs"})
+		c, err := s.Spawn(testkit.Context(t),
+			spawnspec.Spec{Name: "x", Entry: "reports-environment"},
+			forkspawn.WithCommand(revealing(file)))
 		require.NoError(t, err)
 		secrets = append(secrets, secretIn(file))
-		var environs []string // the child's own, and that of a child of its
-		require.NoError(t, c.Recv(testContext(t), &environs))
+		var environs []string // of the child, and of a child of its own
+		require.NoError(t, c.Recv(testkit.Context(t), &environs))
 		require.Len(t, environs, 2)
-		told = append(told, environs...)
+		seen = append(seen, environs...)
 		for _, name := range []string{"cmdline", "environ"} {
 			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", c.PID(), name))
 			require.NoError(t, err)
-			told = append(told, string(b))
+			seen = append(seen, string(b))
 			if name == "environ" {
 				assert.NotContains(t, string(b), handshake.TicketEnv)
 				assert.Contains(t, string(b), "PATH=", "the rest is as it was")
 			}
 		}
 		child = c
-		result, err := c.Stop(testContext(t))
-		seen(result, err, c.StderrTail())
+		result, err := c.Stop(testkit.Context(t))
+		look(result, err, c.StderrTail())
 	})
 	t.Run("of a child that fails", func(t *testing.T) {
-		_, err := s.SpawnCommand(testContext(t), telling(file), spawnspec.Spec{Name: "x", Entry: "no such entry"})
+		_, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Name: "x", Entry: "no such entry"},
+			forkspawn.WithCommand(revealing(file)))
 		secrets = append(secrets, secretIn(file))
 		var boot *forkspawn.BootError
 		require.ErrorAs(t, err, &boot)
-		seen(boot, *boot, boot.Stderr)
+		look(boot, *boot, boot.Stderr)
 	})
 	t.Run("of a program that cannot be started", func(t *testing.T) {
-		_, err := s.SpawnCommand(testContext(t), forkspawn.Command{Path: "/no/such/program"}, spawnspec.Spec{Name: "x"})
-		seen(err)
+		_, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Name: "x"},
+			forkspawn.WithCommand(forkspawn.Command{Path: "/no/such/program"}))
+		look(err)
 	})
 	require.NoError(t, s.Close())
-	seen(child, s) // now that nothing in them changes
+	look(child, s) // nothing in them changes any more
 	require.Len(t, secrets, 2)
-	told = append(told, log.String(), shown.String())
+	seen = append(seen, log.String(), shown.String())
 	for _, secret := range secrets {
 		raw, err := hex.DecodeString(secret)
 		require.NoError(t, err)
-		for _, form := range []string{secret[8:24], strings.ToUpper(secret[8:24]), string(raw[4:12]), strings.Trim(fmt.Sprint(raw[4:12]), "[]")} {
-			for _, text := range told {
+		for _, form := range []string{secret[8:24], strings.ToUpper(secret[8:24]),
+			string(raw[4:12]), strings.Trim(fmt.Sprint(raw[4:12]), "[]")} {
+			for _, text := range seen {
 				assert.NotContains(t, text, form)
 			}
 		}
 	}
 }
 
-// environs sends the environment that this process has, and that of a child of its.
-func environs(ctx context.Context, p *forkspawn.Parent) error {
-	theirs, err := exec.Command("env").Output()
-	if err != nil {
-		return err
+func TestSecret_IsNotInTheCommandLine(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("reads /proc")
 	}
-	fmt.Fprintln(os.Stderr, os.Environ())
-	return errors.Join(p.Send(ctx, []string{strings.Join(os.Environ(), "\n"), string(theirs)}), p.Recv(ctx, new(any)))
+	s := newSpawner(t, forkspawn.Config{})
+	c := spawn(t, s, spawnspec.Spec{Entry: "echo"})
+	cmdline, err := os.ReadFile("/proc/" + itoa(c.PID()) + "/cmdline")
+	require.NoError(t, err)
+	assert.NotContains(t, string(cmdline), "SPAWNWIRE")
+	boot := spawnError(t, testkit.Context(t), s,
+		sh(`echo "$SPAWNWIRE_TICKET" | cut -d" " -f1-2 >&2; exit 1`),
+		spawnspec.Spec{Name: "teller"})
+	assert.True(t, strings.HasPrefix(boot.Stderr, "1 "), "the ticket's form: version, id")
+	assert.Contains(t, boot.Stderr, boot.ID)
 }

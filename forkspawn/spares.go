@@ -5,112 +5,122 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// spareName is what a spare is called in logs and errors as long as it has no spec.
+// spareName is the name of a spare in logs and errors before it has a spec.
 const spareName = "spare"
 
-// The pause after spares could not be started, or died as they waited, doubles from one to the other. It begins anew
-// when a child of the same command has become ready, or nothing has failed for a minute.
 const (
+	// minSparePause and maxSparePause bound the pause after a failure of a
+	// spare. It doubles with each failure.
 	minSparePause = 100 * time.Millisecond
 	maxSparePause = 30 * time.Second
-	sparePeace    = time.Minute // also the least time between two lines of the log about it
+	// sparePeace is the time without a failure after which the pause starts
+	// at its minimum again. It is also the least time between two lines of
+	// the log about failures.
+	sparePeace = time.Minute
 )
 
-// maxSpareStarts is how many spares are started at the same time.
+// maxSpareStarts bounds the starts of spares in progress.
 var maxSpareStarts = min(4, runtime.GOMAXPROCS(0))
 
-// spares keeps children ready that wait for their spec. Its methods may be called concurrently; those of a nil spares do
-// nothing.
+// spares keeps children started that wait for their spec. Its methods may be
+// called concurrently. Those of a nil spares do nothing.
 type spares struct {
 	s    *Spawner
 	want int
-	wg   sync.WaitGroup // all goroutines of it; started before the last boot of the Spawner ends
+	wg   sync.WaitGroup // its goroutines; all start before the Spawner's last boot ends
 
 	mu      sync.Mutex // guards what follows; never held over input, output or a wait
 	closed  bool
 	idle    []*spare      // oldest first
-	left    []*Child      // that dismiss has returned
-	dying   int           // that have died as they waited, which has not been noted as a failure yet: until then it has no pause
-	workers int           // goroutines that start spares, one at a time each
-	news    chan struct{} // closed, and replaced, when something has changed that a wait is for
+	stopped []*Child      // returned by dismiss
+	dying   int           // dead spares whose failure is not recorded yet; they are not replaced
+	workers int           // goroutines; each starts one spare after the other
+	changed chan struct{} // closed, and replaced, when AwaitSpares must look again
 
 	failures int
 	err      error         // the last failure
-	failedAt time.Time     // and when it was
-	pause    time.Duration // between it and the next start
+	failedAt time.Time     // when it was
+	pause    time.Duration // from the last failure to the next start
 	until    time.Time     // no start before
-	toldAt   time.Time     // when the log was last told of a failure
+	loggedAt time.Time     // when a failure was last logged
 }
 
 // spare is a child that waits for its spec.
 type spare struct {
 	*Child
 	x    *handshake.Expected
-	runs func() bool // tells whether the process runs; nil where that is not known
+	runs func() bool // reports whether the process neither has ended nor is stopped; may be nil
 }
 
 func newSpare(c *Child, x *handshake.Expected) *spare {
 	sp := &spare{Child: c, x: x}
-	if p, ok := c.proc.(interface{ runs() bool }); ok {
-		sp.runs = p.runs
+	if p, ok := c.proc.(osProcess); ok {
+		sp.runs = p.Runs
 	}
 	return sp
 }
 
 func newSpares(s *Spawner) *spares {
-	return &spares{s: s, want: s.cfg.Spares, news: make(chan struct{})}
+	return &spares{s: s, want: s.cfg.Spares, changed: make(chan struct{})}
 }
 
-// Warm waits until all of Config.Spares wait for their spec. When one cannot be started, or dies as it waits, its error is
-// returned at once, a [*BootError] or an [*ExitError], while the Spawner goes on to try; a later Warm tries without a pause. Other errors match ctx's, and
-// [ErrClosed]. With no Spares it returns nil. With MethodForkserver it starts the template first, if there is none, and waits for its warm-up, which
-// Config.BootTimeout does not bound here.
-func (s *Spawner) Warm(ctx context.Context) error {
-	if _, err := s.forks.ready(ctx, &s.cfg.Command); err != nil {
-		return fmt.Errorf("forkspawn: warm: %w", err)
-	}
+// AwaitSpares waits until all of Config.Spares are started and wait for their spec.
+// With MethodForkserver it waits for the template first; see
+// [Spawner.AwaitTemplate]. It returns nil at once if there are no spares.
+//
+// If a spare cannot be started or dies while waiting, AwaitSpares returns that
+// error at once, a [*BootError] or an [*ExitError]. The Spawner continues to
+// retry, and a later AwaitSpares makes it retry without a pause. Otherwise the
+// error is that of ctx, or matches [ErrSpawnerClosed].
+func (s *Spawner) AwaitSpares(ctx context.Context) error {
 	r := s.spares
 	if r == nil {
 		return nil
 	}
+	if _, err := s.forks.ready(ctx, &s.cfg.Command); err != nil {
+		return prefixed("await spares", err)
+	}
 	r.retry()
 	r.mu.Lock()
 	for before := r.failures; ; r.mu.Lock() {
-		news, closed, full, err := r.news, r.closed, len(r.idle) >= r.want, error(nil)
+		changed, closed, full, err := r.changed, r.closed, len(r.idle) >= r.want, error(nil)
 		if r.failures > before {
 			err = r.err
 		}
 		r.mu.Unlock()
 		switch {
 		case closed:
-			return fmt.Errorf("forkspawn: warm: %w", ErrClosed)
+			return prefixed("await spares", ErrSpawnerClosed)
 		case full, err != nil:
 			return err
 		}
 		select {
-		case <-news:
+		case <-changed:
 		case <-ctx.Done():
-			return fmt.Errorf("forkspawn: warm: %w", contextError(ctx))
+			return prefixed("await spares", wait.Cause(ctx))
 		}
 	}
 }
 
-// announce wakes whoever waits for news. The caller holds r.mu.
+// announce wakes all waits for a change. The caller holds r.mu.
 func (r *spares) announce() {
-	close(r.news)
-	r.news = make(chan struct{})
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
-// refill begins to start what is missing.
+// refill begins to start the missing spares.
 func (r *spares) refill() {
 	if r == nil {
 		return
@@ -123,7 +133,7 @@ func (r *spares) refill() {
 	}
 }
 
-// work starts spares, one after the other, until there are enough.
+// work starts one spare after the other until there are enough.
 func (r *spares) work() {
 	for {
 		r.mu.Lock()
@@ -132,25 +142,27 @@ func (r *spares) work() {
 			r.mu.Unlock()
 			return
 		}
-		pause, news := time.Until(r.until), r.news
+		pause, changed := time.Until(r.until), r.changed
 		r.mu.Unlock()
 		if pause > 0 {
-			awaitClosed(r.s.ctx, news, pause)
+			wait.For(r.s.ctx, changed, pause)
 			continue
 		}
-		if err := r.s.newBoot(r.s.cfg.Command, spawnspec.Spec{Name: spareName}, &r.s.quiet).runSpare(); err != nil {
+		if err := r.s.newBoot(r.s.options(), spawnspec.Spec{Name: spareName},
+			&r.s.quiet).runSpare(); err != nil {
 			r.failed(err)
 		}
 	}
 }
 
-// add takes in a spare that waits.
+// add adds a spare that waits for its spec.
 func (r *spares) add(sp *spare) {
 	r.mu.Lock()
-	r.idle = append(r.idle, sp) // also when closed: what has been let in is dismissed after the last boot
+	// also if closed, because dismiss is called again after the last boot
+	r.idle = append(r.idle, sp)
 	r.announce()
 	r.mu.Unlock()
-	sp.callWhenGone(func() {
+	sp.callOnExit(func() {
 		if !r.remove(sp, 1) {
 			return
 		}
@@ -162,7 +174,8 @@ func (r *spares) add(sp *spare) {
 	})
 }
 
-// remove takes a spare out, unless somebody has, and adds to the dying.
+// remove removes an idle spare and adds to dying. It reports whether the spare
+// was still idle.
 func (r *spares) remove(sp *spare, dying int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -175,17 +188,19 @@ func (r *spares) remove(sp *spare, dying int) bool {
 	return true
 }
 
-// take hands out the newest spare that can be used, or nil: of what it needs, most is still in the processors' caches. It gives up those
-// that have cut their connection.
+// take removes and returns the newest usable spare, or nil. The newest one has
+// most of its memory in the processors' caches. take ends spares that have closed
+// their connection.
 func (r *spares) take() *spare {
 	r.mu.Lock()
 	idle := slices.Clone(r.idle)
 	r.mu.Unlock()
 	for _, sp := range slices.Backward(idle) {
 		switch {
-		case isClosed(sp.gone), sp.runs != nil && !sp.runs(): // it has ended, or is stopped (SIGSTOP) for the time being
-		case !r.remove(sp, 0): // another call was faster
-		case !sp.x.Waits():
+		// ended, or stopped by SIGSTOP for now
+		case wait.Closed(sp.exited), sp.runs != nil && !sp.runs():
+		case !r.remove(sp, 0): // another call has taken it
+		case sp.x.Internal(access.Key{}).Waiting() == nil:
 			r.wg.Go(func() { r.lost(sp) })
 		default:
 			return sp
@@ -194,18 +209,18 @@ func (r *spares) take() *spare {
 	return nil
 }
 
-// lost ends a spare that has failed, and sees that another takes its place.
+// lost ends a spare that has failed, and starts another.
 func (r *spares) lost(sp *spare) {
 	r.failed(r.end(sp))
 	r.refill()
 }
 
-// end ends a spare that is of no use, with nothing left of it, and returns why it is not.
+// end ends an unusable spare and returns the reason.
 func (r *spares) end(sp *spare) error {
-	died := sp.awaitGone(r.s.ctx, dyingBound) // its connection may end a moment before it does
+	died := sp.awaitExit(r.s.ctx, dyingBound) // the connection can end a moment before the process
 	if !died {
 		sp.kill()
-		sp.awaitGone(context.Background(), killBound) // one that no signal ends, Close tells of
+		sp.awaitExit(context.Background(), killBound) // if this fails, Close returns an error
 	}
 	err := error(sp.exitError(nil))
 	if !died {
@@ -213,39 +228,41 @@ func (r *spares) end(sp *spare) error {
 	}
 	sp.x.Cancel()
 	sp.peer.Abort()
+	sp.release()
 	return err
 }
 
-var errSpareCut = errors.New("it has closed its connection, or said something, instead of waiting for its spec")
+var errSpareCut = errors.New(
+	"it has closed its connection, or said something, instead of waiting for its spec")
 
-// discard ends a spare, which nobody waits for.
+// discard ends a spare and does not wait for its end.
 func (r *spares) discard(sp *spare) {
 	r.wg.Go(func() { r.end(sp) })
 }
 
-// failed notes that a spare could not be had, and puts the next start off.
+// failed records the failure of a spare, and delays the next start.
 func (r *spares) failed(err error) {
 	if r.s.ctx.Err() != nil {
-		return // Close
+		return // the Spawner is closed
 	}
 	now := time.Now()
 	r.mu.Lock()
 	if now.Sub(r.failedAt) > sparePeace {
 		r.pause = 0
 	}
-	if !now.Before(r.until) { // else it is one of several that failed together
+	if !now.Before(r.until) { // otherwise several have failed together
 		r.pause = min(max(2*r.pause, minSparePause), maxSparePause)
 		r.until = now.Add(r.pause)
 	}
 	r.failures++
 	r.err, r.failedAt = err, now
 	level, pause := slog.LevelDebug, r.pause
-	if now.Sub(r.toldAt) > sparePeace {
-		level, r.toldAt = slog.LevelWarn, now
+	if now.Sub(r.loggedAt) > sparePeace {
+		level, r.loggedAt = slog.LevelWarn, now
 	}
 	r.announce()
 	r.mu.Unlock()
-	r.s.tell.spareFailed(level, err, pause)
+	r.s.report.spareFailed(level, err, pause)
 }
 
 // retry ends the pause.
@@ -257,7 +274,7 @@ func (r *spares) retry() {
 	r.refill()
 }
 
-// worked is told of each child that has become ready: what failed before may work again.
+// worked ends the pause when a child of the same command has become ready.
 func (r *spares) worked(b *boot) {
 	if r == nil || !b.cmd.equal(&r.s.cfg.Command) {
 		return
@@ -270,7 +287,8 @@ func (r *spares) worked(b *boot) {
 	}
 }
 
-// dismiss takes out all idle spares, for good, and returns them for whoever stops them.
+// dismiss closes r, and removes and returns all idle spares. The caller stops
+// them.
 func (r *spares) dismiss() []*Child {
 	if r == nil {
 		return nil
@@ -283,34 +301,43 @@ func (r *spares) dismiss() []*Child {
 		list = append(list, sp.Child)
 	}
 	r.idle = nil
-	r.left = append(r.left, list...)
+	r.stopped = append(r.stopped, list...)
 	r.announce()
 	return list
 }
 
-// dismissed returns what dismiss has returned so far.
+// dismissed returns all spares that dismiss has returned so far.
 func (r *spares) dismissed() []*Child {
 	if r == nil {
 		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Clone(r.left)
+	return slices.Clone(r.stopped)
 }
 
-// wait waits for the goroutines, when the last boot has ended.
+// wait waits for the goroutines. The last boot has ended before.
 func (r *spares) wait() {
 	if r != nil {
 		r.wg.Wait()
 	}
 }
 
-// equal tells whether two commands start the same thing.
+// equal reports whether two commands start the same process.
 func (c *Command) equal(d *Command) bool {
-	return c.Path == d.Path && same(c.Args, d.Args) && same(c.Env, d.Env) && (c.Env == nil) == (d.Env == nil)
+	return c.Path == d.Path && c.Launcher == d.Launcher && c.NewSession == d.NewSession &&
+		c.TicketOnStdin == d.TicketOnStdin && c.Connections == d.Connections &&
+		same(c.Args, d.Args) &&
+		same(c.Env, d.Env) && (c.Env == nil) == (d.Env == nil) &&
+		maps.Equal(c.Files, d.Files)
 }
 
-// same is slices.Equal, which looks at each element of an environment also when that is one and the same.
+// same is slices.Equal, but at once for one and the same slice.
 func same(a, b []string) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// serves reports whether a spare can be the child of a boot.
+func (r *spares) serves(b *boot) bool {
+	return r != nil && b.spec.Dir == "" && !b.ownStreams && b.cmd.equal(&r.s.cfg.Command)
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/template"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
@@ -23,21 +25,22 @@ func init() {
 	const often = 300 * time.Millisecond
 	forkspawn.RegisterWarmUp("collects often", func() error {
 		loaded.pid = os.Getpid()
-		forkspawn.SetCollectAfter(often)
+		template.CollectAfter = often
 		return nil
 	})
 	forkspawn.RegisterWarmUp("collects never", func() error {
 		loaded.pid = os.Getpid()
-		forkspawn.SetCollectAfter(often)
+		template.CollectAfter = often
 		debug.SetGCPercent(-1)
 		return nil
 	})
 	forkspawn.RegisterWarmUp("leaves a slow timer", func() error {
 		loaded.pid = os.Getpid()
 		time.AfterFunc(200*time.Millisecond, func() {
-			// More than the template runs when it got a signal.
+			// Longer than the template runs after a signal.
 			time.Sleep(1500 * time.Millisecond)
-			os.WriteFile(fmt.Sprint(os.Getenv(signEnv), os.Getpid()), nil, 0o600) // each child has the timer too
+			// each child has the timer too
+			os.WriteFile(fmt.Sprint(os.Getenv(signEnv), os.Getpid()), nil, 0o600)
 		})
 		return nil
 	})
@@ -48,12 +51,14 @@ func init() {
 	}
 }
 
-// isArmed tells whether all threads of a template are stopped: they block all signals then.
+// isArmed reports whether all threads of a template are frozen. They block all
+// signals then.
 func isArmed(pid int) bool {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	for _, task := range tasks {
 		status, _ := os.ReadFile(task)
-		if !strings.Contains(string(status), "SigBlk:\tfffffffffffbfeff\n") { // SIGKILL and SIGSTOP cannot be blocked
+		// SIGKILL and SIGSTOP cannot be blocked
+		if !strings.Contains(string(status), "SigBlk:\tfffffffffffbfeff\n") {
 			return false
 		}
 	}
@@ -62,31 +67,35 @@ func isArmed(pid int) bool {
 
 func awaitArmed(t testing.TB, pid int) {
 	t.Helper()
-	eventually(t, "the template waits for a request with its threads stopped", func() bool { return isArmed(pid) })
+	testkit.Eventually(t, "the template waits for a request with its threads stopped", func() bool {
+		return isArmed(pid)
+	})
 }
 
-// disarm has a template run for a second.
+// disarm makes a template run for a second.
 func disarm(t testing.TB, pid int) {
 	t.Helper()
 	awaitArmed(t, pid)
 	require.NoError(t, syscall.Kill(pid, syscall.SIGWINCH))
-	eventually(t, "the template runs", func() bool { return !isArmed(pid) })
+	testkit.Eventually(t, "the template runs", func() bool { return !isArmed(pid) })
 }
 
-// TestTemplateCollectsGarbage has one that does so often, and one whose warm-up has turned it off.
-func TestTemplateCollectsGarbage(t *testing.T) {
+func TestTemplate_CollectsGarbage(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	for _, warmUp := range []string{"collects often", "collects never"} {
 		t.Run(warmUp, func(t *testing.T) {
 			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = warmUp })
 			collections := func() (template, n int) {
 				var report []int
-				require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "collections"}).Recv(testContext(t), &report))
+				require.NoError(t,
+					spawn(t, s, spawnspec.Spec{Entry: "collections"}).
+						Recv(testkit.Context(t), &report))
 				return report[0], report[1]
 			}
 			template, before := collections()
 			for range 2 {
-				disarm(t, template) // which is over after a second
+				disarm(t, template) // for a second
 				awaitArmed(t, template)
 			}
 			after, n := collections()
@@ -100,15 +109,17 @@ func TestTemplateCollectsGarbage(t *testing.T) {
 	}
 }
 
-// TestTemplateIsStoppedAgainAfterATimersFunction has one that starts as the template runs for a signal, and takes longer than that.
-func TestTemplateIsStoppedAgainAfterATimersFunction(t *testing.T) {
+// The timer's function begins while the template runs after a signal, and takes
+// longer than that.
+func TestTemplate_IsArmedAgainAfterATimer(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	sign := filepath.Join(t.TempDir(), "sign")
 	t.Setenv(signEnv, sign)
 	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "leaves a slow timer" })
 	_, before := spawnWarm(t, s)
 	disarm(t, before.Template)
-	eventually(t, "the function has ended", func() bool {
+	testkit.Eventually(t, "the function has ended", func() bool {
 		_, err := os.Stat(fmt.Sprint(sign, before.Template))
 		return err == nil
 	})
@@ -117,7 +128,8 @@ func TestTemplateIsStoppedAgainAfterATimersFunction(t *testing.T) {
 	assert.Equal(t, before.Template, after.Template)
 }
 
-// plainProgram has no functions of AfterFork, with which a child would do all that it does once before it joins.
+// plainProgram has no functions of AfterFork. With them a child would start all
+// its threads before it joins.
 const plainProgram = `package main
 
 import (
@@ -153,7 +165,9 @@ func main() {
 }
 
 func run(spares int) error {
-	s, err := forkspawn.New(forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "pid", Spares: spares})
+	s, err := forkspawn.New(forkspawn.Config{
+		Method: forkspawn.MethodForkserver, WarmUp: "pid", Spares: spares,
+	})
 	if err != nil {
 		return err
 	}
@@ -176,17 +190,17 @@ func run(spares int) error {
 		if report.Template != first || first == 0 || report.Procs != runtime.GOMAXPROCS(0) {
 			return fmt.Errorf("child %d: %+v", i, report)
 		}
-		if r, err := c.Stop(ctx); err != nil || r.By != forkspawn.EndedAsked {
+		if r, err := c.Stop(ctx); err != nil || r.By != forkspawn.Asked {
 			return fmt.Errorf("child %d ended: %v, %v", i, r, err)
 		}
 		if i%4 == 3 {
-			syscall.Kill(first, syscall.SIGWINCH) // it runs for a second
+			syscall.Kill(first, syscall.SIGWINCH) // the template runs for a second
 		}
 	}
 	return nil
 }
 
-// whole needs all threads, and what belongs to them.
+// whole uses all threads, and the poller.
 func whole(ctx context.Context, p *forkspawn.Parent) error {
 	var stop atomic.Bool
 	ended := make(chan bool)
@@ -195,14 +209,15 @@ func whole(ctx context.Context, p *forkspawn.Parent) error {
 		}
 		close(ended)
 	}()
-	runtime.GC() // which preempts it
+	runtime.GC() // preempts the loop
 	<-time.After(time.Millisecond)
 	stop.Store(true)
 	<-ended
 	if err := exec.Command("/bin/sh", "-c", "exit 0").Run(); err != nil {
 		return err
 	}
-	if err := p.Send(ctx, map[string]int{"template": template, "procs": runtime.GOMAXPROCS(0)}); err != nil {
+	report := map[string]int{"template": template, "procs": runtime.GOMAXPROCS(0)}
+	if err := p.Send(ctx, report); err != nil {
 		return err
 	}
 	<-ctx.Done()
@@ -210,12 +225,13 @@ func whole(ctx context.Context, p *forkspawn.Parent) error {
 }
 `
 
-// TestTemplateOfAProgramWithoutAfterFork has children whose threads start when they are ready.
-func TestTemplateOfAProgramWithoutAfterFork(t *testing.T) {
+// The threads of these children start when their parent knows that they are
+// ready.
+func TestTemplate_ProgramWithoutAfterFork(t *testing.T) {
 	if raceDetector || testing.Short() {
-		t.Skip("the program is a build of its own, without the race detector")
+		t.Skip("the program is built without the race detector")
 	}
-	program := build(t, t.TempDir(), plainProgram, "CGO_ENABLED=0")
+	program := testkit.BuildSource(t, plainProgram, "CGO_ENABLED=0")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*bound)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program)

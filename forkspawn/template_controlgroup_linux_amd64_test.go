@@ -12,30 +12,32 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// TestTemplateRunsOutOfProcessesInItsControlGroup has children forked in a group whose pids.max lets them through bit by bit.
-func TestTemplateRunsOutOfProcessesInItsControlGroup(t *testing.T) {
+// pids.max of the template's control group grows until a fork succeeds.
+func TestTemplate_OutOfProcessesInItsControlGroup(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	alone(t, 0, func(t *testing.T) {
 		group := newControlGroup(t, "pids")
 		s := forking(t)
 		running, first := spawnWarm(t, s)
-		group.add(first.Template) // and so all that it forks from now on
+		group.add(first.Template) // and all its later children
 		before := descriptors(t)
 		refused, died, made := 0, 0, 0
 		for more := 0; made < 2; more++ {
 			require.Less(t, more, 60)
 			lift := group.limit(group.number("pids.current")+more, "pids.max")
-			c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
+			c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo"})
 			lift()
-			var template *forkspawn.TemplateError
+			var template *forkspawn.ExitError
 			switch {
 			case err == nil:
 				made++
 				answers(t, c)
-				_, err := c.Stop(testContext(t))
+				_, err := c.Stop(testkit.Context(t))
 				require.NoError(t, err)
 			case errors.As(err, &template):
 				refused++
@@ -50,18 +52,22 @@ func TestTemplateRunsOutOfProcessesInItsControlGroup(t *testing.T) {
 		}
 		t.Logf("%d forks were refused, %d children died", refused, died)
 		assert.NotZero(t, refused)
-		eventually(t, "descriptors are given back", func() bool { return slices.Equal(before, descriptors(t)) })
+		testkit.Eventually(t, "descriptors are given back", func() bool {
+			return slices.Equal(before, descriptors(t))
+		})
 		_, last := spawnWarm(t, s)
 		assert.Equal(t, first.Template, last.Template, "it has lived on")
-		result, err := running.Stop(testContext(t))
+		result, err := running.Stop(testkit.Context(t))
 		require.NoError(t, err)
-		assert.Equal(t, forkspawn.EndedAsked, result.By)
+		assert.Equal(t, forkspawn.Asked, result.By)
 	})
 }
 
-// TestTemplateRunsOutOfMemoryInItsControlGroup has them forked in a group with ever more memory. The kernel refuses the fork there, or
-// kills the child or the template, whichever it chooses. Each is told, and the next child, without the limit, is there.
-func TestTemplateRunsOutOfMemoryInItsControlGroup(t *testing.T) {
+// The memory limit of the template's control group grows. The kernel refuses
+// the fork, or kills the child or the template. Each is an exact error, and
+// without the limit the next Spawn succeeds.
+func TestTemplate_OutOfMemoryInItsControlGroup(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	alone(t, 0, func(t *testing.T) {
 		group := newControlGroup(t, "memory")
@@ -72,24 +78,25 @@ func TestTemplateRunsOutOfMemoryInItsControlGroup(t *testing.T) {
 		for limit := 4 << 10; outcomes["made"] < 2; limit *= 2 {
 			require.Less(t, limit, 1<<30)
 			c, now := spawnWarm(t, s)
-			_, err := c.Stop(testContext(t))
+			_, err := c.Stop(testkit.Context(t))
 			require.NoError(t, err)
 			group.add(now.Template)
-			lift := group.limit(group.number("memory.usage_in_bytes", "memory.current")+limit, "memory.limit_in_bytes", "memory.max")
-			c, err = s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
+			lift := group.limit(group.number("memory.usage_in_bytes", "memory.current")+limit,
+				"memory.limit_in_bytes", "memory.max")
+			c, err = s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"})
 			lift()
-			var template *forkspawn.TemplateError
+			var template *forkspawn.ExitError
 			var boot *forkspawn.BootError
 			switch {
 			case err == nil:
 				outcomes["made"]++
-				_, err := c.Stop(testContext(t))
+				_, err := c.Stop(testkit.Context(t))
 				require.NoError(t, err)
 				group.remove(now.Template)
 				continue
 			case errors.As(err, &template) && template.Status.Known():
 				outcomes["the template was killed"]++
-				assert.Equal(t, forkspawn.Killed(syscall.SIGKILL, false), template.Status)
+				assert.Equal(t, forkspawn.KilledStatus(syscall.SIGKILL, false), template.Status)
 				assert.False(t, alive(template.PID))
 			case errors.As(err, &template):
 				outcomes["refused"]++
@@ -104,17 +111,21 @@ func TestTemplateRunsOutOfMemoryInItsControlGroup(t *testing.T) {
 				group.remove(now.Template)
 			}
 			t.Logf("%d KiB: %v", limit>>10, err)
-			eventually(t, "nothing is left in the group", func() bool { return group.processes() == 0 })
+			testkit.Eventually(t, "nothing is left in the group", func() bool {
+				return group.processes() == 0
+			})
 		}
 		t.Log(outcomes)
 		if swaps, _ := os.ReadFile("/proc/swaps"); strings.Count(string(swaps), "\n") <= 1 {
 			assert.Greater(t, len(outcomes), 1, "the limit did bind")
 		}
 		answers(t, running)
-		result, err := running.Stop(testContext(t))
+		result, err := running.Stop(testkit.Context(t))
 		require.NoError(t, err)
-		assert.Equal(t, forkspawn.EndedAsked, result.By)
+		assert.Equal(t, forkspawn.Asked, result.By)
 		works(t, s)
-		eventually(t, "descriptors are given back", func() bool { return len(descriptors(t)) < before })
+		testkit.Eventually(t, "descriptors are given back", func() bool {
+			return len(descriptors(t)) < before
+		})
 	})
 }

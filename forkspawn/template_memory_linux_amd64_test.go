@@ -13,12 +13,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
 const tableMiB = 64
 
-// tables are what the warm-ups of TestWhatACollectionWritesTo leave.
+// tables are the results of the warm-ups "nodes" and "flat".
 var tables struct {
 	nodes []*tableNode
 	flat  []byte
@@ -61,7 +62,8 @@ func init() {
 	}
 }
 
-// privateDirty is the memory of this process, in KiB, that it has written to and shares with no other.
+// privateDirty returns the memory of this process, in KiB, that it has written
+// to and does not share.
 func privateDirty() (kib int) {
 	rollup, _ := os.ReadFile("/proc/self/smaps_rollup")
 	for line := range strings.Lines(string(rollup)) {
@@ -70,17 +72,20 @@ func privateDirty() (kib int) {
 	return kib
 }
 
-// TestWhatACollectionWritesTo prints how much of what a template has loaded a child shares with it no more when it has collected:
+// The test prints how much of the template's memory a child no longer shares
+// after a collection:
 //
-//	CGO_ENABLED=0 go test -count=1 -v -run TestWhatACollectionWritesTo ./forkspawn
-func TestWhatACollectionWritesTo(t *testing.T) {
+//	CGO_ENABLED=0 go test -count=1 -v -run TestForked_MemorySharedAfterACollection ./forkspawn
+func TestForked_MemorySharedAfterACollection(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	private := map[string]int{}
 	for _, warmUp := range []string{"nodes", "flat"} {
 		s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = warmUp })
-		require.NoError(t, s.Warm(testContext(t)))
+		require.NoError(t, s.AwaitTemplate(testkit.Context(t)))
 		var kib []int
-		require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "collect"}).Recv(testContext(t), &kib))
+		c := spawn(t, s, spawnspec.Spec{Entry: "collect"})
+		require.NoError(t, c.Recv(testkit.Context(t), &kib))
 		t.Logf("%s: of a heap of %d MiB a child has %.1f MiB for itself; after a collection %.1f MiB, after two %.1f MiB",
 			warmUp, kib[0]>>10, float64(kib[1])/1024, float64(kib[2])/1024, float64(kib[3])/1024)
 		assert.Less(t, kib[1], tableMiB<<10/8, "before it collects")

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
@@ -22,7 +23,8 @@ func init() {
 	forkspawn.RegisterWarmUp("hungry", func() error {
 		var all [][]byte
 		for range 100 {
-			all = append(all, make([]byte, 100<<20)) // which needs no memory before it is written to, but addresses
+			// needs addresses, but no memory before a write
+			all = append(all, make([]byte, 100<<20))
 		}
 		return fmt.Errorf("there were %d", len(all))
 	})
@@ -47,10 +49,12 @@ func init() {
 	})
 }
 
-// full is what the warm-up "full" leaves: most of the 64 MiB that the Go runtime asks the kernel for at once.
+// full is the result of the warm-up "full". It fills most of the 64 MiB that
+// the Go runtime gets from the kernel at once.
 var full [][]byte
 
-// limitOf sets a soft limit of another process, until the returned function is called.
+// limitOf sets a soft limit of another process. The returned function restores
+// it.
 func limitOf(t testing.TB, pid, resource int, n uint64) (restore func()) {
 	t.Helper()
 	var old unix.Rlimit
@@ -66,8 +70,9 @@ func openFiles(t testing.TB, pid int) int {
 	return len(fds)
 }
 
-// TestTemplateRunsOutOfDescriptors lowers the limit of a template that serves, and the same for one that is to be started.
-func TestTemplateRunsOutOfDescriptors(t *testing.T) {
+// The limit is lowered in a running template, and in one at its start.
+func TestTemplate_OutOfDescriptors(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	t.Run("as it serves", func(t *testing.T) {
 		s := forking(t)
@@ -78,20 +83,21 @@ func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 		for limit := uint64(3); made < 3; limit++ {
 			require.Less(t, limit, uint64(64))
 			restore := limitOf(t, first.Template, unix.RLIMIT_NOFILE, limit)
-			c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
+			c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"})
 			restore()
-			var template *forkspawn.TemplateError
+			var template *forkspawn.ExitError
 			switch {
 			case err == nil:
 				made++
-				_, err := c.Stop(testContext(t))
+				_, err := c.Stop(testkit.Context(t))
 				require.NoError(t, err)
 			case errors.As(err, &template):
 				refused++
-				names(t, err, syscall.EMFILE, "RLIMIT_NOFILE is "+strconv.FormatUint(limit, 10), "ulimit -n")
+				names(t, err, syscall.EMFILE,
+					"RLIMIT_NOFILE is "+strconv.FormatUint(limit, 10), "ulimit -n")
 				assert.False(t, template.Status.Known())
 				assert.Equal(t, first.Template, template.PID)
-			default: // the child, which has the same limit
+			default: // the child has the same limit
 				died++
 				t.Log(err)
 				assert.ErrorIs(t, err, forkspawn.ErrDied)
@@ -103,8 +109,9 @@ func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 		_, last := spawnWarm(t, s)
 		assert.Equal(t, first.Template, last.Template, "it has lived on")
 		awaitArmed(t, first.Template)
-		assert.Equal(t, open, openFiles(t, first.Template), "the descriptors that came with requests are closed")
-		_, err := running.Stop(testContext(t))
+		assert.Equal(t, open, openFiles(t, first.Template),
+			"the descriptors that came with requests are closed")
+		_, err := running.Stop(testkit.Context(t))
 		require.NoError(t, err)
 	})
 	t.Run("as it starts", func(t *testing.T) {
@@ -114,15 +121,17 @@ func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 		for limit := 4; made < 2; limit++ {
 			require.Less(t, limit, 64)
 			s := forking(t, func(cfg *forkspawn.Config) {
-				cfg.Command = forkspawn.Command{Path: "sh", Args: []string{"-c", `ulimit -n "$1"; exec "$0"`, exe, strconv.Itoa(limit)}}
+				cfg.Command = forkspawn.Command{Path: "sh",
+					Args: []string{"-c", `ulimit -n "$1"; exec "$0"`, exe, strconv.Itoa(limit)}}
 			})
-			if err := s.Warm(testContext(t)); err == nil {
+			if err := s.AwaitTemplate(testkit.Context(t)); err == nil {
 				made++
 			} else {
 				t.Log(limit, err)
-				var template *forkspawn.TemplateError
+				var template *forkspawn.ExitError
 				require.ErrorAs(t, err, &template)
-				assert.Regexp(t, `too many open files|failed with 24`, err.Error()) // the latter is the runtime's
+				// the second text is the runtime's
+				assert.Regexp(t, `too many open files|failed with 24`, err.Error())
 				assert.False(t, alive(template.PID))
 			}
 			require.NoError(t, s.Close())
@@ -130,15 +139,16 @@ func TestTemplateRunsOutOfDescriptors(t *testing.T) {
 	})
 }
 
-// TestTemplateRunsOutOfMemory bounds what a template can have: the Go runtime ends it then.
-func TestTemplateRunsOutOfMemory(t *testing.T) {
+// The Go runtime ends a process without memory.
+func TestTemplate_OutOfMemory(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	dies := func(t *testing.T, err error) {
 		t.Helper()
 		t.Log(err)
-		var template *forkspawn.TemplateError
+		var template *forkspawn.ExitError
 		require.ErrorAs(t, err, &template)
-		assert.Equal(t, forkspawn.Exited(2), template.Status)
+		assert.Equal(t, forkspawn.ExitedStatus(2), template.Status)
 		assert.Contains(t, template.Stderr, "fatal error: ")
 		assert.Contains(t, template.Stderr, "memory")
 		assert.False(t, alive(template.PID))
@@ -148,47 +158,54 @@ func TestTemplateRunsOutOfMemory(t *testing.T) {
 		require.NoError(t, err)
 		s := forking(t, func(cfg *forkspawn.Config) {
 			cfg.WarmUp = "hungry"
-			cfg.Command = forkspawn.Command{Path: "sh", Args: []string{"-c", `ulimit -v 4000000; exec "$0"`, exe}}
+			cfg.Command = forkspawn.Command{Path: "sh",
+				Args: []string{"-c", `ulimit -v 4000000; exec "$0"`, exe}}
 		})
-		dies(t, s.Warm(testContext(t)))
+		dies(t, s.AwaitTemplate(testkit.Context(t)))
 	})
 	t.Run("as it serves", func(t *testing.T) {
 		s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "full" })
 		running := spawn(t, s, spawnspec.Spec{Entry: "echo"})
 		template := func() int {
 			var pid int
-			require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "template"}).Recv(testContext(t), &pid))
+			require.NoError(t,
+				spawn(t, s, spawnspec.Spec{Entry: "template"}).Recv(testkit.Context(t), &pid))
 			return pid
 		}
 		first := template()
 		limitOf(t, first, unix.RLIMIT_DATA, 1<<20)
 		large := append(os.Environ(), "LARGE="+strings.Repeat("x", 14<<20))
-		_, err := s.SpawnCommand(testContext(t), forkspawn.Command{Env: large}, spawnspec.Spec{Entry: "warm"})
+		_, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+			forkspawn.WithCommand(forkspawn.Command{Env: large}))
 		dies(t, err)
 		second := template()
 		assert.NotEqual(t, first, second)
-		_, err = s.SpawnCommand(testContext(t), forkspawn.Command{Env: large}, spawnspec.Spec{Entry: "warm"})
+		_, err = s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+			forkspawn.WithCommand(forkspawn.Command{Env: large}))
 		require.NoError(t, err)
-		_, err = s.SpawnCommand(testContext(t), forkspawn.Command{Env: append(large, large...)}, spawnspec.Spec{Entry: "warm"})
+		_, err = s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+			forkspawn.WithCommand(forkspawn.Command{Env: append(large, large...)}))
 		require.NoError(t, err, "each variable is given once")
 		for i := range 9 {
 			large = append(large, "LARGE"+strconv.Itoa(i)+"="+strings.Repeat("x", 1<<20))
 		}
-		_, err = s.SpawnCommand(testContext(t), forkspawn.Command{Env: large}, spawnspec.Spec{Entry: "warm"})
+		_, err = s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+			forkspawn.WithCommand(forkspawn.Command{Env: large}))
 		assert.ErrorIs(t, err, syscall.E2BIG)
 		assert.Equal(t, second, template())
 		answers(t, running)
-		result, err := running.Stop(testContext(t))
+		result, err := running.Stop(testkit.Context(t))
 		require.NoError(t, err)
-		assert.Equal(t, forkspawn.EndedAsked, result.By)
+		assert.Equal(t, forkspawn.Asked, result.By)
 	})
 }
 
-// TestTemplateRunsOutOfProcesses has a limit that binds no root.
-func TestTemplateRunsOutOfProcesses(t *testing.T) {
+// Root has no such limit, so the test runs as another user.
+func TestTemplate_OutOfProcesses(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	alone(t, 0, func(t *testing.T) {
-		needRoot(t)
+		testkit.NeedRoot(t)
 		become(t, nobody)
 		warm(t, 40)
 		s := forking(t)
@@ -197,11 +214,12 @@ func TestTemplateRunsOutOfProcesses(t *testing.T) {
 		refused, died, made := 0, 0, 0
 		for more := 0; made < 2; more++ {
 			require.Less(t, more, 60)
-			n := threads(t, os.Getpid()) + threads(t, running.PID()) + threads(t, first.PID) + threads(t, first.Template)
+			n := threads(t, os.Getpid()) + threads(t, running.PID()) + threads(t,
+				first.PID) + threads(t, first.Template)
 			restore := limitOf(t, first.Template, unix.RLIMIT_NPROC, uint64(n+more))
-			c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
+			c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo"})
 			restore()
-			var template *forkspawn.TemplateError
+			var template *forkspawn.ExitError
 			switch {
 			case err == nil:
 				made++

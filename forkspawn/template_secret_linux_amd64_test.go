@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// memoryHas counts a text in all memory that another process can write to.
+// memoryHas counts a text in all writable memory of another process.
 func memoryHas(t testing.TB, pid int, text string) (n int) {
 	t.Helper()
 	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
@@ -33,7 +34,8 @@ func memoryHas(t testing.TB, pid int, text string) (n int) {
 	for lines.Scan() {
 		var from, to int64
 		var perm string
-		if got, _ := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &perm); got != 3 || !strings.HasPrefix(perm, "rw") {
+		if got, _ := fmt.Sscanf(lines.Text(), "%x-%x %s", &from, &to, &perm); got != 3 ||
+			!strings.HasPrefix(perm, "rw") {
 			continue
 		}
 		for at := from; at < to; {
@@ -48,29 +50,33 @@ func memoryHas(t testing.TB, pid int, text string) (n int) {
 	return n
 }
 
-// TestForkedChildrensSecretsAreTheirOwn looks for what only one child was given in the memory of the template, and in that of the
-// children that are forked after it: a child begins with all that the template has, what it has freed included. Some are forked by a
-// template that waits stopped, one after the other, some by one that runs.
-func TestForkedChildrensSecretsAreTheirOwn(t *testing.T) {
+// The secrets of one child must not be in the memory of the template or of
+// later children. A child begins with all of the template's memory, also the
+// freed part. An armed template forks some of the children, a running one the
+// others.
+func TestForked_SecretsStayInTheirChild(t *testing.T) {
 	needForks(t)
 	s := forking(t)
 	_, first := spawnWarm(t, s)
 	var told []string
-	for i, size := range []int{0, 1000, 500, 2000, 40_000, 3000, 1000} { // one for which there was no room yet
+	// one size is larger than the template's buffer
+	for i, size := range []int{0, 1000, 500, 2000, 40_000, 3000, 1000} {
 		if i == 2 || i == 5 {
 			disarm(t, first.Template)
-		} else if i != 1 { // the second finds it as the first has left it
+		} else if i != 1 { // the second child finds the state that the first has left
 			awaitArmed(t, first.Template)
 		}
 		secret := rand.Text()
 		env := append(os.Environ(), "TOKEN="+secret, strings.Repeat("x", size)+"=1")
-		c, err := s.SpawnCommand(testContext(t), forkspawn.Command{Env: env}, spawnspec.Spec{Entry: "warm"})
+		c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"},
+			forkspawn.WithCommand(forkspawn.Command{Env: env}))
 		require.NoError(t, err)
 		assert.Positive(t, memoryHas(t, c.PID(), secret), "the search finds what is there")
 		for _, earlier := range told {
 			assert.Zero(t, memoryHas(t, c.PID(), earlier), "in child %d", i)
 		}
-		told = append(told, secret, "1 "+c.ID()+" ") // the second is the beginning of its ticket
+		// the second text is the beginning of its ticket
+		told = append(told, secret, "1 "+c.ID()+" ")
 		for _, text := range told {
 			assert.Zero(t, memoryHas(t, first.Template, text), "in the template after child %d", i)
 		}

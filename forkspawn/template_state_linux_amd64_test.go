@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
@@ -24,19 +25,21 @@ import (
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// untidyFiles are the descriptors that the warm-up "untidy" leaves open.
+// untidyFiles is the number of descriptors that the warm-up "untidy" leaves
+// open.
 const untidyFiles = 6
 
-// untidy is what a warm-up leaves that does not clean up.
+// untidy is what the warm-up "untidy" leaves.
 var untidy struct {
 	file     *os.File
 	reader   *os.File // of a pipe
 	listener net.Listener
-	got      chan error // what a goroutine that reads from the pipe got
+	got      chan error // the result of a goroutine that reads from the pipe
 }
 
 func init() {
@@ -66,7 +69,7 @@ func init() {
 		var one [1]byte
 		untidy.reader.Read(one[:])
 		go func() {
-			_, err := untidy.reader.Read(one[:]) // it has no end as long as this process has w
+			_, err := untidy.reader.Read(one[:]) // no EOF as long as this process has w
 			untidy.got <- err
 			runtime.KeepAlive(w)
 			runtime.KeepAlive(conn)
@@ -78,10 +81,9 @@ func init() {
 		report := map[string]string{}
 		_, err := untidy.file.Read(make([]byte, 1))
 		report["file"] = fmt.Sprint(err)
-		var errno syscall.Errno
+		untidy.listener.(*net.TCPListener).SetDeadline(time.Now().Add(20 * time.Millisecond))
 		_, err = untidy.listener.Accept()
-		errors.As(err, &errno)
-		report["listener"] = errno.Error()
+		report["listener"] = strconv.FormatBool(errors.Is(err, os.ErrDeadlineExceeded))
 		select {
 		case err := <-untidy.got:
 			report["pipe"] = fmt.Sprint(err)
@@ -105,7 +107,8 @@ func init() {
 	}
 }
 
-// processState is what the kernel has of this process that a program could depend on.
+// processState returns the kernel's state of this process, as far as a program
+// could depend on it.
 func processState() (map[string]string, error) {
 	state := map[string]string{}
 	read := func(name string) string {
@@ -115,17 +118,21 @@ func processState() (map[string]string, error) {
 		}
 		return strings.TrimSpace(string(bytes.ReplaceAll(b, []byte{0}, []byte{'\n'})))
 	}
-	for line := range strings.Lines(read("../thread-self/status")) { // as another thread may be in a signal handler
+	// another thread may be in a signal handler
+	for line := range strings.Lines(read("../thread-self/status")) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
 		state["status "+key] = strings.TrimSpace(value)
 	}
 	for line := range strings.Lines(read("limits")) {
-		state["limit "+strings.TrimSpace(line[:min(26, len(line))])] = strings.Join(strings.Fields(line[min(26, len(line)):]), " ")
+		state["limit "+strings.TrimSpace(line[:min(26, len(line))])] = strings.Join(
+			strings.Fields(line[min(26, len(line)):]), " ")
 	}
-	for _, name := range []string{"cmdline", "comm", "cgroup", "oom_score_adj", "personality", "timerslack_ns", "coredump_filter", "loginuid", "setgroups"} {
+	for _, name := range []string{"cmdline", "comm", "cgroup", "oom_score_adj", "personality",
+		"timerslack_ns", "coredump_filter", "loginuid", "setgroups"} {
 		state[name] = read(name)
 	}
-	for _, name := range []string{"exe", "cwd", "root", "ns/mnt", "ns/pid", "ns/net", "ns/user", "ns/ipc", "ns/uts", "ns/cgroup"} {
+	for _, name := range []string{"exe", "cwd", "root", "ns/mnt", "ns/pid", "ns/net", "ns/user",
+		"ns/ipc", "ns/uts", "ns/cgroup"} {
 		link, err := os.Readlink("/proc/self/" + name)
 		state[name] = fmt.Sprint(link, err)
 	}
@@ -139,16 +146,19 @@ func processState() (map[string]string, error) {
 
 	_, stat, _ := strings.Cut(read("stat"), ") ")
 	fields := strings.Fields(stat) // from the third on: proc_pid_stat(5)
-	for n, name := range map[int]string{4: "parent", 6: "session", 7: "terminal", 18: "priority", 19: "nice", 38: "exit signal", 40: "rt_priority", 41: "policy"} {
+	for n, name := range map[int]string{4: "parent", 6: "session", 7: "terminal", 18: "priority",
+		19: "nice", 38: "exit signal", 40: "rt_priority", 41: "policy"} {
 		state[name] = fields[n-3]
 	}
 	state["leads its group"] = strconv.FormatBool(syscall.Getpgrp() == os.Getpid())
 	var reaper int32
-	if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&reaper)), 0, 0, 0); err != nil {
+	if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER,
+		uintptr(unsafe.Pointer(&reaper)), 0, 0, 0); err != nil {
 		return nil, err
 	}
 	state["subreaper"] = strconv.Itoa(int(reaper))
-	for name, option := range map[string]int{"dumpable": unix.PR_GET_DUMPABLE, "securebits": unix.PR_GET_SECUREBITS} {
+	for name, option := range map[string]int{"dumpable": unix.PR_GET_DUMPABLE,
+		"securebits": unix.PR_GET_SECUREBITS} {
 		n, err := unix.PrctlRetInt(option, 0, 0, 0, 0)
 		state[name] = fmt.Sprint(n, err)
 	}
@@ -185,18 +195,21 @@ func processState() (map[string]string, error) {
 	return state, nil
 }
 
-// volatile are the values that differ between two processes whatever their start.
-var volatile = regexp.MustCompile(`^status (Pid|Tgid|Ngid|NS.*|SigPnd|ShdPnd|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
+// volatile matches values that differ between any two processes, or between threads:
+// one that was there before Init keeps its name, and "comm" is the first thread's.
+var volatile = regexp.MustCompile(
+	`^status (Name|Pid|Tgid|Ngid|NS.*|SigPnd|ShdPnd|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
 
-// TestForkedChildIsWhatAnExecutedOneIs compares all that the kernel tells of two children of the same Config. It pins the differences
-// that the package comment names.
-func TestForkedChildIsWhatAnExecutedOneIs(t *testing.T) {
+// The test compares the kernel's state of an executed and a forked child of the
+// same Config. It allows the differences that RegisterWarmUp documents.
+func TestForked_HasTheStateOfAnExecutedChild(t *testing.T) {
 	needForks(t)
 	signal.Ignore(syscall.SIGHUP) // as after nohup
 	defer signal.Reset(syscall.SIGHUP)
 	state := func(s *forkspawn.Spawner) (state map[string]string) {
 		t.Helper()
-		require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "state"}).Recv(testContext(t), &state))
+		c := spawn(t, s, spawnspec.Spec{Entry: "state"})
+		require.NoError(t, c.Recv(testkit.Context(t), &state))
 		return state
 	}
 	executed := state(newSpawner(t, forkspawn.Config{Method: forkspawn.MethodExec}))
@@ -210,14 +223,17 @@ func TestForkedChildIsWhatAnExecutedOneIs(t *testing.T) {
 	}
 	assert.NotEqual(t, executed["environ"], forked["environ"], "in /proc it is the template's")
 	forked["environ"] = strings.Join(vars, "")
-	assert.Equal(t, signals(t, executed["status SigCgt"])|1<<33, signals(t, forked["status SigCgt"]), "signal 34 has a handler")
+	assert.Equal(t, signals(t, executed["status SigCgt"])|1<<33,
+		signals(t, forked["status SigCgt"]), "signal 34 has a handler")
 	forked["status SigCgt"] = executed["status SigCgt"]
 	for _, m := range []map[string]string{executed, forked} {
 		n, err := strconv.Atoi(m["sockets"])
 		require.NoError(t, err)
-		assert.LessOrEqual(t, n, 3+untidyFiles, "the channel, the control connection, which has two numbers as it is attached, and what is dead")
+		assert.LessOrEqual(t, n, 3+untidyFiles,
+			"the channel, the control connection, which has two numbers as it is attached, and what is dead")
 	}
 	executed["sockets"] = forked["sockets"]
+	executed["descriptors"] = "/etc/passwd\n" + executed["descriptors"] // the warm-up's
 	for key, value := range executed {
 		if !volatile.MatchString(key) {
 			assert.Equal(t, value, forked[key], key)
@@ -233,28 +249,37 @@ func signals(t *testing.T, s string) uint64 {
 	return n
 }
 
-// TestWhatAWarmUpLeavesOpenIsDeadInTheChildren looks at each kind of it, and at the template, where it lives.
-func TestWhatAWarmUpLeavesOpenIsDeadInTheChildren(t *testing.T) {
+// The connections are dead in a child, and alive in the template.
+func TestForked_WarmUpsConnectionsAreDead(t *testing.T) {
 	needForks(t)
-	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "untidy" })
-	for range 2 { // and so the first has not shut down what the template and the second have
+	var log testkit.Output
+	s := forking(t, func(cfg *forkspawn.Config) {
+		cfg.WarmUp, cfg.Logger = "untidy", slog.New(slog.NewTextHandler(&log, nil))
+	})
+	// the first child must not shut down the files of the template and the second child
+	for range 2 {
 		var report map[string]string
-		require.NoError(t, spawn(t, s, spawnspec.Spec{Entry: "untidy"}).Recv(testContext(t), &report))
+		require.NoError(t,
+			spawn(t, s, spawnspec.Spec{Entry: "untidy"}).Recv(testkit.Context(t), &report))
 		assert.Equal(t, map[string]string{
-			"file": "EOF", "pipe": "EOF", "listener": "invalid argument", "accepts": "true", "ignores": "false",
+			"file": "<nil>", "pipe": "EOF", "listener": "true",
+			"accepts": "true", "ignores": "false",
 		}, report)
 	}
+	assert.Regexp(t, `children cannot use .* files="pipe:\S+, pipe:\S+, socket:\S+, socket:`, log.String())
 }
 
-// TestTemplateOfAnotherUserIsReplaced drops privileges that the template was started with, and which no child must have from then on.
-func TestTemplateOfAnotherUserIsReplaced(t *testing.T) {
+// No child may have the dropped privileges, and the template has them.
+func TestTemplate_IsReplacedAfterADropOfPrivileges(t *testing.T) {
 	needForks(t)
 	alone(t, 0, func(t *testing.T) {
-		needRoot(t)
-		// Not over a socket in a directory that is root's.
-		s := forking(t, func(cfg *forkspawn.Config) { cfg.Listen = transport.Addr{Scheme: "tcp", Target: "127.0.0.1:0"} })
+		testkit.NeedRoot(t)
+		// The directory of a Unix socket would belong to root.
+		s := forking(t, func(cfg *forkspawn.Config) {
+			cfg.Listen = transport.Addr{Scheme: "tcp", Target: "127.0.0.1:0"}
+		})
 		c, before := spawnWarm(t, s)
-		_, err := c.Stop(testContext(t))
+		_, err := c.Stop(testkit.Context(t))
 		require.NoError(t, err)
 		become(t, nobody)
 		c, after := spawnWarm(t, s)
@@ -262,16 +287,20 @@ func TestTemplateOfAnotherUserIsReplaced(t *testing.T) {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID()))
 		require.NoError(t, err)
 		assert.Regexp(t, `(?m)^Uid:(\s`+itoa(nobody)+`){4}$`, string(status))
-		eventually(t, "the old one has ended", func() bool { return spawntest.State(before.Template) == "" })
+		testkit.Eventually(t, "the old one has ended", func() bool {
+			return spawntest.State(before.Template) == ""
+		})
 	})
 }
 
-// TestTemplateOfOtherCredentialsIsReplaced changes one after the other what a template was started with, in all threads, as
-// package syscall and libcap do. A child that is forked has from then on what an executed one would.
-func TestTemplateOfOtherCredentialsIsReplaced(t *testing.T) {
+// The test changes credentials in all threads, as package syscall and libcap
+// do. A forked child has the same credentials as an executed one after each
+// change.
+func TestTemplate_IsReplacedAfterAChangeOfCredentials(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	alone(t, syscall.CLONE_NEWNS, func(t *testing.T) {
-		needRoot(t)
+		testkit.NeedRoot(t)
 		if err := syscall.Setgroups(nil); err != nil {
 			t.Skip("may not change its groups:", err) // as in a user namespace
 		}
@@ -289,7 +318,9 @@ func TestTemplateOfOtherCredentialsIsReplaced(t *testing.T) {
 			make func()
 		}{
 			{"", func() {}},
-			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups([]int{nobody, nobody + 1})) }},
+			{"supplementary groups", func() {
+				require.NoError(t, syscall.Setgroups([]int{nobody, nobody + 1}))
+			}},
 			{"supplementary groups", func() {
 				var many []int
 				for i := range 100 {
@@ -300,25 +331,31 @@ func TestTemplateOfOtherCredentialsIsReplaced(t *testing.T) {
 			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups([]int{0})) }},
 			{"supplementary groups", func() { require.NoError(t, syscall.Setgroups(nil)) }},
 			{"root directory", func() {
-				require.NoError(t, syscall.Mount("/", "/srv", "", syscall.MS_BIND|syscall.MS_REC, ""))
+				require.NoError(t,
+					syscall.Mount("/", "/srv", "", syscall.MS_BIND|syscall.MS_REC, ""))
 				require.NoError(t, syscall.Chroot("/srv"))
 				require.NoError(t, syscall.Chdir("/"))
 			}},
-			{"securebits", func() { allThreads(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, 1<<5, 0) }}, // SECBIT_KEEP_CAPS_LOCKED
+			// SECBIT_KEEP_CAPS_LOCKED
+			{"securebits", func() { allThreads(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, 1<<5, 0) }},
 			{"capabilities", func() {
 				header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 				var all [2]unix.CapUserData
 				require.NoError(t, unix.Capget(&header, &all[0]))
 				all[0].Effective &^= 1 << unix.CAP_SYS_TIME
 				all[0].Permitted &^= 1 << unix.CAP_SYS_TIME
-				allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&all)), 0)
-				allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, unix.CAP_SYS_TIME, 0) // or the next exec gives it back
+				allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)),
+					uintptr(unsafe.Pointer(&all)), 0)
+				// otherwise the next exec restores it
+				allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, unix.CAP_SYS_TIME, 0)
 			}},
 			{"no_new_privs", func() { allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0) }},
 			{"seccomp mode", func() {
-				allow := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}}
+				allow := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K,
+					K: unix.SECCOMP_RET_ALLOW}}
 				filter := unix.SockFprog{Len: 1, Filter: &allow[0]}
-				_, _, errno := syscall.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
+				_, _, errno := syscall.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+					unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
 				require.Zero(t, errno)
 			}},
 		} {
@@ -339,14 +376,18 @@ func TestTemplateOfOtherCredentialsIsReplaced(t *testing.T) {
 	})
 }
 
-// credentialsOf is what /proc tells of a process's credentials, and which mount its root is.
+// credentialsOf returns a process's credentials in /proc, and the mount of its
+// root.
 func credentialsOf(t *testing.T, pid int) string {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(t, err)
-	lines := regexp.MustCompile(`(?m)^(Uid|Gid|Groups|Cap\w+|NoNewPrivs|Seccomp\w*):.*$`).FindAllString(string(status), -1)
+	lines := regexp.MustCompile(
+		`(?m)^(Uid|Gid|Groups|Cap\w+|NoNewPrivs|Seccomp\w*):.*$`).FindAllString(string(status), -1)
 	require.Greater(t, len(lines), 9)
 	var root unix.Statx_t
-	require.NoError(t, unix.Statx(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root/", pid), 0, unix.STATX_INO|unix.STATX_MNT_ID, &root))
+	require.NoError(t,
+		unix.Statx(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/root/", pid), 0,
+			unix.STATX_INO|unix.STATX_MNT_ID, &root))
 	return fmt.Sprintf("%s\nroot %d %d", strings.Join(lines, "\n"), root.Mnt_id, root.Ino)
 }

@@ -21,10 +21,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// signEnv has the path of a file in the environment of a template. Its warm-up, or what that has left, goes on when it is there.
+// signEnv is an environment variable of a template, with the path of a file.
+// The warm-up, or its goroutine, goes on when the file exists.
 const signEnv = "SPAWNWIRE_TEST_SIGN"
 
 func awaitSign() {
@@ -36,7 +38,7 @@ func awaitSign() {
 	}
 }
 
-// busyWork counts what the goroutines of the warm-up "busy" do.
+// busyWork counts the work of the goroutines of the warm-up "busy".
 var busyWork [4]atomic.Int64
 
 func init() {
@@ -72,7 +74,9 @@ func init() {
 			return nil
 		},
 		"leaves a timer": func() error {
-			time.AfterFunc(200*time.Millisecond, func() { os.WriteFile(os.Getenv(signEnv), nil, 0o600) })
+			time.AfterFunc(200*time.Millisecond, func() {
+				os.WriteFile(os.Getenv(signEnv), nil, 0o600)
+			})
 			return nil
 		},
 		"profiles": func() error {
@@ -96,7 +100,7 @@ func init() {
 				defer runtime.UnlockOSThread()
 				set := unix.Sigset_t{Val: [16]uint64{1 << 33}}
 				blocked <- unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
-				for { // in this thread, and no other
+				for { // waits in this thread only
 					if unix.Access(os.Getenv(signEnv), unix.F_OK) == nil {
 						break
 					}
@@ -114,7 +118,7 @@ func init() {
 		})
 	}
 	moreEntries["busy template"] = func(ctx context.Context, p *forkspawn.Parent) error {
-		for i := range busyWork { // each goes on here
+		for i := range busyWork { // each runs in the child
 			for before := busyWork[i].Load(); busyWork[i].Load() < before+3; {
 				if ctx.Err() != nil {
 					return fmt.Errorf("goroutine %d stands still", i)
@@ -127,8 +131,8 @@ func init() {
 	}
 }
 
-// TestTemplateThatDoesNotComeToForking has warm-ups that end the template, or hang, in ways that no error tells.
-func TestTemplateThatDoesNotComeToForking(t *testing.T) {
+// These warm-ups end the template, or hang, without an error.
+func TestTemplate_WarmUpEndsOrHangs(t *testing.T) {
 	needForks(t)
 	for name, want := range map[string]string{
 		"exits":              "it has ended: exit status 7",
@@ -145,8 +149,9 @@ func TestTemplateThatDoesNotComeToForking(t *testing.T) {
 			})
 			last := 0
 			for range 2 {
-				boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "cold", Entry: "warm"})
-				var template *forkspawn.TemplateError
+				boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+					spawnspec.Spec{Name: "cold", Entry: "warm"})
+				var template *forkspawn.ExitError
 				require.ErrorAs(t, boot, &template)
 				assert.Contains(t, boot.Error(), want)
 				assert.NotEqual(t, last, template.PID, "another one")
@@ -157,16 +162,21 @@ func TestTemplateThatDoesNotComeToForking(t *testing.T) {
 	}
 }
 
-// TestTemplateEndsAsItWarmsUp ends it from without, with Spawns that wait.
-func TestTemplateEndsAsItWarmsUp(t *testing.T) {
+// The template is ended while Spawns wait for it.
+func TestTemplate_EndsDuringWarmUp(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	for name, test := range map[string]struct {
 		end  func(s *forkspawn.Spawner, pid int) error
 		want string
 	}{
-		"killed":  {func(_ *forkspawn.Spawner, pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }, "it has ended: signal: killed"},
-		"stopped": {func(_ *forkspawn.Spawner, pid int) error { return syscall.Kill(pid, syscall.SIGSTOP) }, "it is stopped (SIGSTOP)"},
-		"closed":  {func(s *forkspawn.Spawner, _ int) error { return s.Close() }, "spawner closed"},
+		"killed": {func(_ *forkspawn.Spawner, pid int) error {
+			return syscall.Kill(pid, syscall.SIGKILL)
+		}, "it has ended: signal: killed"},
+		"stopped": {func(_ *forkspawn.Spawner, pid int) error {
+			return syscall.Kill(pid, syscall.SIGSTOP)
+		}, "it is stopped (SIGSTOP)"},
+		"closed": {func(s *forkspawn.Spawner, _ int) error { return s.Close() }, "spawner closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sign := filepath.Join(t.TempDir(), "sign")
@@ -182,7 +192,7 @@ func TestTemplateEndsAsItWarmsUp(t *testing.T) {
 				begun.Add(1)
 				go func() {
 					begun.Done()
-					_, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
+					_, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"})
 					errs <- err
 				}()
 			}
@@ -195,7 +205,7 @@ func TestTemplateEndsAsItWarmsUp(t *testing.T) {
 			for range cap(errs) {
 				err := <-errs
 				assert.ErrorContains(t, err, test.want)
-				var template *forkspawn.TemplateError
+				var template *forkspawn.ExitError
 				assert.Equal(t, name != "closed", errors.As(err, &template))
 			}
 			assert.False(t, alive(pid))
@@ -209,9 +219,10 @@ func TestTemplateEndsAsItWarmsUp(t *testing.T) {
 	}
 }
 
-// TestTemplateThatMustNotForkNow has what a user can do that makes a fork impossible. It is refused with the remedy, and nothing is
-// broken: the same template forks once the remedy is taken.
-func TestTemplateThatMustNotForkNow(t *testing.T) {
+// Some states of a program make a fork impossible. The error names the remedy,
+// and the same template forks after it.
+func TestTemplate_RefusesForNow(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	for name, want := range map[string]string{
 		"profiles":          `cannot fork without exec: a CPU profile is running; stop it before \(pprof.StopCPUProfile\)`,
@@ -222,9 +233,10 @@ func TestTemplateThatMustNotForkNow(t *testing.T) {
 			sign := filepath.Join(t.TempDir(), "sign")
 			t.Setenv(signEnv, sign)
 			s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = name })
-			var template *forkspawn.TemplateError
+			var template *forkspawn.ExitError
 			for range 2 {
-				boot := spawnError(t, testContext(t), s, forkspawn.Command{}, spawnspec.Spec{Name: "refused", Entry: "warm"})
+				boot := spawnError(t, testkit.Context(t), s, forkspawn.Command{},
+					spawnspec.Spec{Name: "refused", Entry: "warm"})
 				require.ErrorAs(t, boot, &template)
 				assert.Regexp(t, want, boot.Error())
 				assert.False(t, template.Status.Known())
@@ -232,27 +244,29 @@ func TestTemplateThatMustNotForkNow(t *testing.T) {
 			}
 			require.NoError(t, os.WriteFile(sign, nil, 0o600))
 			var c *forkspawn.Child
-			eventually(t, "it can fork", func() bool {
+			testkit.Eventually(t, "it can fork", func() bool {
 				var err error
-				c, err = s.Spawn(testContext(t), spawnspec.Spec{Entry: "warm"})
+				c, err = s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "warm"})
 				return err == nil
 			})
 			var r warmReport
-			require.NoError(t, c.Recv(testContext(t), &r))
+			require.NoError(t, c.Recv(testkit.Context(t), &r))
 			assert.Equal(t, template.PID, r.Template, "the same one")
 		})
 	}
 }
 
-// TestTemplateWithGoroutines has a warm-up that leaves some which allocate and sleep without end: each child has them.
-func TestTemplateWithGoroutines(t *testing.T) {
+// The warm-up leaves goroutines that allocate and sleep for ever. Each child
+// has them.
+func TestTemplate_WithGoroutines(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "busy" })
 	templates := map[int]bool{}
 	for range 20 {
 		c := spawn(t, s, spawnspec.Spec{Entry: "busy template"})
 		var pid int
-		require.NoError(t, c.Recv(testContext(t), &pid))
+		require.NoError(t, c.Recv(testkit.Context(t), &pid))
 		templates[pid] = true
 		_, err := c.Kill()
 		require.NoError(t, err)
@@ -260,56 +274,71 @@ func TestTemplateWithGoroutines(t *testing.T) {
 	assert.Len(t, templates, 1)
 }
 
-// TestTemplateThatWaitsStoppedIsNotDead has one with a timer, and signals that do nothing to a process: it forks before and after, and the
-// timer runs.
-func TestTemplateThatWaitsStoppedIsNotDead(t *testing.T) {
+// The template has a timer, and gets signals without an effect. It forks before
+// and after them, and the timer runs.
+func TestTemplate_ArmedHandlesSignalsAndTimers(t *testing.T) {
 	needForks(t)
 	sign := filepath.Join(t.TempDir(), "sign")
 	t.Setenv(signEnv, sign)
 	s := forking(t, func(cfg *forkspawn.Config) { cfg.WarmUp = "leaves a timer" })
 	_, before := spawnWarm(t, s)
 	require.NotZero(t, before.Template)
-	eventually(t, "the timer has run", func() bool {
+	testkit.Eventually(t, "the timer has run", func() bool {
 		require.NoError(t, syscall.Kill(before.Template, syscall.SIGWINCH))
 		_, err := os.Stat(sign)
 		return err == nil
 	})
-	for _, sig := range []syscall.Signal{syscall.SIGURG, syscall.SIGCONT, syscall.SIGWINCH, syscall.Signal(34)} {
+	for _, sig := range []syscall.Signal{syscall.SIGURG, syscall.SIGCONT,
+		syscall.SIGWINCH, syscall.Signal(34)} {
 		require.NoError(t, syscall.Kill(before.Template, sig))
 		_, after := spawnWarm(t, s)
 		assert.Equal(t, before.Template, after.Template, "%v", sig)
 	}
 }
 
-// TestTemplateKilledAsSparesAreForked has many spares that are taken and forked anew while templates are killed.
-func TestTemplateKilledAsSparesAreForked(t *testing.T) {
+// Spares are taken and forked again while templates are killed.
+func TestTemplate_KilledWhileSparesAreForked(t *testing.T) {
+	testkit.Long(t)
 	needForks(t)
 	s := forking(t, func(cfg *forkspawn.Config) { cfg.Spares = 8 })
-	require.NoError(t, s.Warm(testContext(t)))
+	require.NoError(t, s.AwaitSpares(testkit.Context(t)))
 	for range 5 {
 		_, r := spawnWarm(t, s)
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				c, err := s.Spawn(testContext(t), spawnspec.Spec{Entry: "echo"})
+				c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo"})
 				if err != nil {
-					var template *forkspawn.TemplateError
+					var template *forkspawn.ExitError
 					assert.ErrorAs(t, err, &template)
 					return
 				}
 				result, err := c.Stop(context.Background())
 				assert.NoError(t, err)
-				assert.Equal(t, forkspawn.EndedAsked, result.By)
+				assert.Equal(t, forkspawn.Asked, result.By)
 			})
 		}
 		syscall.Kill(r.Template, syscall.SIGKILL)
 		wg.Wait()
-		eventually(t, "all spares are there again", func() bool {
-			ctx, cancel := context.WithTimeout(testContext(t), 5*time.Second)
+		testkit.Eventually(t, "all spares are there again", func() bool {
+			ctx, cancel := context.WithTimeout(testkit.Context(t), 5*time.Second)
 			defer cancel()
-			return s.Warm(ctx) == nil
+			return s.AwaitSpares(ctx) == nil
 		})
 		_, after := spawnWarm(t, s)
 		assert.NotZero(t, after.Template)
 	}
+}
+
+func TestTemplate_LinesHaveItsName(t *testing.T) {
+	needForks(t)
+	lines := make(chan string, 1000)
+	s := forking(t, func(cfg *forkspawn.Config) {
+		cfg.WarmUp = "panics"
+		cfg.Stderr = forkspawn.Lines(func(e forkspawn.ChildEvent, line []byte) {
+			lines <- e.Name + ": " + string(line)
+		})
+	})
+	require.Error(t, s.AwaitTemplate(testkit.Context(t)))
+	assert.Contains(t, <-lines, "template: panic: at the table")
 }

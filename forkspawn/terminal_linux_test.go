@@ -2,10 +2,11 @@ package forkspawn_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,99 +19,11 @@ import (
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
-	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/roles"
 )
 
-func init() {
-	moreRoles["shell"] = playShell
-	moreRoles["terminal"] = playTerminal
-}
-
-// playShell is what a shell is to a program in a terminal: the session's leader, which runs it as the foreground
-// job, and brings it back to the foreground when it was stopped.
-func playShell(context.Context) error {
-	cmd := role("terminal")
-	job := exec.Command(cmd.Path, os.Args[1:]...)
-	job.Env = append(os.Environ(), roleEnv+"=terminal")
-	job.Stdin, job.Stdout, job.Stderr = os.Stdin, os.Stdout, os.Stderr
-	job.SysProcAttr = &syscall.SysProcAttr{Foreground: true, Ctty: 0}
-	if err := job.Start(); err != nil {
-		return err
-	}
-	for {
-		var status syscall.WaitStatus
-		_, err := syscall.Wait4(job.Process.Pid, &status, syscall.WUNTRACED, nil)
-		switch {
-		case err == syscall.EINTR:
-		case err != nil:
-			return err
-		case status.Stopped():
-			fmt.Println("job stopped")
-			// fg: it has the terminal still, as nobody took it.
-			if err := syscall.Kill(-job.Process.Pid, syscall.SIGCONT); err != nil {
-				return err
-			}
-		default:
-			fmt.Println("job exited", status.ExitStatus())
-			return nil
-		}
-	}
-}
-
-// playTerminal is a program with three children that ends them on Ctrl-C.
-func playTerminal(context.Context) error {
-	os.Unsetenv(roleEnv) // its children play none
-	s, err := forkspawn.New(forkspawn.Config{StopGrace: time.Hour, TermGrace: time.Hour, Trace: &forkspawn.Trace{
-		Signalled: func(_ forkspawn.ChildEvent, s forkspawn.SignalInfo) { fmt.Println("sent", s.Signal) },
-	}})
-	if err != nil {
-		return err
-	}
-	ctx, stop := s.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	var children []*forkspawn.Child
-	for range 3 {
-		c, err := s.Spawn(ctx, spawnspec.Spec{Entry: os.Args[1], Args: len(os.Args) > 2})
-		if err != nil {
-			return err
-		}
-		var ready string
-		if err := c.Recv(ctx, &ready); err != nil {
-			return err
-		}
-		children = append(children, c)
-	}
-	fmt.Println("pids", children[0].PID(), children[1].PID(), children[2].PID())
-	<-ctx.Done()
-	fmt.Println("ended:", context.Cause(ctx))
-	if os.Args[1] == "deaf" {
-		closed := make(chan error, 1)
-		go func() { closed <- s.Close() }()
-		fmt.Println("closing")
-		if err := <-closed; err != nil {
-			return err
-		}
-		for _, c := range children {
-			result, err := c.Stop(context.Background())
-			fmt.Println(result, err)
-		}
-		return nil
-	}
-	for _, c := range children {
-		var interrupts int
-		if err := c.Cancel(context.Background(), "Ctrl-C"); err != nil {
-			return err
-		}
-		if err := c.Recv(context.Background(), &interrupts); err != nil {
-			return err
-		}
-		result, err := c.Stop(context.Background())
-		fmt.Println(interrupts, "interrupts,", result.Status, err)
-	}
-	return s.Close()
-}
-
-// terminal is a pseudo terminal with a shell that runs one job.
+// terminal is a pseudo terminal with the role shell in it.
 type terminal struct {
 	t      *testing.T
 	master *os.File
@@ -129,7 +42,7 @@ func openTerminal(t *testing.T, args ...string) *terminal {
 	require.NoError(t, err)
 	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
 	require.NoError(t, err)
-	cmd := role("shell", args...)
+	cmd := roles.Command("shell", args...)
 	shell := exec.Command(cmd.Path, cmd.Args...)
 	shell.Env = cmd.Env
 	shell.Stdin, shell.Stdout, shell.Stderr = slave, slave, slave
@@ -148,12 +61,12 @@ func openTerminal(t *testing.T, args ...string) *terminal {
 	t.Cleanup(func() {
 		shell.Process.Kill()
 		shell.Wait()
-		<-read // the terminal hangs up with its last process
+		<-read // reading ends when the terminal's last process has ended
 	})
 	return term
 }
 
-// see waits for a line that holds the text, and returns it.
+// see waits for a line with the text, and returns the line.
 func (term *terminal) see(text string) string {
 	term.t.Helper()
 	timer := time.NewTimer(bound)
@@ -180,24 +93,25 @@ func (term *terminal) press(key byte) {
 
 const ctrlC, ctrlZ = 'C' - '@', 'Z' - '@'
 
-func TestCtrlCTellsEachChildOnce(t *testing.T) {
+func TestTerminal_CtrlCReachesEachChildOnce(t *testing.T) {
 	spawntest.NoLeaks(t)
-	term := openTerminal(t, "counter")
+	term := openTerminal(t, "counts-interrupts")
 	term.see("pids")
 	term.press(ctrlC)
 	term.see("ended: forkspawn: signal: interrupt")
 	for range 3 {
-		term.see("0 interrupts, exit status 0 <nil>") // asked by its parent, and by nobody else
+		// its parent asked it, and the terminal did not signal it
+		term.see("0 interrupts, exit status 0 <nil>")
 	}
 	term.see("job exited 0")
 }
 
-func TestSecondCtrlCShortensTheLadder(t *testing.T) {
+func TestTerminal_SecondCtrlCShortensTheStop(t *testing.T) {
 	spawntest.NoLeaks(t)
-	term := openTerminal(t, "deaf")
+	term := openTerminal(t, "ignores-requests")
 	term.see("pids")
 	term.press(ctrlC)
-	term.see("closing") // with an hour's patience
+	term.see("closing") // with graces of an hour
 	term.press(ctrlC)
 	for range 3 {
 		term.see("ended on SIGTERM")
@@ -205,9 +119,9 @@ func TestSecondCtrlCShortensTheLadder(t *testing.T) {
 	term.see("job exited 0")
 }
 
-func TestThirdCtrlCKills(t *testing.T) {
+func TestTerminal_ThirdCtrlCKills(t *testing.T) {
 	spawntest.NoLeaks(t)
-	term := openTerminal(t, "deaf", "to SIGTERM too")
+	term := openTerminal(t, "ignores-requests", "to SIGTERM too")
 	term.see("pids")
 	term.press(ctrlC)
 	term.see("closing")
@@ -220,10 +134,11 @@ func TestThirdCtrlCKills(t *testing.T) {
 	term.see("job exited 0")
 }
 
-// Ctrl-Z stops the program and not its children, which are in groups of their own. After fg all is as before.
-func TestCtrlZStopsTheParentAlone(t *testing.T) {
+// Ctrl-Z stops the program and not its children, because they have process groups
+// of their own. After fg the program works as before.
+func TestTerminal_CtrlZStopsTheParentAlone(t *testing.T) {
 	spawntest.NoLeaks(t)
-	term := openTerminal(t, "counter")
+	term := openTerminal(t, "counts-interrupts")
 	pids := strings.Fields(term.see("pids"))[1:]
 	term.press(ctrlZ)
 	term.see("job stopped")
@@ -237,5 +152,64 @@ func TestCtrlZStopsTheParentAlone(t *testing.T) {
 	for range 3 {
 		term.see("0 interrupts, exit status 0")
 	}
+	term.see("job exited 0")
+}
+
+// A Ctrl-Z can reach a child before the child is in a group of its own. Then
+// fg would not continue the child, and its start would never return.
+func TestTerminal_CtrlZDuringStartsIsHarmless(t *testing.T) {
+	spawntest.NoLeaks(t)
+	if portable {
+		t.Skip("syscall.ForkExec has this fault")
+	}
+	presses := 100
+	if testkit.IsLong() {
+		presses = 5000
+	}
+	term := openTerminal(t, "starts-processes")
+	for range presses {
+		term.see("started")
+		term.press(ctrlZ)
+		term.see("job stopped")
+	}
+	term.see("started")
+	term.see("started")
+	term.press(ctrlC)
+	term.see("job exited")
+}
+
+// A program that was started with SIGTSTP ignored, as by nohup and some job
+// schedulers, has children that ignore it too.
+func TestTerminal_IgnoredStopSignalsStayIgnored(t *testing.T) {
+	signal.Ignore(unix.SIGTSTP, unix.SIGTTIN)
+	defer signal.Reset(unix.SIGTSTP, unix.SIGTTIN)
+	r, w, err := os.Pipe()
+	require.NoError(t, err)
+	defer r.Close()
+	p, err := forkspawn.StartProcess(forkspawn.ProcessAttr{
+		Command:  forkspawn.Command{Path: "grep", Args: []string{"SigIgn", "/proc/self/status"}},
+		OwnGroup: true, Stdout: w,
+	})
+	require.NoError(t, err)
+	w.Close()
+	out, err := io.ReadAll(r)
+	require.NoError(t, err)
+	assert.True(t, p.Wait().Success())
+	var ignored uint64
+	_, err = fmt.Sscanf(string(out), "SigIgn: %x", &ignored)
+	require.NoError(t, err)
+	for _, sig := range []unix.Signal{unix.SIGTSTP, unix.SIGTTIN} {
+		assert.NotZero(t, ignored&(1<<(sig-1)), sig)
+	}
+	assert.Zero(t, ignored&(1<<(unix.SIGTTOU-1)))
+}
+
+func TestTerminal_BootThatNeedsItFailsAtOnce(t *testing.T) {
+	spawntest.NoLeaks(t)
+	term := openTerminal(t, "needs-terminal")
+	for _, name := range []string{"in the background:", "below a shell:"} {
+		assert.Contains(t, term.see(name), "stopped by the terminal (stopped (tty output))")
+	}
+	assert.Contains(t, term.see("own session:"), "/dev/tty")
 	term.see("job exited 0")
 }

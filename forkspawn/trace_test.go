@@ -3,10 +3,8 @@
 package forkspawn_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"syscall"
@@ -18,11 +16,13 @@ import (
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/roles"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// diary writes down what a Trace tells, one word or two for each event.
+// diary records the events of a Trace, each in a few words.
 type diary struct {
 	mu     sync.Mutex
 	lines  []string
@@ -36,7 +36,8 @@ func (d *diary) write(e forkspawn.ChildEvent, format string, args ...any) {
 	d.events = append(d.events, e)
 }
 
-// read returns the lines, without Exited, which can come at any moment, and whether that came once.
+// read returns the events except Exited, because that can come at any moment. It
+// reports whether Exited came once.
 func (d *diary) read() (lines []string, exited bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -59,30 +60,37 @@ func (d *diary) trace() *forkspawn.Trace {
 		BootFailed: func(e forkspawn.ChildEvent, err *forkspawn.BootError) {
 			d.write(e, "boot failed in %s", err.Phase)
 		},
-		Asked:     func(e forkspawn.ChildEvent, grace time.Duration) { d.write(e, "asked") },
-		Signalled: func(e forkspawn.ChildEvent, s forkspawn.SignalInfo) { d.write(e, "%v, group %t", s.Signal, s.Group) },
-		Exited:    func(e forkspawn.ChildEvent, _ forkspawn.ExitStatus) { d.write(e, "exited") },
+		Asked: func(e forkspawn.ChildEvent, grace time.Duration) { d.write(e, "asked") },
+		Signalled: func(e forkspawn.ChildEvent, sig syscall.Signal, group bool, _ error) {
+			d.write(e, "%v, group %t", sig, group)
+		},
+		Exited: func(e forkspawn.ChildEvent, _ forkspawn.ExitStatus) { d.write(e, "exited") },
 		Stopped: func(e forkspawn.ChildEvent, r forkspawn.StopResult, err error) {
 			d.write(e, "stopped: %s, error %v", r.By, err)
 		},
 	}
 }
 
-func TestTraceTellsALife(t *testing.T) {
+func TestTrace_OfALife(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
 		var d diary
-		s := newSpawner(t, forkspawn.Config{Listen: listen, Trace: d.trace(), StopGrace: 50 * time.Millisecond, TermGrace: bound})
-		c := spawn(t, s, spawnspec.Spec{Name: "one", Entry: "deaf"})
+		s := newSpawner(t,
+			forkspawn.Config{Listen: listen, Trace: d.trace(),
+				StopGrace: 50 * time.Millisecond, TermGrace: bound})
+		c := spawn(t, s, spawnspec.Spec{Name: "one", Entry: "ignores-requests"})
 		require.NoError(t, c.Signal(0))
-		_, err := c.Stop(testContext(t))
+		_, err := c.Stop(testkit.Context(t))
 		require.NoError(t, err)
 		lines, exited := d.read()
-		assert.True(t, exited, "told before Stop returns")
-		want := []string{"started", "phase connect", "phase hello", "phase auth", "phase spec", "phase ready", "ready",
-			"signal 0, group false", "asked", "terminated, group true", "continued, group true", "stopped: ended on SIGTERM, error <nil>"}
+		assert.True(t, exited, "before Stop returns")
+		want := []string{"started", "phase connect", "phase hello", "phase auth",
+			"phase spec", "phase ready", "ready",
+			"signal 0, group false", "asked", "terminated, group true", "continued, group true",
+			"stopped: ended on SIGTERM, error <nil>"}
 		if listen.IsZero() && slices.Contains(lines, "phase hello") {
 			assert.Equal(t, want, lines)
-		} else { // it is over before the parent can know whose connection it is; over TCP always
+			// the phase hello is over before the parent knows who has connected; always over TCP
+		} else {
 			assert.Equal(t, slices.Delete(want, 2, 3), lines)
 		}
 		at := d.events[0].At
@@ -92,36 +100,40 @@ func TestTraceTellsALife(t *testing.T) {
 			assert.Equal(t, c.PID(), e.PID)
 			assert.False(t, e.At.IsZero())
 			if d.lines[i] != "exited" {
-				assert.False(t, e.At.Before(at.Add(-bound)), "%v", d.lines[i]) // several goroutines note the time
+				// several goroutines record times
+				assert.False(t, e.At.Before(at.Add(-bound)), "%v", d.lines[i])
 				at = e.At
 			}
 		}
 	})
 }
 
-func TestTraceTellsFailures(t *testing.T) {
+func TestTrace_OfFailures(t *testing.T) {
 	var d diary
 	s := newSpawner(t, forkspawn.Config{Trace: d.trace()})
-	spawnError(t, testContext(t), s, forkspawn.Command{Path: "/no/such/program"}, spawnspec.Spec{Name: "none"})
+	spawnError(t, testkit.Context(t), s, forkspawn.Command{Path: "/no/such/program"},
+		spawnspec.Spec{Name: "none"})
 	lines, _ := d.read()
 	assert.Equal(t, []string{"boot failed in start"}, lines)
 
 	d = diary{}
 	s = newSpawner(t, forkspawn.Config{Trace: d.trace()})
-	spawnError(t, testContext(t), s, role("exit3"), spawnspec.Spec{Name: "exit3"})
+	spawnError(t, testkit.Context(t), s, roles.Command("exits-3"), spawnspec.Spec{Name: "exit3"})
 	lines, exited := d.read()
 	assert.Equal(t, []string{"started", "phase connect", "boot failed in connect"}, lines)
 	assert.True(t, exited)
 }
 
-func TestTraceOfAChildThatIsFasterThanItsStarter(t *testing.T) {
-	// The child connects, is refused and ends before the Starter has said which process it is.
+func TestTrace_ChildFasterThanItsStarter(t *testing.T) {
+	// The child connects, is refused and ends before Start has returned its pid.
 	var d diary
-	s, err := forkspawn.New(forkspawn.Config{Starter: patientStarter{}, Stderr: forkspawn.Null(), Trace: d.trace()})
+	s, err := forkspawn.New(forkspawn.Config{Start: patientStarter{}.Start,
+		Stderr: forkspawn.Null(), Trace: d.trace()})
 	require.NoError(t, err)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := s.SpawnCommand(context.Background(), role("garbled"), spawnspec.Spec{Name: "garbled"})
+		_, err := s.Spawn(context.Background(), spawnspec.Spec{Name: "garbled"},
+			forkspawn.WithCommand(roles.Command("sends-garbage")))
 		failed <- err
 	}()
 	select {
@@ -132,14 +144,17 @@ func TestTraceOfAChildThatIsFasterThanItsStarter(t *testing.T) {
 	}
 	require.NoError(t, s.Close())
 	lines, exited := d.read()
-	assert.Equal(t, []string{"started", "phase connect", "phase hello", "boot failed in hello"}, lines)
+	assert.Equal(t, []string{"started", "phase connect", "phase hello", "boot failed in hello"},
+		lines)
 	assert.True(t, exited)
 }
 
-// patientStarter returns when the process that it has started has ended.
+// patientStarter starts a process and returns when the process has ended.
 type patientStarter struct{}
 
-func (patientStarter) Start(_ context.Context, attr forkspawn.ProcessAttr) (forkspawn.Process, error) {
+func (patientStarter) Start(
+	_ context.Context, attr forkspawn.ProcessAttr,
+) (forkspawn.Process, error) {
 	p, err := forkspawn.StartProcess(attr)
 	if err != nil {
 		return nil, err
@@ -148,39 +163,16 @@ func (patientStarter) Start(_ context.Context, attr forkspawn.ProcessAttr) (fork
 	return p, nil
 }
 
-func TestReadyIsToldBeforeAnybodyCanStopTheChild(t *testing.T) {
+func TestTrace_ReadyComesBeforeAStop(t *testing.T) {
 	var s *forkspawn.Spawner
-	told := 0
-	s = newSpawner(t, forkspawn.Config{Trace: &forkspawn.Trace{Ready: func(forkspawn.ChildEvent, forkspawn.BootTimes) {
-		told++
-		assert.Empty(t, s.Children(), "Close stops those that are there")
-	}}})
+	ready := 0
+	s = newSpawner(t,
+		forkspawn.Config{
+			Trace: &forkspawn.Trace{Ready: func(forkspawn.ChildEvent, forkspawn.BootTimes) {
+				ready++
+				assert.Empty(t, s.Children(), "Close stops those that are there")
+			}}})
 	spawn(t, s, spawnspec.Spec{Entry: "echo"})
-	assert.Equal(t, 1, told)
+	assert.Equal(t, 1, ready)
 	assert.Len(t, s.Children(), 1)
-}
-
-func TestLogHasLevelsThatMakeSense(t *testing.T) {
-	var out lockedBuffer
-	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	s := newSpawner(t, forkspawn.Config{Logger: log, StopGrace: bound})
-	c := spawn(t, s, spawnspec.Spec{Name: "good", Entry: "sleep"})
-	_, err := c.Stop(testContext(t))
-	require.NoError(t, err)
-	out.mu.Lock()
-	assert.Empty(t, out.b.String(), "the usual course of a life is below Info")
-	out.mu.Unlock()
-
-	s = newSpawner(t, forkspawn.Config{Logger: log, StopGrace: 50 * time.Millisecond, TermGrace: bound})
-	c = spawn(t, s, spawnspec.Spec{Name: "bad", Entry: "deaf"})
-	var ready string
-	require.NoError(t, c.Recv(testContext(t), &ready))
-	_, err = c.Stop(testContext(t))
-	require.NoError(t, err)
-	out.mu.Lock()
-	defer out.mu.Unlock()
-	assert.Contains(t, out.b.String(), "level=WARN")
-	assert.Contains(t, out.b.String(), "name=bad")
-	assert.Contains(t, out.b.String(), syscall.SIGTERM.String())
-	assert.Equal(t, 1, bytes.Count(out.b.Bytes(), []byte("\n")), "one line for the force")
 }

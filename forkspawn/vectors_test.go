@@ -3,10 +3,8 @@ package forkspawn
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
+	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,48 +12,44 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// The vectors of testdata/ for a child's control connection. Package handshake makes them.
+// The vectors of testdata/ for a child's control connection are made by package
+// handshake.
 
-// onControl lets a child have what comes on its control connection, and then the connection's end.
-func onControl(t *testing.T, said string) (p *Parent, cause, err error) {
+// onControl gives a child bytes on its control connection, and then the
+// connection's end. It returns what the child has sent, too.
+func onControl(t *testing.T, received string) (p *Parent, sent string, cause, err error) {
 	t.Helper()
-	data := unhex(t, said)
-	near, far := net.Pipe()
-	go func() {
-		far.SetDeadline(time.Now().Add(time.Minute))
-		far.Write(data)
-		far.Close()
-	}()
+	data := testkit.Hex(t, received)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	require.NoError(t, err)
+	defer far.Close()
+	near, err := ln.Accept()
+	require.NoError(t, err)
+	far.SetDeadline(time.Now().Add(testkit.Patience))
+	far.Write(data)
+	far.(*net.TCPConn).CloseWrite()
 	p = &Parent{askedToStop: make(chan struct{})}
 	p.open, p.close = context.WithCancel(t.Context())
 	p.ctx, p.cancel = context.WithCancelCause(t.Context())
-	err = p.obey(transport.New(near, transport.Config{Limit: handshake.PreAuthLimit}))
-	return p, context.Cause(p.ctx), err
+	err = p.obey(transport.New(near, transport.Config{MaxFrameSize: access.PreAuthLimit}))
+	cause = context.Cause(p.ctx)
+	answer, _ := io.ReadAll(far)
+	return p, hex.EncodeToString(answer), cause, err
 }
 
-func unhex(t *testing.T, text string) []byte {
-	t.Helper()
-	data, err := hex.DecodeString(text)
-	require.NoError(t, err)
-	return data
-}
-
-func readVectors(t *testing.T, name string, into any) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "testdata", name))
-	require.NoError(t, err)
-	require.NoError(t, json.Unmarshal(text, into))
-}
-
-func TestTheControlConnectionRefusesWhatTheVectorsRefuse(t *testing.T) {
+func TestVectors_ControlConnectionRefuses(t *testing.T) {
 	var file struct {
 		Refused []struct{ Name, Receiver, State, Bytes, Error string }
 	}
-	readVectors(t, "refused.json", &file)
+	testkit.ReadVectors(t, "refused.json", &file)
 	tried := 0
 	for _, v := range file.Refused {
 		if v.Receiver != "child" || v.State != "attached" {
@@ -63,7 +57,7 @@ func TestTheControlConnectionRefusesWhatTheVectorsRefuse(t *testing.T) {
 		}
 		tried++
 		t.Run(v.Error+" "+v.Name, func(t *testing.T) {
-			_, cause, err := onControl(t, v.Bytes)
+			_, _, cause, err := onControl(t, v.Bytes)
 			if v.Error == "peer-gone" {
 				assert.ErrorIs(t, err, transport.ErrPeerGone)
 				return
@@ -75,21 +69,21 @@ func TestTheControlConnectionRefusesWhatTheVectorsRefuse(t *testing.T) {
 	assert.NotZero(t, tried)
 }
 
-func TestTheControlConnectionSkipsNoMoreThanTheVectorsSay(t *testing.T) {
+func TestVectors_ControlConnectionSkipsNoMore(t *testing.T) {
 	var file struct {
 		Large []struct {
 			State, Start, Fill, End, Error string
 			Times                          int
 		}
 	}
-	readVectors(t, "large.json", &file)
+	testkit.ReadVectors(t, "large.json", &file)
 	tried := 0
 	for _, v := range file.Large {
 		if v.State != "attached" {
 			continue
 		}
 		tried++
-		_, cause, err := onControl(t, v.Start+strings.Repeat(v.Fill, v.Times)+v.End)
+		_, _, cause, err := onControl(t, v.Start+strings.Repeat(v.Fill, v.Times)+v.End)
 		require.NoError(t, err)
 		assert.ErrorIs(t, cause, transport.ErrProtocol)
 		assert.ErrorContains(t, cause, "extension frames")
@@ -97,17 +91,25 @@ func TestTheControlConnectionSkipsNoMoreThanTheVectorsSay(t *testing.T) {
 	assert.NotZero(t, tried)
 }
 
-func TestTheControlConnectionDoesWhatTheVectorsSay(t *testing.T) {
+func TestVectors_ControlConnectionDoes(t *testing.T) {
 	var file struct {
-		Control []struct{ What, Kind, Frame, Does string }
+		Control []struct{ What, State, Kind, Frame, Does string }
 	}
-	readVectors(t, "child.json", &file)
+	testkit.ReadVectors(t, "child.json", &file)
 	assert.NotEmpty(t, file.Control)
 	for _, v := range file.Control {
+		if v.State != "attached" {
+			continue // see TestVectors_AnswersToAnAttach in package handshake
+		}
 		t.Run(v.Kind+" "+v.What, func(t *testing.T) {
-			p, cause, err := onControl(t, v.Frame)
-			asked, _, _ := p.demand()
+			p, sent, cause, err := onControl(t, v.Frame)
+			asked, _, _ := p.stopRequest()
 			switch v.Does {
+			case "pong":
+				assert.ErrorIs(t, err, transport.ErrPeerGone, "it goes on until the end")
+				assert.NotErrorAs(t, cause, new(*CancelError))
+				// the same frame with another kind
+				assert.Equal(t, strings.Replace(v.Frame, "22", "23", 1), sent)
 			case "stop":
 				assert.ErrorIs(t, err, transport.ErrPeerGone, "it goes on until the end")
 				assert.False(t, asked.IsZero())
@@ -115,9 +117,6 @@ func TestTheControlConnectionDoesWhatTheVectorsSay(t *testing.T) {
 			case "exit":
 				require.NoError(t, err)
 				assert.ErrorAs(t, cause, new(*CancelError))
-			case "go on":
-				assert.ErrorIs(t, err, handshake.ErrRefused)
-				assert.NoError(t, cause)
 			default:
 				t.Fatalf("no test of %q", v.Does)
 			}

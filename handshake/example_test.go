@@ -2,46 +2,53 @@ package handshake_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
-// A parent expects a child before it starts it, and the child joins with the ticket that it was given. Here
-// the child is a goroutine; a real one finds its ticket in its environment, with TakeTicket.
+// A parent registers a child before it starts it, and the child joins with its
+// ticket. Here the child is a goroutine. A real child calls TakeTicket to get the
+// ticket from its environment.
 func ExampleListener() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	// The parent: a socket in a private directory, and the register of children on top of it.
-	dir, err := uds.NewDir()
+	// The parent listens on a socket in a private directory.
+	dir, err := os.MkdirTemp("", "")
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer dir.Remove()
-	ln, err := uds.Listen(ctx, dir.Addr("parent"))
+	defer os.RemoveAll(dir)
+	ln, err := uds.Listen(ctx,
+		transport.Addr{Scheme: transport.SchemeUDS, Target: filepath.Join(dir, "parent")})
 	if err != nil {
 		log.Fatal(err)
 	}
-	l, err := handshake.Listen(ln, handshake.ListenerConfig{Identity: handshake.Identity{Name: "boss"}})
+	l, err := handshake.Listen(ln,
+		handshake.ListenerConfig{Identity: handshake.Identity{Name: "boss"}})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer l.Close()
 
-	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
-	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: []byte("shout")})
+	x, err := l.Expect(handshake.Expectation{Spec: []byte("shout")})
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer x.Cancel()
-	x.SetPID(os.Getpid())          // cmd.Process.Pid
-	go child(ctx, ticket.Encode()) // exec.Cmd.Env = append(..., handshake.TicketEnv+"="+ticket.Encode())
+	// A child process gets the ticket in its environment:
+	// cmd.Env = append(os.Environ(), handshake.TicketEnv+"="+x.Ticket().Encode())
+	go child(ctx, x.Ticket().Encode())
+	x.SetPID(os.Getpid()) // cmd.Process.Pid
 
 	peer, err := x.WaitForPeer(ctx)
 	if err != nil {
@@ -74,10 +81,10 @@ func child(ctx context.Context, text string) {
 	}
 	defer j.Channel.Close()
 	if string(j.Spec) != "shout" {
-		j.Fail(ctx, handshake.FailedError{Phase: handshake.PhaseSpec, Code: handshake.CodeBadSpec, Text: "I can only shout"})
+		j.Fail(ctx, handshake.PhaseSpec, errors.New("I can only shout"))
 		return
 	}
-	if err := j.Ready(ctx, handshake.Timings{}); err != nil {
+	if err := j.Ready(ctx); err != nil {
 		log.Fatal(err)
 	}
 	var word string
@@ -87,7 +94,8 @@ func child(ctx context.Context, text string) {
 	j.Channel.Send(ctx, fmt.Sprintf("%s, %s! My orders are to %s", word, j.Parent.Name, j.Spec))
 }
 
-// Two programs that share a key meet. Each is sure afterwards that the other knows it too.
+// Two programs that share a key connect. The handshake proves to each of them
+// that the other knows the key.
 func ExampleConnectPeer() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -99,7 +107,7 @@ func ExampleConnectPeer() {
 	}
 	defer ln.Close()
 
-	go func() { // one program
+	go func() { // the first program
 		conn, err := ln.Accept()
 		if err != nil {
 			log.Fatal(err)
@@ -114,7 +122,7 @@ func ExampleConnectPeer() {
 		peer.Channel.Send(ctx, "good morning, "+peer.Name)
 	}()
 
-	conn, err := net.Dial("tcp", ln.Addr().String()) // the other
+	conn, err := net.Dial("tcp", ln.Addr().String()) // the second program
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -14,14 +14,18 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
-// The whole handshake as a conversation in bytes: in each target one side is the library and the other is made of the
-// fuzzer's bytes. It always ends, leaves nothing, and is open only for who knows the key.
+// The targets in this file fuzz whole handshakes. One side is the library, and the
+// fuzzer's bytes make the other. Each handshake must end and leave nothing held.
+// It must succeed only if the fuzzed side has used the key.
 
-// FuzzConversation gives arbitrary bytes to a Listener as all that a connection ever says.
+// FuzzConversation sends arbitrary bytes to a Listener as the whole input of one
+// connection.
 func FuzzConversation(f *testing.F) {
 	v := makeVectors(f)
 	hello := v.Child.Hello.Frame
@@ -29,14 +33,15 @@ func FuzzConversation(f *testing.F) {
 	f.Add([]byte(hello))
 	f.Add([]byte(hello[:len(hello)-1]))
 	f.Add([]byte(v.Child.Attach.Frame))
-	for _, then := range append([]vectorFrame{v.Child.Ready, v.Child.Failed, v.Child.Version}, v.Child.Tolerated...) {
+	for _, then := range append([]vectorFrame{v.Child.Ready, v.Child.Failed, v.Child.Version},
+		v.Child.Tolerated...) {
 		f.Add(append(bytes.Clone(hello), then.Frame...))
 		f.Add(append(bytes.Clone(hello), then.Frame[:len(then.Frame)-1]...))
 	}
 	for _, then := range v.Child.Open {
 		f.Add(append(append(bytes.Clone(hello), v.Child.Ready.Frame...), then.Frame...))
 	}
-	f.Add(append(frameBytes(transport.KindExtension, make([]byte, 100)), hello...))
+	f.Add(append(frameBytes(frame.KindExtension, make([]byte, 100)), hello...))
 	for _, n := range v.Refused.Refused {
 		f.Add([]byte(n.Bytes))
 		f.Add(append(bytes.Clone(hello), n.Bytes...))
@@ -45,17 +50,18 @@ func FuzzConversation(f *testing.F) {
 		f.Add([]byte(s.Bytes))
 	}
 
-	dir, err := uds.NewDir()
+	dir, err := unixsock.NewDir()
 	require.NoError(f, err)
 	f.Cleanup(func() { dir.Remove() })
-	ln, err := uds.Listen(f.Context(), dir.Addr("l"))
+	ln, err := uds.Listen(f.Context(),
+		transport.Addr{Scheme: transport.SchemeUDS, Target: dir.Socket("l")})
 	require.NoError(f, err)
 	l, err := Listen(ln, ListenerConfig{})
 	require.NoError(f, err)
 	f.Cleanup(func() { l.Close() })
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > 128<<10 {
-			return // more than a socket's buffer takes at once
+			return // a write must fit into a socket's buffer
 		}
 		x := expectVectors(t, l)
 		var over sync.WaitGroup
@@ -63,16 +69,17 @@ func FuzzConversation(f *testing.F) {
 			<-x.Done()
 			x.Cancel() // closes a peer
 		})
-		conn, err := uds.Dial(t.Context(), dir.Addr("l"))
+		conn, err := uds.Dial(t.Context(),
+			transport.Addr{Scheme: transport.SchemeUDS, Target: dir.Socket("l")})
 		require.NoError(t, err)
 		defer conn.Close()
 		require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
-		conn.Write(b) // it may be refused in the middle
+		conn.Write(b) // the Listener may refuse it in the middle
 		conn.CloseWrite()
 		answer, err := io.ReadAll(conn)
 		require.NotErrorIs(t, err, os.ErrDeadlineExceeded, "the connection goes on")
 
-		if len(answer) > 4 && transport.Kind(answer[4]) == transport.KindWelcome {
+		if len(answer) > 4 && frame.Kind(answer[4]) == frame.KindWelcome {
 			require.True(t, saysHello(b, v.Child.Secret), "a welcome for no hello")
 		} else if !saysHello(b, v.Child.Secret) {
 			select {
@@ -89,26 +96,28 @@ func FuzzConversation(f *testing.F) {
 
 func awaitNothingHeld(t *testing.T, l *Listener) {
 	t.Helper()
-	for began := time.Now(); l.Held() != (Held{}); runtime.Gosched() { // the conversation's goroutine may have a step to go
+	// the goroutine of the handshake may not have finished yet
+	for began := time.Now(); l.Held() != (Held{}); runtime.Gosched() {
 		if time.Since(began) > 20*time.Second {
 			t.Fatalf("the Listener goes on to hold %+v", l.Held())
 		}
 	}
 }
 
-// saysHello tells whether the first frame, but for extensions, is a hello that knows the key.
+// saysHello reports whether the first frame after any extension frames is a hello
+// with a MAC made with the key.
 func saysHello(b, key []byte) bool {
 	for len(b) >= 5 {
 		size := int(b[0]) | int(b[1])<<8 | int(b[2])<<16 | int(b[3])<<24
 		if size < 1 || len(b) < 4+size {
 			return false
 		}
-		kind, body := transport.Kind(b[4]), b[5:4+size]
-		if kind == transport.KindHello {
+		kind, body := frame.Kind(b[4]), b[5:4+size]
+		if kind == frame.KindHello {
 			s, err := open(kind, body)
-			return err == nil && bytes.Equal(s.MAC, hmacOf(key, macInput(labelHello, s.Payload)))
+			return err == nil && bytes.Equal(s.mac, hmacOf(key, macInput(labelHello, s.payload)))
 		}
-		if kind < transport.KindExtension {
+		if kind < frame.KindExtension {
 			return false
 		}
 		b = b[4+size:]
@@ -116,32 +125,33 @@ func saysHello(b, key []byte) bool {
 	return false
 }
 
-// step is what the fuzzer's side does next.
+// step is one action of the fuzzer's side.
 type step struct {
-	do   byte // one of the following
-	kind transport.Kind
+	do   byte // doGood and so on
+	kind frame.Kind
 	data []byte
 }
 
 const (
-	doGood   = iota // the frame that belongs here, as this side should make it
+	doGood   = iota // a frame of that kind as this side should make it
 	doSealed        // the data as a payload of that kind, with a good MAC
 	doFrame         // the data as the body of a frame of that kind
 	doRaw           // the data as it is
 	doKinds
 )
 
-// steps makes a conversation of bytes: for each step what to do, the kind, the length of the data, and the data.
+// steps parses a script. For each step, the script has one byte each for do, kind
+// and the length of the data, and then the data.
 func steps(script []byte) (list []step) {
 	for len(script) >= 3 && len(list) < 16 {
 		n := min(int(script[2]), len(script)-3)
-		list = append(list, step{script[0] % doKinds, transport.Kind(script[1]), script[3 : 3+n]})
+		list = append(list, step{script[0] % doKinds, frame.Kind(script[1]), script[3 : 3+n]})
 		script = script[3+n:]
 	}
 	return list
 }
 
-// script is the reverse of steps.
+// script encodes steps for the function steps.
 func script(list ...step) (b []byte) {
 	for _, s := range list {
 		n := min(len(s.data), 255)
@@ -150,8 +160,9 @@ func script(list ...step) (b []byte) {
 	return b
 }
 
-// addScripts adds conversations that are good up to some point and go on with each of the vectors.
-func addScripts(f *testing.F, v vectors, add func([]byte), good ...transport.Kind) {
+// addScripts adds scripts that begin with good frames and continue with one of
+// the vectors, for each number of good frames and each vector.
+func addScripts(f *testing.F, v vectors, add func([]byte), good ...frame.Kind) {
 	var begin []step
 	add(nil)
 	for i := 0; ; i++ {
@@ -160,16 +171,19 @@ func addScripts(f *testing.F, v vectors, add func([]byte), good ...transport.Kin
 				continue
 			}
 			add(script(append(begin[:i:i], step{doRaw, 0, r.Bytes})...))
-			if i < len(good) && r.Kind == good[i].String() { // in place of the good one
-				add(script(append(append(begin[:i:i], step{doRaw, 0, r.Bytes}), rest(good[i+1:])...)...))
+			if i < len(good) && r.Kind == good[i].String() { // instead of the good frame
+				add(script(append(append(begin[:i:i], step{doRaw, 0, r.Bytes}),
+					rest(good[i+1:])...)...))
 			}
 		}
 		for _, m := range v.Child.Open {
 			add(script(append(begin[:i:i], step{doRaw, 0, m.Frame})...))
 		}
-		for _, m := range append([]vectorFrame{v.Child.Hello, v.Child.Welcome, v.Child.Spec}, v.Child.Tolerated...) {
+		for _, m := range append([]vectorFrame{v.Child.Hello, v.Child.Welcome, v.Child.Spec},
+			v.Child.Tolerated...) {
 			if len(m.Payload) > 0 {
-				add(script(append(begin[:i:i], step{doSealed, transport.Kind(m.Frame[4]), m.Payload})...))
+				add(script(append(begin[:i:i],
+					step{doSealed, frame.Kind(m.Frame[4]), m.Payload})...))
 			}
 		}
 		if i == len(good) {
@@ -180,7 +194,7 @@ func addScripts(f *testing.F, v vectors, add func([]byte), good ...transport.Kin
 	}
 }
 
-func rest(good []transport.Kind) (list []step) {
+func rest(good []frame.Kind) (list []step) {
 	for _, k := range good {
 		list = append(list, step{doGood, k, nil})
 	}
@@ -190,7 +204,7 @@ func rest(good []transport.Kind) (list []step) {
 // side is the fuzzer's side of a pipe.
 type side struct {
 	conn net.Conn
-	said bytes.Buffer // all that was written
+	said bytes.Buffer // everything written so far
 }
 
 func (s *side) write(b []byte) error {
@@ -199,9 +213,10 @@ func (s *side) write(b []byte) error {
 	return err
 }
 
-func (s *side) frame(kind transport.Kind, body []byte) error { return s.write(frameBytes(kind, body)) }
+func (s *side) frame(kind frame.Kind, body []byte) error { return s.write(frameBytes(kind, body)) }
 
-// play takes the steps. For good and sealed frames it asks make, which returns nil for what this side never says.
+// play performs the steps. It gets the bodies of good and sealed frames from make,
+// which returns nil for frames that this side never sends.
 func (s *side) play(list []step, make func(step) []byte) {
 	for _, st := range list {
 		var err error
@@ -223,18 +238,19 @@ func (s *side) play(list []step, make func(step) []byte) {
 	}
 }
 
-// soonEnough is a context whose end is a hang.
+// soonEnough returns a context for one run. If it expires, the run hangs.
 func soonEnough() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), 20*time.Second)
 }
 
-// receiveAll receives until the channel's end, which comes as the other side has said all and closed.
+// receiveAll receives until the channel ends. It must end, because the other side
+// closes its connection after its last step.
 func receiveAll(t *testing.T, ctx context.Context, ch *transport.Channel) {
 	t.Helper()
 	buf := make([]byte, 64<<10)
 	for {
 		err := ch.Recv(ctx, new(any))
-		if errors.As(err, new(*transport.KindError)) {
+		if errors.Is(err, transport.ErrWrongKind) {
 			_, err = ch.RecvBytes(ctx, buf)
 		}
 		if err != nil && !errors.As(err, new(*transport.DecodeError)) {
@@ -277,17 +293,21 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
-// FuzzChild is a fuzzed child before a Listener that expects one. It knows the secret, so that what is behind each
-// proof is reached; the peer is handed out only when it has used it.
+// FuzzChild lets a fuzzed child connect to a Listener that expects one. The child
+// knows the secret, so that the fuzzer reaches the code after each proof. The
+// Listener must return a peer only if the child has used the secret.
 func FuzzChild(f *testing.F) {
 	v := makeVectors(f)
-	addScripts(f, v, func(b []byte) { f.Add(b) }, transport.KindHello, transport.KindReady, transport.KindMessage)
+	addScripts(f, v, func(b []byte) {
+		f.Add(b)
+	}, frame.KindHello, frame.KindReady, frame.KindMessage)
 	ln := newPipeListener()
 	l, err := Listen(ln, ListenerConfig{})
 	require.NoError(f, err)
 	f.Cleanup(func() { l.Close() })
-	good := map[transport.Kind][]byte{
-		transport.KindHello: v.Child.Hello.Body, transport.KindReady: v.Child.Ready.Body, transport.KindMessage: {0x01},
+	good := map[frame.Kind][]byte{
+		frame.KindHello: v.Child.Hello.Body, frame.KindReady: v.Child.Ready.Body,
+		frame.KindMessage: {0x01},
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ctx, cancel := soonEnough()
@@ -298,7 +318,7 @@ func FuzzChild(f *testing.F) {
 		child := &side{conn: ln.dial()}
 		var both sync.WaitGroup
 		both.Go(func() {
-			io.Copy(io.Discard, child.conn) // ends as the parent closes
+			io.Copy(io.Discard, child.conn) // ends when the parent closes
 			x.Cancel()
 		})
 		both.Go(func() {
@@ -306,13 +326,15 @@ func FuzzChild(f *testing.F) {
 				switch {
 				case st.do == doGood:
 					return good[st.kind]
-				case st.kind == transport.KindHello:
-					return seal(vectorSecret[:], labelHello, st.data)
+				case st.kind == frame.KindHello:
+					return seal(vectorSecret, labelHello, st.data)
 				}
 				return nil
 			})
 			child.conn.Close()
-			x.Cancel() // else a stranger's end leaves the Listener waiting for the real child
+			// if the child has not authenticated, its end leaves the Listener waiting
+			// for the real child
+			x.Cancel()
 		})
 		peer, err := x.WaitForPeer(ctx)
 		require.NoError(t, ctx.Err(), "a hang")
@@ -322,26 +344,30 @@ func FuzzChild(f *testing.F) {
 		}
 		both.Wait()
 		if err == nil {
-			require.True(t, saysHello(child.said.Bytes(), vectorSecret[:]), "a peer that did not prove itself")
+			require.True(t, saysHello(child.said.Bytes(), vectorSecret),
+				"a peer that did not prove itself")
 		}
 	})
 }
 
-// FuzzParent is a fuzzed parent before Join. The child has orders only when the parent has used the secret for both
-// its proofs.
+// FuzzParent lets a fuzzed parent answer Join. The child must get a spec only if
+// the parent has used the secret for both of its proofs.
 func FuzzParent(f *testing.F) {
 	v := makeVectors(f)
-	addScripts(f, v, func(b []byte) { f.Add(b) }, transport.KindWelcome, transport.KindSpec, transport.KindMessage)
-	good := map[transport.Kind][]byte{
-		transport.KindWelcome: v.Child.Welcome.Payload, transport.KindSpec: v.Child.Spec.Payload, transport.KindMessage: {0x01},
+	addScripts(f, v, func(b []byte) {
+		f.Add(b)
+	}, frame.KindWelcome, frame.KindSpec, frame.KindMessage)
+	good := map[frame.Kind][]byte{
+		frame.KindWelcome: v.Child.Welcome.Payload, frame.KindSpec: v.Child.Spec.Payload,
+		frame.KindMessage: {0x01},
 	}
-	ticket := Ticket{Addr: vectorAddr, ID: vectorHello.ID, Secret: vectorSecret}
+	ticket := Ticket{vectorAddr, vectorHello.ID, newSecret(vectorSecret)}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		ctx, cancel := soonEnough()
 		defer cancel()
 		ours, theirs := net.Pipe()
 		parent := &side{conn: theirs}
-		proofs := make(map[transport.Kind]bool) // that were made
+		proofs := make(map[frame.Kind]bool) // the proofs made by the parent
 		var both sync.WaitGroup
 		both.Go(func() {
 			hello, err := readBody(theirs)
@@ -356,22 +382,22 @@ func FuzzParent(f *testing.F) {
 					payload = good[st.kind]
 				}
 				switch st.kind {
-				case transport.KindWelcome:
+				case frame.KindWelcome:
 					proofs[st.kind] = true
-					welcome = seal(vectorSecret[:], labelWelcome, payload, hello)
+					welcome = seal(vectorSecret, labelWelcome, payload, hello)
 					return welcome
-				case transport.KindSpec:
+				case frame.KindSpec:
 					proofs[st.kind] = true
-					return seal(vectorSecret[:], labelSpec, payload, hello, welcome)
+					return seal(vectorSecret, labelSpec, payload, hello, welcome)
 				}
 				return payload
 			})
 			theirs.Close()
 		})
-		j, err := Join(ctx, ours, ticket, JoinConfig{Control: true, Limit: 1 << 20})
+		j, err := Join(ctx, ours, ticket, JoinConfig{Control: true, MaxFrameSize: 1 << 20})
 		require.NoError(t, ctx.Err(), "a hang")
 		if err == nil {
-			j.Ready(ctx, Timings{})
+			j.Ready(ctx)
 			receiveAll(t, ctx, j.Channel)
 			j.Channel.Abort()
 		} else {
@@ -379,16 +405,20 @@ func FuzzParent(f *testing.F) {
 		}
 		both.Wait()
 		if err == nil {
-			require.True(t, proofs[transport.KindWelcome] && proofs[transport.KindSpec], "orders of nobody who knows the secret")
+			require.True(t, proofs[frame.KindWelcome] && proofs[frame.KindSpec],
+				"orders of nobody who knows the secret")
 		}
 	})
 }
 
-// FuzzPeer is a fuzzed peer before ConnectPeer or AcceptPeer. It is accepted only when it has used the key.
+// FuzzPeer lets a fuzzed peer talk to ConnectPeer or AcceptPeer. They must accept
+// it only if it has used the key.
 func FuzzPeer(f *testing.F) {
 	v := makeVectors(f)
 	for _, dialer := range []bool{false, true} {
-		addScripts(f, v, func(b []byte) { f.Add(dialer, b) }, transport.KindGreet, transport.KindProof, transport.KindMessage)
+		addScripts(f, v, func(b []byte) {
+			f.Add(dialer, b)
+		}, frame.KindGreet, frame.KindProof, frame.KindMessage)
 	}
 	f.Fuzz(func(t *testing.T, dialer bool, b []byte) {
 		ctx, cancel := soonEnough()
@@ -403,21 +433,21 @@ func FuzzPeer(f *testing.F) {
 				return
 			}
 			both.Go(func() { io.Copy(io.Discard, theirs) })
-			said := []byte(v.Peers.DialerGreet.Body) // what this side said in its greet
+			said := []byte(v.Peers.DialerGreet.Body) // the body of the fuzzed greet
 			fuzzed.play(steps(b), func(st step) []byte {
 				switch {
-				case st.kind == transport.KindGreet && st.do == doSealed:
+				case st.kind == frame.KindGreet && st.do == doSealed:
 					said = st.data
 					return said
-				case st.kind == transport.KindGreet:
+				case st.kind == frame.KindGreet:
 					return said
-				case st.kind == transport.KindProof:
+				case st.kind == frame.KindProof:
 					proved = true
-					if dialer { // the library's side
+					if dialer { // the library is the dialer
 						return encodeProof(mac(vectorKey, labelAcceptor, greet, said))
 					}
 					return encodeProof(mac(vectorKey, labelDialer, said, greet))
-				case st.do == doGood && st.kind == transport.KindMessage:
+				case st.do == doGood && st.kind == frame.KindMessage:
 					return []byte{0x01}
 				}
 				return nil
@@ -428,7 +458,9 @@ func FuzzPeer(f *testing.F) {
 		if dialer {
 			meet = ConnectPeer
 		}
-		peer, err := meet(ctx, ours, PeerConfig{Identity: Identity{ID: "right", Name: "acceptor", PID: 12}, Key: vectorKey, Limit: 1 << 20})
+		peer, err := meet(ctx, ours,
+			PeerConfig{Identity: Identity{ID: "right", Name: "acceptor", PID: 12},
+				Key: vectorKey, MaxFrameSize: 1 << 20})
 		require.NoError(t, ctx.Err(), "a hang")
 		if err == nil {
 			receiveAll(t, ctx, peer.Channel)

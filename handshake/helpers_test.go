@@ -19,6 +19,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/network"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/tls"
 	"github.com/spawnwire/spawnwire/transport/uds"
@@ -26,39 +30,28 @@ import (
 
 var errTimeout = os.ErrDeadlineExceeded
 
-// patience is how long a test waits for what should take moments before it calls it a hang.
+// patience is how long a test waits for a short operation before it reports a hang.
 const patience = 60 * time.Second
 
-// enough is a time limit that a test waits for, and within which something must happen before.
+// enough is a time limit of the code under test. A test waits until it expires,
+// and other steps of the test must happen before it does.
 const enough = 3 * time.Second
 
-func testContext(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// eventually waits for a state that nothing announces.
-func eventually(t testing.TB, is func() bool, what string) {
-	t.Helper()
-	require.Eventually(t, is, patience, time.Millisecond, what)
-}
-
-// network is one way to reach a listener.
-type network struct {
+// link is one way to reach a listener.
+type link struct {
 	name   string
 	listen func(testing.TB) net.Listener
 }
 
-var networks = []network{{"a Unix socket", listenUnix}, {"TCP", listenTCP}, {"TLS", listenTLS}}
+var networks = []link{{"a Unix socket", listenUnix}, {"TCP", listenTCP}, {"TLS", listenTLS}}
 
 func listenUnix(t testing.TB) net.Listener {
 	t.Helper()
-	dir, err := uds.NewDir()
+	dir, err := unixsock.NewDir()
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, dir.Remove()) })
-	ln, err := uds.Listen(testContext(t), dir.Addr("l"))
+	ln, err := uds.Listen(testkit.Context(t),
+		transport.Addr{Scheme: transport.SchemeUDS, Target: dir.Socket("l")})
 	require.NoError(t, err)
 	return ln
 }
@@ -72,20 +65,22 @@ func listenTCP(t testing.TB) net.Listener {
 
 func listenTLS(t testing.TB) net.Listener {
 	t.Helper()
-	ln, err := tls.Transport{}.Listen(testContext(t), transport.Addr{Scheme: transport.SchemeTLS, Target: "127.0.0.1:0"})
+	ln, err := tls.Transport{}.Listen(testkit.Context(t),
+		transport.Addr{Scheme: transport.SchemeTLS, Target: "127.0.0.1:0"})
 	require.NoError(t, err)
 	return ln
 }
 
 // overNetworks runs a test over each network.
-func overNetworks(t *testing.T, test func(*testing.T, network)) {
+func overNetworks(t *testing.T, test func(*testing.T, link)) {
 	for _, n := range networks {
 		t.Run("over "+n.name, func(t *testing.T) { test(t, n) })
 	}
 }
 
-// listen starts a parent, whose log has a line for each refusal. The test's end closes it, and checks that it holds nothing then.
-func listen(t testing.TB, n network, cfg handshake.ListenerConfig) *handshake.Listener {
+// listen starts a parent that logs each refusal. A cleanup closes the parent and
+// checks that it then holds nothing.
+func listen(t testing.TB, n link, cfg handshake.ListenerConfig) *handshake.Listener {
 	t.Helper()
 	l, err := handshake.Listen(n.listen(t), cfg)
 	require.NoError(t, err)
@@ -97,28 +92,30 @@ func listen(t testing.TB, n network, cfg handshake.ListenerConfig) *handshake.Li
 	return l
 }
 
-// overUnix is listen for tests to which the network makes no difference.
+// overUnix calls listen for tests that do not depend on the network.
 func overUnix(t testing.TB, cfg handshake.ListenerConfig) *handshake.Listener {
 	t.Helper()
 	return listen(t, networks[0], cfg)
 }
 
-// expect registers a child and returns the ticket that it would be started with. Which process it is does not matter
+// expect registers a child and returns its ticket. The child may be any process
 // unless the test calls SetPID again.
-func expect(t testing.TB, l *handshake.Listener, spec []byte) (*handshake.Expected, handshake.Ticket) {
+func expect(
+	t testing.TB, l *handshake.Listener, spec []byte,
+) (*handshake.Expected, handshake.Ticket) {
 	t.Helper()
-	ticket := handshake.Ticket{Addr: l.Addr(), ID: handshake.NewID(), Secret: handshake.NewSecret()}
-	x, err := l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: spec})
+	x, err := l.Expect(handshake.Expectation{Spec: spec})
 	require.NoError(t, err)
+	ticket := x.Ticket()
 	x.SetPID(0)
 	t.Cleanup(x.Cancel)
 	return x, ticket
 }
 
-// dial connects to a parent, or to whatever listens at an address.
+// dial connects to a parent or any other listener.
 func dial(t testing.TB, addr transport.Addr) net.Conn {
 	t.Helper()
-	conn, err := dialAddr(testContext(t), addr)
+	conn, err := dialAddr(testkit.Context(t), addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return conn
@@ -131,35 +128,36 @@ func dialAddr(ctx context.Context, addr transport.Addr) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, addr.Network(), addr.Target)
 }
 
-// join makes the child's side up to where the child has its spec.
+// join makes the child's side of the handshake until the child has its spec.
 func join(t testing.TB, ticket handshake.Ticket, cfg handshake.JoinConfig) *handshake.Joined {
 	t.Helper()
-	j, err := handshake.Join(testContext(t), dial(t, ticket.Addr), ticket, cfg)
+	j, err := handshake.Join(testkit.Context(t), dial(t, ticket.Addr), ticket, cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { j.Channel.Abort() })
 	return j
 }
 
-// joinReady is join and says ready.
+// joinReady joins and sends ready.
 func joinReady(t testing.TB, ticket handshake.Ticket, cfg handshake.JoinConfig) *handshake.Joined {
 	t.Helper()
 	j := join(t, ticket, cfg)
-	require.NoError(t, j.Ready(testContext(t), handshake.Timings{}))
+	require.NoError(t, j.Ready(testkit.Context(t)))
 	return j
 }
 
 func wait(t testing.TB, x *handshake.Expected) *handshake.Peer {
 	t.Helper()
-	peer, err := x.WaitForPeer(testContext(t))
+	peer, err := x.WaitForPeer(testkit.Context(t))
 	require.NoError(t, err)
 	t.Cleanup(func() { peer.Abort() })
 	return peer
 }
 
-// requireJoins checks that a child with the ticket is let in, and that messages flow.
+// requireJoins checks that the parent accepts a child with the ticket, and that
+// the child's messages arrive.
 func requireJoins(t testing.TB, x *handshake.Expected, ticket handshake.Ticket) {
 	t.Helper()
-	ctx := testContext(t)
+	ctx := testkit.Context(t)
 	j := joinReady(t, ticket, handshake.JoinConfig{})
 	peer := wait(t, x)
 	require.NoError(t, j.Channel.Send(ctx, "up"))
@@ -171,27 +169,27 @@ func requireJoins(t testing.TB, x *handshake.Expected, ticket handshake.Ticket) 
 func requireReceives(t testing.TB, ch *transport.Channel, want string) {
 	t.Helper()
 	var got string
-	require.NoError(t, ch.Recv(testContext(t), &got))
+	require.NoError(t, ch.Recv(testkit.Context(t), &got))
 	require.Equal(t, want, got)
 }
 
 // requireGone checks that the other side has closed or cut the channel.
 func requireGone(t testing.TB, ch *transport.Channel) {
 	t.Helper()
-	err := ch.Recv(testContext(t), new(any))
+	err := ch.Recv(testkit.Context(t), new(any))
 	require.Error(t, err)
 	require.NotErrorIs(t, err, context.DeadlineExceeded)
 }
 
 // ends returns two connected ends of a network.
-func (n network) ends(t testing.TB) (a, b net.Conn) {
+func (n link) ends(t testing.TB) (a, b net.Conn) {
 	t.Helper()
 	ln := n.listen(t)
 	defer ln.Close()
 	accepted := make(chan net.Conn, 1)
 	go func() {
 		defer close(accepted)
-		if conn, err := ln.Accept(); err == nil && transport.Secure(testContext(t), conn) == nil {
+		if conn, err := ln.Accept(); err == nil && network.Secure(testkit.Context(t), conn) == nil {
 			accepted <- conn
 		}
 	}()
@@ -202,26 +200,27 @@ func (n network) ends(t testing.TB) (a, b net.Conn) {
 	return a, b
 }
 
-// The wire, as docs/PROTOCOL.md has it and with no help from the package.
+// The functions below implement the wire format of docs/PROTOCOL.md without the
+// package under test.
 
-// frame returns the bytes of a frame.
-func frame(kind transport.Kind, body []byte) []byte {
+// frameOf returns the bytes of a frame.
+func frameOf(kind frame.Kind, body []byte) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, uint32(len(body)+1))
 	return append(append(b, byte(kind)), body...)
 }
 
-// readFrame reads one frame; its error is that of the connection.
-func readFrame(conn net.Conn) (transport.Kind, []byte, error) {
+// readFrame reads one frame. It returns the errors of the connection unchanged.
+func readFrame(conn net.Conn) (frame.Kind, []byte, error) {
 	var header [5]byte
 	if _, err := io.ReadFull(conn, header[:]); err != nil {
 		return 0, nil, err
 	}
 	body := make([]byte, binary.LittleEndian.Uint32(header[:])-1)
 	_, err := io.ReadFull(conn, body)
-	return transport.Kind(header[4]), body, err
+	return frame.Kind(header[4]), body, err
 }
 
-func requireFrame(t testing.TB, conn net.Conn, want transport.Kind) []byte {
+func requireFrame(t testing.TB, conn net.Conn, want frame.Kind) []byte {
 	t.Helper()
 	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 	kind, body, err := readFrame(conn)
@@ -252,31 +251,33 @@ func encoded(t testing.TB, v any) []byte {
 	return b
 }
 
-// fields are a message's fields by their names on the wire.
+// fields maps the names of a message's fields on the wire to their values.
 type fields = map[string]any
 
-// helloFields are those of a good hello.
+// helloFields returns the fields of a good hello.
 func helloFields(id string) fields {
-	return fields{"versions": []int{1, 1}, "id": id, "name": "child", "pid": 7, "nonce": make([]byte, 32)}
+	return fields{"versions": []int{1, 1}, "id": id, "name": "child", "pid": 7,
+		"nonce": make([]byte, 32)}
 }
 
-// helloFrame returns a hello that is sealed with the ticket's secret.
+// helloFrame returns a hello sealed with the ticket's secret.
 func helloFrame(t testing.TB, ticket handshake.Ticket, msg fields) []byte {
 	t.Helper()
-	return frame(transport.KindHello, sealed(t, ticket.Secret[:], "spawnwire hello", encoded(t, msg)))
+	return frameOf(frame.KindHello, sealed(t, ticket.Secret(), "spawnwire hello", encoded(t, msg)))
 }
 
-// requireRefused checks that the other side says that it refuses, and no more than that, and closes in
-// order.
+// requireRefused checks that the other side sends a refusal without a reason, then
+// a goodbye, and closes.
 func requireRefused(t testing.TB, conn net.Conn) {
 	t.Helper()
 	requireRefusal(t, conn)
-	requireFrame(t, conn, transport.KindGoodbye)
+	requireFrame(t, conn, frame.KindGoodbye)
 	requireEnd(t, conn)
 }
 
-// requireDropped is requireRefused for somebody who has said nothing, for whom nobody waits any more. Over TLS he may be cut
-// without a word, if the other side had not finished the TLS handshake.
+// requireDropped is like requireRefused, for a client that has not sent a complete
+// hello. The other side no longer waits for it, and sends no goodbye. Over TLS, it
+// may close without a frame if it had not finished the TLS handshake.
 func requireDropped(t testing.TB, conn net.Conn) {
 	t.Helper()
 	if _, over := conn.(interface{ NetConn() net.Conn }); over {
@@ -284,7 +285,7 @@ func requireDropped(t testing.TB, conn net.Conn) {
 		said, err := io.ReadAll(conn)
 		require.NotErrorIs(t, err, errTimeout)
 		if len(said) > 0 {
-			assert.Equal(t, byte(transport.KindFailed), said[4], "%x", said)
+			assert.Equal(t, byte(frame.KindFailed), said[4], "%x", said)
 		}
 		return
 	}
@@ -301,15 +302,15 @@ func requireEnd(t testing.TB, conn net.Conn) {
 
 func requireRefusal(t testing.TB, conn net.Conn) {
 	t.Helper()
-	body := requireFrame(t, conn, transport.KindFailed)
+	body := requireFrame(t, conn, frame.KindFailed)
 	var f fields
 	require.NoError(t, cbor.Unmarshal(body, &f))
 	require.Equal(t, fields{"phase": "auth", "code": "refused", "error": "not accepted"}, f)
 }
 
-// logbook is a log that a test can read and wait for.
+// logbook is a slog.Handler. A test can read its entries and wait for them.
 type logbook struct {
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	entries []entry
 	written chan struct{} // closed and replaced with each entry
 }
@@ -341,7 +342,7 @@ func (b *logbook) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// await waits until n entries have the message and returns them.
+// await waits until at least n entries have the message, and returns all of them.
 func (b *logbook) await(ctx context.Context, n int, message string) ([]entry, error) {
 	for {
 		b.mu.Lock()
@@ -366,19 +367,18 @@ func (b *logbook) await(ctx context.Context, n int, message string) ([]entry, er
 
 func (b *logbook) with(t testing.TB, n int, message string) []entry {
 	t.Helper()
-	found, err := b.await(testContext(t), n, message)
+	found, err := b.await(testkit.Context(t), n, message)
 	require.NoError(t, err)
 	return found
 }
 
 const (
 	saysRefused      = "handshake: refused a connection"
-	saysRefusedMore  = "handshake: refused more connections"
 	saysAcceptFailed = "handshake: accept failed, trying again"
 	saysFailed       = "handshake: a child's handshake failed"
 )
 
-// refusals waits for n refused connections and returns their reasons.
+// refusals waits until n refused connections are logged and returns the reasons.
 func (b *logbook) refusals(t testing.TB, n int) []string {
 	t.Helper()
 	var reasons []string

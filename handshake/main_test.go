@@ -9,11 +9,12 @@ import (
 	"go.uber.org/goleak"
 )
 
-// roleEnv makes a re-executed test binary play one of roles instead of running the tests.
+// roleEnv is the environment variable with the role of a re-executed test binary.
+// If it is set, the binary plays the role instead of running the tests.
 const roleEnv = "HANDSHAKE_TEST_ROLE"
 
-// roles are what a process that a test starts can be; files with platform-bound tests add theirs.
-// A role writes what the test should know to standard output.
+// roles are the functions of processes started by tests. Files with tests for one
+// platform add their own. A role writes its result to standard output.
 var roles = map[string]func(context.Context) error{}
 
 func TestMain(m *testing.M) {

@@ -2,153 +2,144 @@ package handshake
 
 import (
 	"context"
+	"net"
 	"sync"
+	"time"
 
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// Peer is a process that has proved who it is. Its Channel carries messages; its methods may be
-// called concurrently. Close or Abort ends it.
+// Identity is how a process presents itself to its peers.
+type Identity struct {
+	ID   string // unique; 1 to 64 printable ASCII characters
+	Name string // for people; at most 256 bytes
+	PID  int    // as the process itself sees it
+}
+
+// Cancel is a request to stop.
+type Cancel struct {
+	Reason string // for people
+
+	// Grace is how long the sender waits before it uses force, counted from
+	// the arrival of the request. 0 means that the sender set no time.
+	Grace time.Duration
+}
+
+// newChannel makes the channel of a handshake. onCancel may be nil.
+func newChannel(conn net.Conn, onCancel func(Cancel)) *transport.Channel {
+	ch := transport.New(conn, transport.Config{MaxFrameSize: access.PreAuthLimit})
+	if onCancel != nil {
+		frames(ch).OnCancel(func(c frame.Cancel) { onCancel(Cancel(c)) })
+	}
+	return ch
+}
+
+// frames gives access to the single frames of ch.
+func frames(ch *transport.Channel) frame.Channel { return ch.Frames(access.Key{}) }
+
+// Peer is a process that has proved its identity. Its Channel carries messages.
+// Its methods may be called concurrently. The caller calls Close or Abort in the
+// end.
 type Peer struct {
 	Channel *transport.Channel
 	Identity
-	Version uint    // of the protocol
-	Timings Timings // of a spawned child's start, as far as it told them
 
-	l       *Listener          // that accepted it; nil for a peer that nobody spawned
-	process *process           // that its control connection must come from; nil when it does not matter
-	attach  chan struct{}      // closed when the control connection is there; nil when there will be none
-	given   *transport.Channel // that control connection, if it was there from the start; nobody reads it before the child is ready
+	l       *Listener // that accepted it; nil for a peer that was not spawned
+	process *process  // that its control connection must come from; nil if any may
+	session secret    // the key of a control connection that is still to come
+	// closed when control is set; nil if there is no control connection
+	attached chan struct{}
+	// the control connection of a pair; nobody reads it before the child is ready
+	pairControl *transport.Channel
 
-	mu      sync.Mutex // guards what follows; never held over input or output
-	session *Secret    // keys the control connection; wiped, and nil, when it is there, or there will be none
-	control *transport.Channel
-	cancel  *transport.Cancel // asked for before the control connection was there
-	closed  bool
+	mu        sync.Mutex // guards what follows; never held over input or output
+	attaching bool       // a control connection was accepted
+	control   *transport.Channel
+	cancel    *Cancel // requested before the control connection was there
+	// Close or Abort of a Channel, after Close or Abort of the Peer
+	ended func(*transport.Channel) error
 }
 
-// Cancel asks the peer to stop. It goes over the control connection when the peer has one, and so
-// reaches it also while it is busy, or has messages queued, or a Send to it is blocked; else over the
-// Channel, in its turn. It returns when the kernel has it, or ctx ends.
-func (p *Peer) Cancel(ctx context.Context, c transport.Cancel) error {
+// Cancel asks the peer to stop. It goes over the control connection if the peer
+// has one, and so reaches a peer that is busy or has messages queued. Otherwise
+// it goes over the Channel, after the messages sent before. Cancel returns when
+// the request is written, or when ctx ends.
+func (p *Peer) Cancel(ctx context.Context, c Cancel) error {
 	p.mu.Lock()
 	p.cancel = &c
 	control := p.control
 	p.mu.Unlock()
 	if control != nil {
-		if err := control.WriteFrames(ctx, c.Frame()); err == nil {
+		if err := frames(control).Write(ctx, frame.Cancel(c).Frame()); err == nil {
 			return nil
 		}
 	}
-	return p.Channel.WriteFrames(ctx, c.Frame())
+	return frames(p.Channel).Write(ctx, frame.Cancel(c).Frame())
 }
 
-// attachControl takes over the control connection. A cancel that was asked for before is repeated on
-// it, as the first one may be queued behind other messages.
-func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel) error {
+// mayAttach reports whether a control connection can be accepted. It returns true
+// only once.
+func (p *Peer) mayAttach() bool {
 	p.mu.Lock()
-	if p.closed || p.control != nil {
-		p.mu.Unlock()
-		return ErrUnknownPeer
+	defer p.mu.Unlock()
+	if p.ended != nil || p.attaching {
+		return false
 	}
+	p.attaching = true
+	return true
+}
+
+// attachControl sends the answers to an attach and then takes over the control
+// connection. It repeats an earlier cancel there, because the first one may be
+// queued after other messages.
+func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel, answers ...frame.Frame) {
+	p.l.removeSession(p)
+	// The control connection of a child that is gone may still have its goodbye.
+	frames(ch).Write(ctx, answers...)
+	p.mu.Lock()
 	p.control = ch
-	p.wipe()
-	close(p.attach)
-	cancel := p.cancel
+	close(p.attached)
+	cancel, ended := p.cancel, p.ended
 	p.mu.Unlock()
-	p.l.forgetSession(p)
-	if cancel != nil {
-		ch.WriteFrames(ctx, cancel.Frame())
+	if ended != nil {
+		ended(ch)
+	} else if cancel != nil {
+		frames(ch).Write(ctx, frame.Cancel(*cancel).Frame())
 	}
-	return nil
 }
 
-// LastWords returns the goodbye that the peer said on its control connection, or nil when it said none: what it has
-// to say of its own end, also when nobody receives from its Channel. It is meant for a peer whose process has ended, and waits
-// for nothing but this process's own goroutines, until ctx ends; 20 ms at most for a connection on which
-// there is nothing to read, as somebody else keeps it open, and as long before that for those that have not said whose they
-// are. Close and Abort end it.
-func (p *Peer) LastWords(ctx context.Context) *transport.GoodbyeError {
-	if p.attach == nil {
-		return nil
-	}
-	select {
-	case <-p.attach:
-	default:
-		pid := 0
-		if p.process != nil {
-			pid = p.process.pid
-		}
-		p.l.hearQueued(ctx, pid)
-	}
-	looking, cancel := context.WithTimeout(ctx, lookBound)
-	defer cancel()
-	p.mu.Lock()
-	control := p.control
-	p.mu.Unlock()
-	for control != nil {
-		wait := looking
-		if unread(control.NetConn()) {
-			wait = ctx
-		}
-		f, err := control.ReadFrame(wait)
-		if err != nil {
-			return nil
-		}
-		if f.Kind == transport.KindGoodbye {
-			bye, err := transport.ParseGoodbye(f.Body)
-			if err != nil {
-				return nil
-			}
-			return bye
-		}
-	}
-	return nil
-}
-
-// Close says goodbye and closes the peer's connections. It takes at most a second or two; see
-// transport.Channel.Close. The errors are those of the Channel.
+// Close sends a goodbye and closes the peer's connections. It takes two seconds
+// at most; see transport.Channel.Close. It returns the error of the Channel.
 func (p *Peer) Close() error {
-	if control := p.end(); control != nil {
+	if control := p.end((*transport.Channel).Close); control != nil {
 		control.Close()
 	}
 	return p.Channel.Close()
 }
 
-// Abort closes the peer's connections at once, with no goodbye.
+// Abort closes the peer's connections at once and sends no goodbye.
 func (p *Peer) Abort() error {
-	if control := p.end(); control != nil {
+	if control := p.end((*transport.Channel).Abort); control != nil {
 		control.Abort()
 	}
 	return p.Channel.Abort()
 }
 
-func (p *Peer) end() (control *transport.Channel) {
+// end returns the control connection for its closing, or nil. how closes one that
+// is being attached.
+func (p *Peer) end(how func(*transport.Channel) error) *transport.Channel {
 	if p.l != nil {
-		p.l.forgetSession(p)
+		p.l.removeSession(p)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed = true
-	p.wipe()
+	if p.ended == nil {
+		p.ended = how
+	}
 	if p.control == nil {
-		return p.given
+		return p.pairControl
 	}
 	return p.control
-}
-
-// prove checks a proof with the session's key.
-func (p *Peer) prove(check func(key []byte) error) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.session == nil {
-		return ErrUnknownPeer
-	}
-	return check(p.session[:])
-}
-
-// wipe forgets the session's key. The caller holds p.mu.
-func (p *Peer) wipe() {
-	p.session.wipe()
-	p.session = nil
 }

@@ -14,23 +14,27 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// captureHello returns the hello frame that a child with the ticket sends, which arrives nowhere.
+// captureHello returns the hello frame of a child with the ticket. The parent does
+// not receive it.
 func captureHello(t testing.TB, ticket handshake.Ticket) []byte {
 	t.Helper()
 	ours, theirs := networks[0].ends(t)
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(testkit.Context(t))
 	var joins sync.WaitGroup
 	joins.Go(func() { handshake.Join(ctx, ours, ticket, handshake.JoinConfig{}) })
-	body := requireFrame(t, theirs, transport.KindHello)
+	body := requireFrame(t, theirs, frame.KindHello)
 	cancel()
 	joins.Wait()
-	return frame(transport.KindHello, body)
+	return frameOf(frame.KindHello, body)
 }
 
-// say connects and writes.
+// say connects to the address and writes the bytes.
 func say(t testing.TB, addr transport.Addr, b []byte) net.Conn {
 	t.Helper()
 	conn := dial(t, addr)
@@ -39,32 +43,32 @@ func say(t testing.TB, addr transport.Addr, b []byte) net.Conn {
 	return conn
 }
 
-func TestAHelloWorksOnce(t *testing.T) {
-	overNetworks(t, func(t *testing.T, n network) {
+func TestHello_WorksOnce(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n link) {
 		book := newLogbook()
 		l := listen(t, n, handshake.ListenerConfig{Logger: book.logger()})
 		x, ticket := expect(t, l, nil)
 		hello := captureHello(t, ticket)
 
 		first := say(t, ticket.Addr, hello)
-		requireFrame(t, first, transport.KindWelcome)
-		requireFrame(t, first, transport.KindSpec)
-		requireRefused(t, say(t, ticket.Addr, hello)) // while the first one is under way
+		requireFrame(t, first, frame.KindWelcome)
+		requireFrame(t, first, frame.KindSpec)
+		requireRefused(t, say(t, ticket.Addr, hello)) // while the first handshake is in progress
 
-		_, err := first.Write(frame(transport.KindReady, encoded(t, fields{"timings": fields{}})))
+		_, err := first.Write(frameOf(frame.KindReady, encoded(t, fields{"timings": fields{}})))
 		require.NoError(t, err)
 		peer := wait(t, x)
-		requireRefused(t, say(t, ticket.Addr, hello)) // and when the child is here
+		requireRefused(t, say(t, ticket.Addr, hello)) // when the child is ready
 
 		require.NoError(t, peer.Close())
-		requireRefused(t, say(t, ticket.Addr, hello)) // and when it has gone
+		requireRefused(t, say(t, ticket.Addr, hello)) // when the child has left
 		for _, reason := range book.refusals(t, 3) {
 			assert.Contains(t, reason, handshake.ErrUnknownPeer.Error())
 		}
 	})
 }
 
-func TestOfManyEqualHellosOneIsLetIn(t *testing.T) {
+func TestHello_OneOfManyEqualOnesIsAccepted(t *testing.T) {
 	l := overUnix(t, handshake.ListenerConfig{})
 	for range 20 {
 		x, ticket := expect(t, l, nil)
@@ -73,7 +77,7 @@ func TestOfManyEqualHellosOneIsLetIn(t *testing.T) {
 		for range 8 {
 			conns = append(conns, dial(t, ticket.Addr))
 		}
-		kinds := make([]transport.Kind, len(conns))
+		kinds := make([]frame.Kind, len(conns))
 		var wg sync.WaitGroup
 		for i, conn := range conns {
 			wg.Go(func() {
@@ -83,34 +87,37 @@ func TestOfManyEqualHellosOneIsLetIn(t *testing.T) {
 		}
 		wg.Wait()
 		slices.Sort(kinds)
-		assert.Equal(t, append([]transport.Kind{transport.KindWelcome}, slices.Repeat([]transport.Kind{transport.KindFailed}, 7)...), kinds)
+		assert.Equal(t, append([]frame.Kind{frame.KindWelcome},
+			slices.Repeat([]frame.Kind{frame.KindFailed}, 7)...), kinds)
 		x.Cancel()
 	}
 }
 
-func TestASecondJoinWithTheSameTicketIsRefused(t *testing.T) {
-	overNetworks(t, func(t *testing.T, n network) {
+func TestHello_SecondJoinWithATicketIsRefused(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n link) {
 		l := listen(t, n, handshake.ListenerConfig{})
 		x, ticket := expect(t, l, nil)
 		j := joinReady(t, ticket, handshake.JoinConfig{})
 		peer := wait(t, x)
 		requireJoinRefused(t, ticket)
-		require.NoError(t, j.Channel.Send(testContext(t), "undisturbed"))
+		require.NoError(t, j.Channel.Send(testkit.Context(t), "undisturbed"))
 		requireReceives(t, peer.Channel, "undisturbed")
 	})
 }
 
-// requireJoinRefused checks that a child with the ticket is refused and not told why.
+// requireJoinRefused checks that a child with the ticket is refused without a
+// reason.
 func requireJoinRefused(t testing.TB, ticket handshake.Ticket) {
 	t.Helper()
-	_, err := handshake.Join(testContext(t), dial(t, ticket.Addr), ticket, handshake.JoinConfig{})
+	_, err := handshake.Join(testkit.Context(t), dial(t, ticket.Addr),
+		ticket, handshake.JoinConfig{})
 	require.ErrorIs(t, err, handshake.ErrRefused)
 	requirePhase(t, handshake.PhaseAuth, err)
 	require.ErrorContains(t, err, "not accepted")
 }
 
-func TestWhoeverDoesNotHaveTheRightTicketIsRefused(t *testing.T) {
-	overNetworks(t, func(t *testing.T, n network) {
+func TestHello_WithoutTheRightTicketIsRefused(t *testing.T) {
+	overNetworks(t, func(t *testing.T, n link) {
 		book := newLogbook()
 		l := listen(t, n, handshake.ListenerConfig{Logger: book.logger()})
 		x, ticket := expect(t, l, nil)
@@ -119,7 +126,7 @@ func TestWhoeverDoesNotHaveTheRightTicketIsRefused(t *testing.T) {
 			late, lateTicket := expect(t, l, nil)
 			late.Cancel()
 			requireJoinRefused(t, lateTicket)
-			_, err := late.WaitForPeer(testContext(t))
+			_, err := late.WaitForPeer(testkit.Context(t))
 			require.ErrorIs(t, err, context.Canceled)
 		})
 		t.Run("an unknown id", func(t *testing.T) {
@@ -128,12 +135,13 @@ func TestWhoeverDoesNotHaveTheRightTicketIsRefused(t *testing.T) {
 			requireJoinRefused(t, stranger)
 		})
 		t.Run("the right id with a wrong secret", func(t *testing.T) {
-			stranger := ticket
-			stranger.Secret = handshake.NewSecret()
+			stranger := handshake.NewTicket(ticket.Addr, ticket.ID)
 			requireJoinRefused(t, stranger)
-			eventually(t, func() bool { return x.Refused() != nil }, "the refusal is noted")
-			require.ErrorIs(t, x.Refused(), handshake.ErrBadMAC)
-			requirePhase(t, handshake.PhaseAuth, x.Refused())
+			testkit.Eventually(t, "the refusal is noted", func() bool {
+				return x.Internal(access.Key{}).Refused() != nil
+			})
+			require.ErrorIs(t, x.Internal(access.Key{}).Refused(), handshake.ErrBadMAC)
+			requirePhase(t, handshake.PhaseAuth, x.Internal(access.Key{}).Refused())
 		})
 		t.Run("another child's secret", func(t *testing.T) {
 			_, other := expect(t, l, nil)
@@ -141,8 +149,7 @@ func TestWhoeverDoesNotHaveTheRightTicketIsRefused(t *testing.T) {
 			requireJoinRefused(t, other)
 		})
 		t.Run("no secret at all", func(t *testing.T) {
-			stranger := ticket
-			stranger.Secret = handshake.Secret{}
+			stranger := ticket.WithSecret(make([]byte, 32))
 			requireRefused(t, say(t, ticket.Addr, helloFrame(t, stranger, helloFields(ticket.ID))))
 		})
 
@@ -153,21 +160,20 @@ func TestWhoeverDoesNotHaveTheRightTicketIsRefused(t *testing.T) {
 		}
 		requireJoins(t, x, ticket)
 		for _, reason := range book.refusals(t, 5) {
-			assert.NotContains(t, reason, string(ticket.Secret[:]))
+			assert.NotContains(t, reason, string(ticket.Secret()))
 		}
 	})
 }
 
-func TestARefusalOfTheChildsOwnProcessEndsTheWait(t *testing.T) {
+func TestOwnProcess_RefusalEndsTheWait(t *testing.T) {
 	wrong := func(ticket handshake.Ticket) handshake.Ticket {
-		ticket.Secret = handshake.NewSecret()
-		return ticket
+		return handshake.NewTicket(ticket.Addr, ticket.ID)
 	}
 	requireEnded := func(t *testing.T, x *handshake.Expected, ticket handshake.Ticket) {
-		_, err := x.WaitForPeer(testContext(t))
+		_, err := x.WaitForPeer(testkit.Context(t))
 		require.ErrorIs(t, err, handshake.ErrBadMAC)
 		requirePhase(t, handshake.PhaseAuth, err)
-		requireJoinRefused(t, ticket) // it is over, also for the right secret
+		requireJoinRefused(t, ticket) // now the right secret is refused too
 	}
 	t.Run("when its pid is known before", func(t *testing.T) {
 		l := overUnix(t, handshake.ListenerConfig{})
@@ -180,7 +186,7 @@ func TestARefusalOfTheChildsOwnProcessEndsTheWait(t *testing.T) {
 		l := overUnix(t, handshake.ListenerConfig{})
 		x, ticket := expect(t, l, nil)
 		requireJoinRefused(t, wrong(ticket))
-		require.ErrorIs(t, x.Refused(), handshake.ErrBadMAC)
+		require.ErrorIs(t, x.Internal(access.Key{}).Refused(), handshake.ErrBadMAC)
 		x.SetPID(os.Getpid())
 		requireEnded(t, x, ticket)
 	})
@@ -188,11 +194,12 @@ func TestARefusalOfTheChildsOwnProcessEndsTheWait(t *testing.T) {
 		l := overUnix(t, handshake.ListenerConfig{})
 		x, ticket := expect(t, l, nil)
 		x.SetPID(os.Getpid() + 1)
-		requireRefused(t, say(t, ticket.Addr, frame(transport.KindHello, []byte{0xff}))) // another process's
-		require.NoError(t, x.Refused())
+		// this process is not the child yet
+		requireRefused(t, say(t, ticket.Addr, frameOf(frame.KindHello, []byte{0xff})))
+		require.NoError(t, x.Internal(access.Key{}).Refused())
 		x.SetPID(os.Getpid())
-		requireRefused(t, say(t, ticket.Addr, frame(transport.KindHello, []byte{0xff})))
-		_, err := x.WaitForPeer(testContext(t))
+		requireRefused(t, say(t, ticket.Addr, frameOf(frame.KindHello, []byte{0xff})))
+		_, err := x.WaitForPeer(testkit.Context(t))
 		require.ErrorIs(t, err, transport.ErrProtocol)
 		requirePhase(t, handshake.PhaseHello, err)
 		requireJoinRefused(t, ticket)
@@ -217,17 +224,17 @@ func TestARefusalOfTheChildsOwnProcessEndsTheWait(t *testing.T) {
 	})
 }
 
-// fakeParent answers a child's hello with what it makes of it, over a Unix socket, and returns the
-// error of the child's Join.
+// fakeParent plays the parent over a Unix socket. It writes the result of answer
+// to the child and returns the error of the child's Join.
 func fakeParent(t *testing.T, ticket handshake.Ticket, answer func(hello []byte) []byte) error {
 	t.Helper()
 	ours, theirs := networks[0].ends(t)
 	joined := make(chan error, 1)
 	go func() {
-		_, err := handshake.Join(testContext(t), ours, ticket, handshake.JoinConfig{})
+		_, err := handshake.Join(testkit.Context(t), ours, ticket, handshake.JoinConfig{})
 		joined <- err
 	}()
-	hello := requireFrame(t, theirs, transport.KindHello)
+	hello := requireFrame(t, theirs, frame.KindHello)
 	_, err := theirs.Write(answer(hello))
 	require.NoError(t, err)
 	err = <-joined
@@ -240,9 +247,9 @@ func welcomeFields() fields {
 	return fields{"version": 1, "id": "boss", "name": "boss", "pid": 1, "nonce": make([]byte, 32)}
 }
 
-func TestAChildRefusesAParentThatDoesNotProveItself(t *testing.T) {
-	ticket := handshake.Ticket{ID: "child", Secret: handshake.NewSecret()}
-	right, wrong := ticket.Secret[:], make([]byte, 32)
+func TestProof_ChildRefusesAnUnprovedParent(t *testing.T) {
+	ticket := handshake.NewTicket(transport.Addr{}, "child")
+	right, wrong := ticket.Secret(), make([]byte, 32)
 	rand.Read(wrong)
 	welcome := encoded(t, welcomeFields())
 	const label = "spawnwire welcome"
@@ -259,46 +266,48 @@ func TestAChildRefusesAParentThatDoesNotProveItself(t *testing.T) {
 	}{
 		{"it does not know the secret", func(hello []byte) []byte {
 			w, s := bodies(wrong, hello)
-			return append(frame(transport.KindWelcome, w), frame(transport.KindSpec, s)...)
+			return append(frameOf(frame.KindWelcome, w), frameOf(frame.KindSpec, s)...)
 		}, handshake.ErrBadMAC, handshake.PhaseAuth},
 		{"its secret is empty", func(hello []byte) []byte {
 			w, s := bodies(nil, hello)
-			return append(frame(transport.KindWelcome, w), frame(transport.KindSpec, s)...)
+			return append(frameOf(frame.KindWelcome, w), frameOf(frame.KindSpec, s)...)
 		}, handshake.ErrBadMAC, handshake.PhaseAuth},
 		{"its welcome answers another hello", func(hello []byte) []byte {
-			return frame(transport.KindWelcome, sealed(t, right, label, welcome, append([]byte{0}, hello...)))
+			return frameOf(frame.KindWelcome,
+				sealed(t, right, label, welcome, append([]byte{0}, hello...)))
 		}, handshake.ErrBadMAC, handshake.PhaseAuth},
 		{"its welcome is proved as something else", func(hello []byte) []byte {
-			return frame(transport.KindWelcome, sealed(t, right, "spawnwire spec", welcome, hello))
+			return frameOf(frame.KindWelcome, sealed(t, right, "spawnwire spec", welcome, hello))
 		}, handshake.ErrBadMAC, handshake.PhaseAuth},
 		{"its welcome is the child's own hello", func(hello []byte) []byte {
-			return frame(transport.KindWelcome, hello)
+			return frameOf(frame.KindWelcome, hello)
 		}, handshake.ErrBadMAC, handshake.PhaseAuth},
 		{"its welcome is the hello as a hello", func(hello []byte) []byte {
-			return frame(transport.KindHello, hello)
+			return frameOf(frame.KindHello, hello)
 		}, transport.ErrProtocol, handshake.PhaseAuth},
 		{"its proof is cut short", func(hello []byte) []byte {
-			return frame(transport.KindWelcome, encoded(t, []any{welcome, proof(right, label, hello, welcome)[:31]}))
+			return frameOf(frame.KindWelcome,
+				encoded(t, []any{welcome, proof(right, label, hello, welcome)[:31]}))
 		}, transport.ErrProtocol, handshake.PhaseAuth},
 		{"its proof is missing", func(hello []byte) []byte {
-			return frame(transport.KindWelcome, encoded(t, []any{welcome, nil}))
+			return frameOf(frame.KindWelcome, encoded(t, []any{welcome, nil}))
 		}, transport.ErrProtocol, handshake.PhaseAuth},
 		{"its welcome is too large for a stranger's", func(hello []byte) []byte {
-			return frame(transport.KindWelcome, make([]byte, handshake.PreAuthLimit))
+			return frameOf(frame.KindWelcome, make([]byte, access.PreAuthLimit))
 		}, transport.ErrProtocol, handshake.PhaseAuth},
 		{"its spec has another proof", func(hello []byte) []byte {
 			w, _ := bodies(right, hello)
 			_, s := bodies(wrong, hello)
-			return append(frame(transport.KindWelcome, w), frame(transport.KindSpec, s)...)
+			return append(frameOf(frame.KindWelcome, w), frameOf(frame.KindSpec, s)...)
 		}, handshake.ErrBadMAC, handshake.PhaseSpec},
 		{"its spec belongs to another welcome", func(hello []byte) []byte {
 			w, _ := bodies(right, hello)
 			s := sealed(t, right, "spawnwire spec", []byte("run"), hello, append([]byte{0}, w...))
-			return append(frame(transport.KindWelcome, w), frame(transport.KindSpec, s)...)
+			return append(frameOf(frame.KindWelcome, w), frameOf(frame.KindSpec, s)...)
 		}, handshake.ErrBadMAC, handshake.PhaseSpec},
 		{"its spec is a message", func(hello []byte) []byte {
 			w, s := bodies(right, hello)
-			return append(frame(transport.KindWelcome, w), frame(transport.KindMessage, s)...)
+			return append(frameOf(frame.KindWelcome, w), frameOf(frame.KindMessage, s)...)
 		}, transport.ErrProtocol, handshake.PhaseSpec},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -323,7 +332,8 @@ func TestAChildRefusesAParentThatDoesNotProveItself(t *testing.T) {
 					msg[k] = v
 				}
 				err := fakeParent(t, ticket, func(hello []byte) []byte {
-					return frame(transport.KindWelcome, sealed(t, right, label, encoded(t, msg), hello))
+					return frameOf(frame.KindWelcome,
+						sealed(t, right, label, encoded(t, msg), hello))
 				})
 				require.ErrorIs(t, err, transport.ErrProtocol)
 			})
@@ -331,26 +341,31 @@ func TestAChildRefusesAParentThatDoesNotProveItself(t *testing.T) {
 		msg := welcomeFields()
 		msg["version"] = 2
 		err := fakeParent(t, ticket, func(hello []byte) []byte {
-			return frame(transport.KindWelcome, sealed(t, right, label, encoded(t, msg), hello))
+			return frameOf(frame.KindWelcome, sealed(t, right, label, encoded(t, msg), hello))
 		})
-		requireVersionError(t, err, handshake.Range{Min: 1, Max: 1}, handshake.Range{Min: 2, Max: 2})
+		requireVersionError(t, err, [2]uint{1, 1}, [2]uint{2, 2})
 	})
 }
 
-func TestWhatAnUnprovedParentSaysOfAFailureIsBounded(t *testing.T) {
-	ticket := handshake.Ticket{ID: "child", Secret: handshake.NewSecret()}
+func TestProof_FailureOfAnUnprovedParentIsBounded(t *testing.T) {
+	ticket := handshake.NewTicket(transport.Addr{}, "child")
 	long := string(bytes.Repeat([]byte("€"), 20000))
 	err := fakeParent(t, ticket, func([]byte) []byte {
-		return frame(transport.KindFailed, encoded(t, fields{"phase": long[:300], "code": long[:300], "error": long}))
+		return frameOf(frame.KindFailed,
+			encoded(t, fields{"phase": long[:300], "code": long[:300], "error": long}))
 	})
 	var said *handshake.FailedError
 	require.ErrorAs(t, err, &said)
-	assert.Equal(t, handshake.FailedError{Phase: handshake.PhaseAuth, Code: handshake.CodeError, Text: long[:4095]}, *said)
+	assert.Equal(t, handshake.PhaseAuth, said.Phase)
+	assert.Equal(t, "error", said.Code())
+	assert.Equal(t, long[:4095], said.Text)
 }
 
-// relay connects a child to a parent and lets edit change each frame on its way. What edit returns
-// is passed on; nil ends the connection.
-func relay(t *testing.T, parent transport.Addr, edit func(kind transport.Kind, body []byte) []byte) (child net.Conn) {
+// relay connects a child to a parent and passes each frame's body through edit. If
+// edit returns nil, relay closes the connection.
+func relay(
+	t *testing.T, parent transport.Addr, edit func(kind frame.Kind, body []byte) []byte,
+) (child net.Conn) {
 	t.Helper()
 	ours, theirs := networks[0].ends(t)
 	up := dial(t, parent)
@@ -365,7 +380,7 @@ func relay(t *testing.T, parent transport.Addr, edit func(kind transport.Kind, b
 			if body = edit(kind, body); body == nil {
 				return
 			}
-			if _, err := to.Write(frame(kind, body)); err != nil {
+			if _, err := to.Write(frameOf(kind, body)); err != nil {
 				return
 			}
 		}
@@ -380,40 +395,42 @@ func relay(t *testing.T, parent transport.Addr, edit func(kind transport.Kind, b
 	return ours
 }
 
-func TestAnyByteThatIsChangedOnTheWayIsFound(t *testing.T) {
+func TestProof_ChangedByteIsFound(t *testing.T) {
 	l := overUnix(t, handshake.ListenerConfig{Identity: handshake.Identity{ID: "p", Name: "p"}})
 
 	t.Run("in hello", func(t *testing.T) {
 		x, ticket := expect(t, l, nil)
 		hello := captureHello(t, ticket)
-		for i := 5; i < len(hello); i++ { // what is before is the frame's length and kind
+		for i := 5; i < len(hello); i++ { // after the frame's length and kind
 			changed := slices.Clone(hello)
 			changed[i] ^= 1
 			requireRefused(t, say(t, ticket.Addr, changed))
 		}
 		for size := 5; size < len(hello); size += 7 {
-			requireRefused(t, say(t, ticket.Addr, frame(transport.KindHello, hello[5:size])))
+			requireRefused(t, say(t, ticket.Addr, frameOf(frame.KindHello, hello[5:size])))
 		}
-		requireRefused(t, say(t, ticket.Addr, frame(transport.KindHello, append(hello[5:len(hello):len(hello)], 0))))
-		requireFrame(t, say(t, ticket.Addr, hello), transport.KindWelcome)
+		requireRefused(t,
+			say(t, ticket.Addr,
+				frameOf(frame.KindHello, append(hello[5:len(hello):len(hello)], 0))))
+		requireFrame(t, say(t, ticket.Addr, hello), frame.KindWelcome)
 		x.Cancel()
 	})
 
-	for _, kind := range []transport.Kind{transport.KindWelcome, transport.KindSpec} {
+	for _, kind := range []frame.Kind{frame.KindWelcome, frame.KindSpec} {
 		t.Run("in "+kind.String(), func(t *testing.T) {
 			size := 1
 			for i := 0; i < size; i++ {
 				x, ticket := expect(t, l, []byte("orders"))
-				conn := relay(t, ticket.Addr, func(k transport.Kind, body []byte) []byte {
+				conn := relay(t, ticket.Addr, func(k frame.Kind, body []byte) []byte {
 					if k == kind {
 						body[i] ^= 1
 						size = len(body)
 					}
 					return body
 				})
-				_, err := handshake.Join(testContext(t), conn, ticket, handshake.JoinConfig{})
+				_, err := handshake.Join(testkit.Context(t), conn, ticket, handshake.JoinConfig{})
 				require.Error(t, err, "byte %d", i)
-				_, err = x.WaitForPeer(testContext(t))
+				_, err = x.WaitForPeer(testkit.Context(t))
 				require.ErrorIs(t, err, transport.ErrPeerGone)
 			}
 			assert.Greater(t, size, 32)
@@ -422,34 +439,34 @@ func TestAnyByteThatIsChangedOnTheWayIsFound(t *testing.T) {
 
 	t.Run("and a relay that changes nothing is not noticed", func(t *testing.T) {
 		x, ticket := expect(t, l, []byte("orders"))
-		conn := relay(t, ticket.Addr, func(_ transport.Kind, body []byte) []byte { return body })
-		j, err := handshake.Join(testContext(t), conn, ticket, handshake.JoinConfig{})
+		conn := relay(t, ticket.Addr, func(_ frame.Kind, body []byte) []byte { return body })
+		j, err := handshake.Join(testkit.Context(t), conn, ticket, handshake.JoinConfig{})
 		require.NoError(t, err)
-		require.NoError(t, j.Ready(testContext(t), handshake.Timings{}))
+		require.NoError(t, j.Ready(testkit.Context(t)))
 		wait(t, x)
 		require.NoError(t, j.Channel.Abort())
 	})
 }
 
-func TestASpecOfOneChildCannotBeGivenToAnother(t *testing.T) {
+func TestProof_SpecIsForOneChild(t *testing.T) {
 	l := overUnix(t, handshake.ListenerConfig{})
 	_, second := expect(t, l, []byte("harmful"))
-	bodies := make(map[transport.Kind][]byte)
-	conn := relay(t, second.Addr, func(kind transport.Kind, body []byte) []byte {
+	bodies := make(map[frame.Kind][]byte)
+	conn := relay(t, second.Addr, func(kind frame.Kind, body []byte) []byte {
 		bodies[kind] = body
 		return body
 	})
-	_, err := handshake.Join(testContext(t), conn, second, handshake.JoinConfig{})
+	_, err := handshake.Join(testkit.Context(t), conn, second, handshake.JoinConfig{})
 	require.NoError(t, err)
-	for _, kind := range []transport.Kind{transport.KindWelcome, transport.KindSpec} {
+	for _, kind := range []frame.Kind{frame.KindWelcome, frame.KindSpec} {
 		_, ticket := expect(t, l, []byte("harmless"))
-		conn := relay(t, ticket.Addr, func(k transport.Kind, body []byte) []byte {
+		conn := relay(t, ticket.Addr, func(k frame.Kind, body []byte) []byte {
 			if k == kind {
 				return bodies[kind]
 			}
 			return body
 		})
-		_, err := handshake.Join(testContext(t), conn, ticket, handshake.JoinConfig{})
+		_, err := handshake.Join(testkit.Context(t), conn, ticket, handshake.JoinConfig{})
 		require.ErrorIs(t, err, handshake.ErrBadMAC)
 	}
 }

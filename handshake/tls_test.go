@@ -16,38 +16,45 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/tls"
 )
 
-// dialBelow connects to a listener's port with no TLS.
+// dialBelow connects to a listener's port without TLS.
 func dialBelow(t testing.TB, l *handshake.Listener) net.Conn {
 	t.Helper()
-	conn, err := new(net.Dialer).DialContext(testContext(t), "tcp", l.Addr().Target)
+	conn, err := new(net.Dialer).DialContext(testkit.Context(t), "tcp", l.Addr().Target)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }
 
-// clientHello is the beginning of a TLS record of so many bytes with the beginning of a client hello of so many.
+// clientHello returns the beginning of a TLS record with the beginning of a client
+// hello. The parameters are the lengths in their headers.
 func clientHello(record, hello int) []byte {
-	return []byte{22, 3, 1, byte(record >> 8), byte(record), 1, byte(hello >> 16), byte(hello >> 8), byte(hello), 3, 3}
+	return []byte{22, 3, 1, byte(record >> 8), byte(record), 1, byte(hello >> 16),
+		byte(hello >> 8), byte(hello), 3, 3}
 }
 
-func TestStrangersOnATLSPortDisturbNobody(t *testing.T) {
+func TestTLS_UnauthenticatedClientsDisturbNobody(t *testing.T) {
 	book := newLogbook()
-	l := listen(t, network{listen: listenTLS}, handshake.ListenerConfig{HelloTimeout: patience, Logger: book.logger()})
+	l := listen(t, link{listen: listenTLS},
+		handshake.ListenerConfig{HelloTimeout: patience, Logger: book.logger()})
 	for range 200 {
 		dialBelow(t, l)
-		require.NoError(t, writeTo(dialBelow(t, l), clientHello(200, 196))) // and no more
+		require.NoError(t, writeTo(dialBelow(t, l), clientHello(200, 196))) // and nothing after it
 	}
 	garbage := map[string][]byte{
-		"an HTTP request":                  []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-		"an SSH banner":                    []byte("SSH-2.0-OpenSSH_9.6\r\n"),
-		"nulls":                            make([]byte, 64),
-		"a hello with no TLS":              helloFrame(t, handshake.Ticket{ID: "x", Secret: handshake.NewSecret()}, helloFields("x")),
-		"a record that is too large":       append(clientHello(0xffff, 0xfff0), make([]byte, 20<<10)...),
-		"a client hello of 16 MiB":         append(clientHello(16<<10, 0xffffff), make([]byte, 16<<10)...),
+		"an HTTP request": []byte("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+		"an SSH banner":   []byte("SSH-2.0-OpenSSH_9.6\r\n"),
+		"nulls":           make([]byte, 64),
+		"a hello with no TLS": helloFrame(t,
+			handshake.NewTicket(transport.Addr{}, "x"), helloFields("x")),
+		"a record that is too large": append(clientHello(0xffff, 0xfff0),
+			make([]byte, 20<<10)...),
+		"a client hello of 16 MiB": append(clientHello(16<<10, 0xffffff),
+			make([]byte, 16<<10)...),
 		"a client hello that is no such":   append(clientHello(200, 196), make([]byte, 200)...),
 		"what belongs after the handshake": {23, 3, 3, 0, 1, 0},
 	}
@@ -70,9 +77,10 @@ func writeTo(conn net.Conn, p []byte) error {
 	return err
 }
 
-func TestTLSIsSetUpWithinTheTimeOfAHello(t *testing.T) {
+func TestTLS_HandshakeIsWithinHelloTimeout(t *testing.T) {
 	book := newLogbook()
-	l := listen(t, network{listen: listenTLS}, handshake.ListenerConfig{HelloTimeout: 50 * time.Millisecond, Logger: book.logger()})
+	l := listen(t, link{listen: listenTLS},
+		handshake.ListenerConfig{HelloTimeout: 50 * time.Millisecond, Logger: book.logger()})
 	conn := dialBelow(t, l)
 	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 	_, err := conn.Read(make([]byte, 1))
@@ -80,18 +88,20 @@ func TestTLSIsSetUpWithinTheTimeOfAHello(t *testing.T) {
 	assert.Contains(t, book.refusals(t, 1)[0], "no hello in time")
 }
 
-func TestATLSConnectionIsSecuredByWhoeverNeedsIt(t *testing.T) {
+func TestTLS_HandshakeIsMadeWhereNeeded(t *testing.T) {
 	for name, use := range map[string]func(context.Context, net.Conn) error{
 		"AcceptPeer": func(ctx context.Context, conn net.Conn) error {
 			_, err := handshake.AcceptPeer(ctx, conn, handshake.PeerConfig{Anonymous: true})
 			return err
 		},
 		"AcceptPeer, by its own bound": func(_ context.Context, conn net.Conn) error {
-			_, err := handshake.AcceptPeer(context.Background(), conn, handshake.PeerConfig{Anonymous: true, Timeout: 10 * time.Millisecond})
+			_, err := handshake.AcceptPeer(context.Background(), conn,
+				handshake.PeerConfig{Anonymous: true, Timeout: 10 * time.Millisecond})
 			return err
 		},
 		"Join": func(ctx context.Context, conn net.Conn) error {
-			_, err := handshake.Join(ctx, conn, handshake.Ticket{ID: "x", Secret: handshake.NewSecret()}, handshake.JoinConfig{})
+			_, err := handshake.Join(ctx, conn,
+				handshake.NewTicket(transport.Addr{}, "x"), handshake.JoinConfig{})
 			return err
 		},
 	} {
@@ -103,7 +113,7 @@ func TestATLSConnectionIsSecuredByWhoeverNeedsIt(t *testing.T) {
 			defer silent.Close()
 			conn, err := ln.Accept()
 			require.NoError(t, err)
-			ctx, cancel := context.WithTimeout(testContext(t), 10*time.Millisecond)
+			ctx, cancel := context.WithTimeout(testkit.Context(t), 10*time.Millisecond)
 			defer cancel()
 			err = use(ctx, conn)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -114,19 +124,21 @@ func TestATLSConnectionIsSecuredByWhoeverNeedsIt(t *testing.T) {
 	}
 }
 
-func TestPeersOverTLSWithAConfigOfTheirOwn(t *testing.T) {
+func TestTLS_PeersWithTheirOwnConfig(t *testing.T) {
 	server, client := certificates()
 	_, stranger := certificates() // of another authority
-	ln, err := tls.Transport{Config: server}.Listen(testContext(t), mustAddr(t, "tls://127.0.0.1:0"))
+	ln, err := tls.Transport{Config: server}.Listen(testkit.Context(t),
+		mustAddr(t, "tls://127.0.0.1:0"))
 	require.NoError(t, err)
 	defer ln.Close()
 	meet := func(t *testing.T, config *cryptotls.Config) (accepted, connected error) {
-		ctx, done := testContext(t), make(chan error, 1)
+		ctx, done := testkit.Context(t), make(chan error, 1)
 		go func() {
 			conn, err := ln.Accept()
 			if err == nil {
 				var peer *handshake.Peer
-				if peer, err = handshake.AcceptPeer(ctx, conn, handshake.PeerConfig{Anonymous: true}); err == nil {
+				if peer, err = handshake.AcceptPeer(ctx, conn,
+					handshake.PeerConfig{Anonymous: true}); err == nil {
 					err = peer.Channel.Send(ctx, "welcome")
 					peer.Close()
 				}
@@ -166,9 +178,9 @@ func TestPeersOverTLSWithAConfigOfTheirOwn(t *testing.T) {
 	})
 }
 
-// A ticket's text is what a child of another language gets, too.
-func TestATLSTicketHasTheSHA256OfTheListenersCertificate(t *testing.T) {
-	l := listen(t, network{listen: listenTLS}, handshake.ListenerConfig{})
+// Children in other languages get the ticket as this text too.
+func TestTLS_TicketPinsTheCertificate(t *testing.T) {
+	l := listen(t, link{listen: listenTLS}, handshake.ListenerConfig{})
 	_, ticket := expect(t, l, nil)
 	text := ticket.Encode()
 	address := text[strings.LastIndex(text, " ")+1:]

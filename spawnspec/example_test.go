@@ -4,27 +4,26 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 
 	"github.com/spawnwire/spawnwire/spawnspec"
-	"github.com/spawnwire/spawnwire/transport"
 )
 
-func Example() {
-	type Resize struct {
-		Width, Height int
-		Format        string
-	}
+type Resize struct {
+	Width, Height int
+	Format        string
+}
 
-	// In the parent. The last three fields are the spawner's work.
+// A spawner encodes a Spec in the parent, and the child decodes it.
+func Example() {
+	// In the parent. Method and Depth are the spawner's work.
 	data, err := spawnspec.Marshal(&spawnspec.Spec{
-		Name:   "resize-1",
-		Entry:  "resize",
-		Args:   Resize{640, 480, "webp"},
-		Vars:   map[string]any{"quality": 80},
-		Bind:   []transport.Addr{{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}},
-		Method: "exec",
-		Depth:  1,
-		Parent: spawnspec.Identity{ID: "p-1", Name: "gallery", PID: 4711},
+		Name:     "resize-1",
+		Entry:    "resize",
+		Args:     Resize{640, 480, "webp"},
+		LogLevel: slog.LevelDebug,
+		Method:   "exec",
+		Depth:    1,
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -39,23 +38,42 @@ func Example() {
 	if err := spec.DecodeArgs(&args); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(spec.Name, "runs", spec.Entry, "for", spec.Parent.Name)
+	fmt.Println(spec.Name, "runs", spec.Entry, "and logs", spec.LogLevel)
 	fmt.Printf("%+v\n", args)
-	fmt.Println(spec.Vars["quality"], spec.Bind[0])
 	// Output:
-	// resize-1 runs resize for gallery
+	// resize-1 runs resize and logs DEBUG
 	// {Width:640 Height:480 Format:webp}
-	// 80 tcp://127.0.0.1:0
+}
+
+func ExampleSpec() {
+	spec := spawnspec.Spec{
+		Name:  "resize-1",
+		Entry: "resize",
+		Args:  Resize{640, 480, "webp"},
+		Dir:   "/var/lib/gallery",
+	}
+	fmt.Println(spec.Validate())
+	// Output: <nil>
+}
+
+// An entry can be tested without a child: the Spec gives it the same arguments.
+func ExampleSpec_DecodeArgs() {
+	resize := func(spec *spawnspec.Spec) {
+		args := Resize{Format: "png"} // the default
+		if err := spec.DecodeArgs(&args); err != nil && !errors.Is(err, spawnspec.ErrNoArgs) {
+			log.Fatal(err)
+		}
+		fmt.Printf("%+v\n", args)
+	}
+	resize(&spawnspec.Spec{Entry: "resize", Args: map[string]int{"Width": 640}})
+	resize(&spawnspec.Spec{Entry: "resize"})
+	// Output:
+	// {Width:640 Height:0 Format:png}
+	// {Width:0 Height:0 Format:png}
 }
 
 func ExampleSpec_Validate() {
-	spec := spawnspec.Spec{
-		Entry: "resize",
-		Bind: []transport.Addr{
-			{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"},
-			{Scheme: transport.SchemeTCP, Target: "127.0.0.1"},
-		},
-	}
+	spec := spawnspec.Spec{Entry: "resize", Dir: "gallery"}
 	err := spec.Validate()
 	fmt.Println(err)
 
@@ -64,6 +82,6 @@ func ExampleSpec_Validate() {
 		fmt.Println(fieldErr.Field)
 	}
 	// Output:
-	// spawnspec: field "bind[1]": transport: address "tcp://127.0.0.1": "127.0.0.1" is not host:port; write tcp://127.0.0.1:7000 or tcp://[::1]:7000
-	// bind[1]
+	// spawnspec: field "dir": "gallery" is not absolute
+	// dir
 }

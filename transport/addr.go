@@ -1,10 +1,10 @@
 package transport
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
 	"net"
-	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,9 +18,10 @@ const (
 	SchemeTLS = "tls" // TLS 1.3 over TCP; package transport/tls
 )
 
-// Addr is where a peer listens. It is a comparable value; its zero value is no address.
+// Addr is an address of a listener. It is a comparable value. The zero value is no
+// address.
 //
-// The text form, which [ParseAddr] reads and [Addr.String] writes, is one of
+// [ParseAddr] reads its text form and [Addr.String] writes it:
 //
 //	uds:///run/user/1000/x.sock   a Unix socket at an absolute path
 //	uds://@name                   a Unix socket with an abstract name (Linux only)
@@ -28,30 +29,31 @@ const (
 //	tcp://[::1]:0                 an IPv6 address; port 0 lets the kernel choose
 //	tcp://localhost:7000          a host name
 //	tls://192.0.2.7:7000          the same with TLS
-//	tls://192.0.2.7:7000#01ab…    and the listener's certificate, by 64 hexadecimal digits
+//	tls://192.0.2.7:7000#01ab…    with the listener's certificate, as 64 hexadecimal digits
 //
 // Addr implements [net.Addr], [encoding.TextMarshaler] and [encoding.TextUnmarshaler].
 type Addr struct {
 	// Scheme is SchemeUDS, SchemeTCP or SchemeTLS.
 	Scheme string
-	// Target is the absolute path or "@name" of a Unix socket, or the "host:port" of the others.
+	// Target is the absolute path or "@name" of a Unix socket, or "host:port".
 	Target string
-	// Pin is, with SchemeTLS, the SHA-256 of the listener's certificate in DER; zero does not say which it is.
+	// Pin is the SHA-256 of the listener's certificate in DER, for SchemeTLS. Zero
+	// leaves it open.
 	Pin [32]byte
 }
 
-// AddrError says what is wrong with the text of an address.
+// AddrError reports an address that is malformed, or that the program cannot use.
 type AddrError struct {
-	Input  string // the text as it was given
-	Reason string // what is wrong with it, and what would be right
+	Input  string // the text form
+	Reason string // the fault, and how to write it right
 }
 
 func (e *AddrError) Error() string {
 	return fmt.Sprintf("transport: address %q: %s", e.Input, e.Reason)
 }
 
-// ParseAddr reads the text form of an address. Every error is an [*AddrError].
-// It looks nothing up: that a path exists or a host resolves shows at dial or listen.
+// ParseAddr parses the text form of an address. Its errors are [*AddrError]s. It does
+// not look up paths or host names. Of an IPv6 address it checks only the characters.
 func ParseAddr(s string) (Addr, error) {
 	bad := func(format string, args ...any) (Addr, error) {
 		return Addr{}, &AddrError{Input: s, Reason: fmt.Sprintf(format, args...)}
@@ -69,7 +71,7 @@ func ParseAddr(s string) (Addr, error) {
 		case rest == "":
 			return bad("no path after uds://")
 		case strings.IndexByte(rest, 0) >= 0:
-			return bad("the path has a NUL byte")
+			return bad("it has a NUL byte")
 		case rest == "@":
 			return bad(`an abstract name needs at least one character after "@"`)
 		case rest[0] != '@' && !filepath.IsAbs(rest):
@@ -103,17 +105,19 @@ func ParseAddr(s string) (Addr, error) {
 	}
 }
 
-// checkHostPort returns what is wrong with a host and a port, or "".
+// checkHostPort returns the fault of a "host:port", or "".
 func checkHostPort(scheme, target string) string {
 	host, port, err := net.SplitHostPort(target)
 	if err != nil {
-		return fmt.Sprintf("%q is not host:port; write %s://127.0.0.1:7000 or %[2]s://[::1]:7000", target, scheme)
+		return fmt.Sprintf("%q is not host:port; write %s://127.0.0.1:7000 or %[2]s://[::1]:7000",
+			target, scheme)
 	}
 	if host == "" {
-		return fmt.Sprintf("no host before the port; write %s://127.0.0.1:%s for this machine only", scheme, port)
+		return fmt.Sprintf("no host before the port; write %s://127.0.0.1:%s for this machine only",
+			scheme, port)
 	}
-	if strings.Contains(host, ":") {
-		if _, err := netip.ParseAddr(host); err != nil {
+	if strings.HasPrefix(target, "[") {
+		if !looksLikeIPv6(host) {
 			return fmt.Sprintf("host %q is not an IPv6 address", host)
 		}
 	} else if i := strings.IndexFunc(host, notInHostName); i >= 0 {
@@ -126,13 +130,32 @@ func checkHostPort(scheme, target string) string {
 	return ""
 }
 
-func notInHostName(r rune) bool {
-	return !(r == '.' || r == '-' || r == '_' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+// looksLikeIPv6 reports whether host has the characters of an IPv6 address, with a
+// zone or without. Programs in other languages need no parser for this check.
+func looksLikeIPv6(host string) bool {
+	ip, zone, zoned := strings.Cut(host, "%")
+	switch {
+	case !strings.Contains(ip, ":") || strings.ContainsFunc(ip, notInIPv6):
+		return false
+	case zoned:
+		return zone != "" && !strings.ContainsFunc(zone, notInHostName)
+	}
+	return true
 }
 
-// AddrOf returns the Addr of a [net.Addr] of network "unix" or "tcp", such as a listener's.
-// For any other it returns the zero Addr, and so it does for one that has no text form: an unnamed
-// Unix socket (which is "@" or "" to package net) or one with a relative path.
+func notInIPv6(r rune) bool {
+	return !(r == ':' || r == '.' || '0' <= r && r <= '9' || 'a' <= r && r <= 'f' ||
+		'A' <= r && r <= 'F')
+}
+
+func notInHostName(r rune) bool {
+	return !(r == '.' || r == '-' || r == '_' || '0' <= r && r <= '9' || 'a' <= r &&
+		r <= 'z' || 'A' <= r && r <= 'Z')
+}
+
+// AddrOf returns the Addr of a [net.Addr] of network "unix" or "tcp", such as a
+// listener's. It returns the zero Addr for other networks, for unnamed Unix sockets
+// ("@" or "" in package net), and for relative paths.
 func AddrOf(a net.Addr) Addr {
 	var addr Addr
 	switch a := a.(type) {
@@ -151,13 +174,14 @@ func AddrOf(a net.Addr) Addr {
 	return addr
 }
 
-// IsZero tells whether a is no address.
+// IsZero reports whether a is no address.
 func (a Addr) IsZero() bool { return a == Addr{} }
 
-// IsPinned tells whether a says which certificate the listener has.
+// IsPinned reports whether a has a Pin.
 func (a Addr) IsPinned() bool { return a.Pin != [32]byte{} }
 
-// Network returns the network's name as package net knows it: "unix", "tcp", or "" for no address.
+// Network returns the name of the network in package net: "unix", "tcp", or "" for no
+// address.
 func (a Addr) Network() string {
 	switch a.Scheme {
 	case SchemeUDS:
@@ -168,7 +192,7 @@ func (a Addr) Network() string {
 	return ""
 }
 
-// String returns the text form, which ParseAddr reads back. It is empty for the zero Addr.
+// String returns the text form. It is empty for the zero Addr.
 func (a Addr) String() string {
 	if a.IsZero() {
 		return ""
@@ -180,7 +204,7 @@ func (a Addr) String() string {
 	return s
 }
 
-// MarshalText returns the text form; a malformed Addr is an [*AddrError].
+// MarshalText returns the text form. If a is malformed, the error is an [*AddrError].
 func (a Addr) MarshalText() ([]byte, error) {
 	if a.IsZero() {
 		return nil, nil
@@ -191,12 +215,14 @@ func (a Addr) MarshalText() ([]byte, error) {
 		return nil, err
 	}
 	if parsed != a {
-		return nil, &AddrError{Input: s, Reason: fmt.Sprintf("scheme %q with target %q would be read back as another address", a.Scheme, a.Target)}
+		reason := fmt.Sprintf("scheme %q with target %q would be read back as another address",
+			a.Scheme, a.Target)
+		return nil, &AddrError{Input: s, Reason: reason}
 	}
 	return []byte(s), nil
 }
 
-// UnmarshalText reads the text form; empty text gives the zero Addr.
+// UnmarshalText parses the text form. Empty text gives the zero Addr.
 func (a *Addr) UnmarshalText(text []byte) error {
 	if len(text) == 0 {
 		*a = Addr{}
@@ -208,4 +234,13 @@ func (a *Addr) UnmarshalText(text []byte) error {
 	}
 	*a = parsed
 	return nil
+}
+
+// Network is a transport: it opens connections and listening sockets. Its methods may
+// be called concurrently. An address of another scheme is an [*AddrError].
+type Network interface {
+	Dial(ctx context.Context, addr Addr) (net.Conn, error)
+
+	// Listen returns a listener. [AddrOf] its Addr has the port that the kernel chose.
+	Listen(ctx context.Context, addr Addr) (net.Listener, error)
 }

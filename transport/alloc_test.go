@@ -7,16 +7,19 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestRawBytesAllocateNothingInTheSteadyState(t *testing.T) {
+func TestAllocs_RawBytes(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates")
 	}
 	cancellable, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	for _, l := range sockets {
-		for name, ctx := range map[string]context.Context{"Background": context.Background(), "a context used again": cancellable} {
+		for name, ctx := range map[string]context.Context{"Background": context.Background(),
+			"a context used again": cancellable} {
 			for _, size := range []int{0, 100, 8 << 10, 64 << 10} {
 				t.Run(fmt.Sprint(l.name, ", ", name, ", ", size), func(t *testing.T) {
 					a, b := l.channels(t)
@@ -36,7 +39,7 @@ func TestRawBytesAllocateNothingInTheSteadyState(t *testing.T) {
 	}
 }
 
-func TestSmallValuesAllocateLittleInTheSteadyState(t *testing.T) {
+func TestAllocs_SmallValues(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates")
 	}
@@ -58,6 +61,29 @@ func TestSmallValuesAllocateLittleInTheSteadyState(t *testing.T) {
 	require.Equal(t, in, out)
 	t.Logf("%v allocations", got)
 	assert.LessOrEqual(t, got, 2.0, "the text, and what the decoder needs")
+}
+
+func TestAllocs_Bytes(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector allocates")
+	}
+	type chunk struct {
+		Offset int64           `cbor:"offset"`
+		Data   transport.Bytes `cbor:"data"`
+	}
+	a, b := sockets[0].channels(t)
+	ctx := context.Background()
+	in, out := &chunk{7, pattern(1, 1000)}, new(chunk)
+	got := testing.AllocsPerRun(500, func() {
+		if err := a.Send(ctx, in); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Recv(ctx, out); err != nil {
+			t.Fatal(err)
+		}
+	})
+	require.Equal(t, in, out)
+	assert.Zero(t, got)
 }
 
 func BenchmarkEcho(b *testing.B) {

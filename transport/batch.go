@@ -3,70 +3,65 @@ package transport
 import (
 	"bytes"
 	"context"
+
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/neterr"
 )
 
-// batchSize is how many bytes a Batch gathers before it writes them by itself: more in one write than that
+// batchSize is how many bytes a Batch collects before it writes them. A larger write
 // costs no less per message.
 const batchSize = 64 << 10
 
-// Batch gathers messages and sends many of them with one write, as a [bufio.Writer] does: for a
-// stream of small messages, where the system call costs ten times what the message does. Make one with
-// [Channel.NewBatch]. It is not for concurrent use; several batches of one channel, and the channel's own
-// methods beside them, are.
+// Batch collects messages and sends many of them with one write, as a [bufio.Writer]
+// does. It is for a stream of small messages. [Channel.NewBatch] makes one.
 //
-// Send and SendBytes keep the message and write nothing until 64 KiB have gathered; [Batch.Flush] writes
-// what there is. There is no timer: a message that is not flushed is not sent, also not by the channel's
-// Close. The messages of a batch arrive in their order.
+// Send and SendBytes collect messages and write when there are 64 KiB. [Batch.Flush]
+// writes the rest. There is no timer, and the channel's Close does not flush. The
+// messages of a batch arrive in their order.
 //
-// A batch that is empty has no memory of its own.
+// A Batch is not for concurrent use. But one channel may have several batches, and its
+// own methods may be called concurrently with them.
 type Batch struct {
 	c   *Channel
-	buf *bytes.Buffer // whole frames that are not written yet; nil when there are none
+	buf *bytes.Buffer // whole frames that are not written yet; nil if there are none
 }
 
-// NewBatch returns an empty batch.
+// NewBatch returns an empty batch. Until the first message it has no buffer.
 func (c *Channel) NewBatch() *Batch { return &Batch{c: c} }
 
-// Send adds v, encoded as CBOR, as one message of KindMessage. A nil error means that the batch has it, or
-// that the kernel has it and all before it.
+// Send encodes v as CBOR and adds it to the batch as one message. After a nil error v
+// is in the batch, or the kernel has v and all messages before it.
 //
-// Errors are those of [Channel.Send]. With any of them v is not part of the batch. When v could not be encoded
-// or is too large, or ctx ended with nothing written, the messages before it still are.
-func (b *Batch) Send(ctx context.Context, v any) error {
-	err := b.add(ctx, func(buf *bytes.Buffer) error { return encodeMessage(buf, v) })
-	if err != nil {
-		return &Error{"send", err}
-	}
-	return nil
+// The errors are those of [Channel.Send]. After an error v is not in the batch. The
+// earlier messages still are if v had no encoding or was too large, or if ctx ended
+// before a byte was written.
+func (b *Batch) Send(ctx context.Context, v any) (err error) {
+	defer wrap("send", &err)
+	return b.add(ctx, func(buf *bytes.Buffer) error { return encodeMessage(buf, v) })
 }
 
-// SendBytes adds p as one message of KindRaw; p may be used again when it returns. Otherwise it is as Send.
-func (b *Batch) SendBytes(ctx context.Context, p []byte) error {
-	if err := b.sendBytes(ctx, p); err != nil {
-		return &Error{"send", err}
-	}
-	return nil
-}
-
-func (b *Batch) sendBytes(ctx context.Context, p []byte) error {
+// SendBytes adds p to the batch as one message. It does not use p after it returns.
+// In all else it is like Send.
+func (b *Batch) SendBytes(ctx context.Context, p []byte) (err error) {
+	defer wrap("send", &err)
 	if err := b.c.checkSize(len(p) + 1); err != nil {
 		return err
 	}
 	if len(p) < batchSize {
 		return b.add(ctx, func(buf *bytes.Buffer) error {
-			appendFrame(buf, Frame{KindRaw, p})
+			appendFrame(buf, frame.KindRaw, p)
 			return nil
 		})
 	}
 	if err := b.flush(ctx); err != nil {
 		return err
 	}
-	return b.c.writeFrame(ctx, Frame{KindRaw, p}, false) // from where it lies
+	return b.c.writeFrame(ctx, frame.KindRaw, p, false) // without a copy
 }
 
 func (b *Batch) add(ctx context.Context, encode func(*bytes.Buffer) error) error {
 	if ctx.Err() != nil {
-		return newContextError(ctx)
+		return neterr.Context(ctx)
 	}
 	if b.buf == nil {
 		b.buf = encoders.Get().(*bytes.Buffer)
@@ -74,7 +69,7 @@ func (b *Batch) add(ctx context.Context, encode func(*bytes.Buffer) error) error
 	before, added := b.buf.Len(), false
 	defer func() {
 		if !added && b.buf != nil {
-			b.buf.Truncate(before) // also when the encoding of a value panics
+			b.buf.Truncate(before) // also if the encoding of a value panics
 		}
 	}()
 	if err := encode(b.buf); err != nil {
@@ -92,16 +87,15 @@ func (b *Batch) add(ctx context.Context, encode func(*bytes.Buffer) error) error
 	return nil
 }
 
-// Flush writes what has gathered. A nil error means that the kernel has every message of the batch, not
-// that the peer has. Without any it does nothing.
+// Flush writes the messages of the batch. After a nil error the kernel has them, but
+// perhaps not the peer. Flush of an empty batch does nothing.
 //
-// Errors are those of [Channel.Send]: an ended ctx, nothing was written and the batch is as it was; with any
-// other the channel can send no more, and what has gathered is dropped.
-func (b *Batch) Flush(ctx context.Context) error {
-	if err := b.flush(ctx); err != nil {
-		return &Error{"send", err}
-	}
-	return nil
+// The errors are those of [Channel.Send]. If ctx ends before a byte is written, the
+// batch stays as it is. After any other error the channel cannot send any more, and
+// the messages are dropped.
+func (b *Batch) Flush(ctx context.Context) (err error) {
+	defer wrap("send", &err)
+	return b.flush(ctx)
 }
 
 func (b *Batch) flush(ctx context.Context) error {
@@ -112,7 +106,7 @@ func (b *Batch) flush(ctx context.Context) error {
 	defer p.recycle()
 	p.frame = b.buf.Bytes()
 	err := b.c.write(ctx, p)
-	if err == nil || !b.c.sendable() {
+	if err == nil || !b.c.canSend() {
 		putEncoder(b.buf)
 		b.buf = nil
 	}

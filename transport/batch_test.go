@@ -12,16 +12,18 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestABatchIsOneWriteInItsOrder(t *testing.T) {
+func TestBatch_IsOneWriteInItsOrder(t *testing.T) {
 	for _, l := range sockets {
 		t.Run(l.name, func(t *testing.T) {
 			x, y := l.connect(t)
 			counting := &countingConn{Conn: x}
 			a, b := open(t, counting, transport.Config{}), open(t, y, transport.Config{})
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			batch := a.NewBatch()
 			for i := range 100 {
 				require.NoError(t, batch.Send(ctx, i))
@@ -44,35 +46,36 @@ func TestABatchIsOneWriteInItsOrder(t *testing.T) {
 	}
 }
 
-func TestABatchWritesByItselfWhenMuchHasGathered(t *testing.T) {
+func TestBatch_WritesByItselfWhenLarge(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			a, b := l.channels(t)
 			sizes := []int{1000, 30_000, 64<<10 - 6, 64 << 10, 64<<10 + 1, 5, 300_000, 0, 1}
 			const rounds = 10
-			sent := background(t, func() error {
+			sent := testkit.Background(t, func() error {
 				batch := a.NewBatch()
 				for i := range rounds {
 					for j, size := range sizes {
-						if err := batch.SendBytes(soon(t), pattern(i+j, size)); err != nil {
+						if err := batch.SendBytes(testkit.Context(t),
+							pattern(i+j, size)); err != nil {
 							return err
 						}
-						if err := batch.Send(soon(t), pattern(i+j, size)); err != nil {
+						if err := batch.Send(testkit.Context(t), pattern(i+j, size)); err != nil {
 							return err
 						}
 					}
 				}
-				return batch.Flush(soon(t))
+				return batch.Flush(testkit.Context(t))
 			})
 			buf := make([]byte, 300_000)
 			var typed transport.Bytes
 			for i := range rounds {
 				for j, size := range sizes {
 					want := pattern(i+j, size)
-					n, err := b.RecvBytes(soon(t), buf)
+					n, err := b.RecvBytes(testkit.Context(t), buf)
 					require.NoError(t, err)
 					require.True(t, bytes.Equal(want, buf[:n]), "%d bytes", size)
-					require.NoError(t, b.Recv(soon(t), &typed))
+					require.NoError(t, b.Recv(testkit.Context(t), &typed))
 					require.True(t, bytes.Equal(want, typed), "%d bytes", size)
 				}
 			}
@@ -81,9 +84,9 @@ func TestABatchWritesByItselfWhenMuchHasGathered(t *testing.T) {
 	}
 }
 
-func TestAMessageThatABatchRefusesLeavesTheOthersInIt(t *testing.T) {
-	ctx := soon(t)
-	c, peer := sockets[0].withRawPeer(t, transport.Config{Limit: 100_000})
+func TestBatch_RefusedMessageLeavesTheOthers(t *testing.T) {
+	ctx := testkit.Context(t)
+	c, peer := sockets[0].withRawPeer(t, transport.Config{MaxFrameSize: 100_000})
 	batch := c.NewBatch()
 	require.NoError(t, batch.Send(ctx, 1))
 	var size *transport.SizeError
@@ -103,33 +106,35 @@ func TestAMessageThatABatchRefusesLeavesTheOthersInIt(t *testing.T) {
 	require.ErrorIs(t, batch.Flush(over), errCause)
 	require.NoError(t, batch.Send(ctx, 2))
 	require.NoError(t, batch.Flush(ctx))
-	assert.Equal(t, append(frame(transport.KindMessage, 1), frame(transport.KindMessage, 2)...), readN(t, peer, 12))
+	assert.Equal(t, append(frameOf(frame.KindMessage, 1), frameOf(frame.KindMessage, 2)...),
+		readN(t, peer, 12))
 }
 
-func TestAFlushCancelledBeforeItsFirstByteMayBeTriedAgain(t *testing.T) {
+func TestBatch_FlushCancelledBeforeItsFirstByte(t *testing.T) {
 	x, peer := sockets[0].connect(t)
 	filler := fill(t, x, peer)
 	c := open(t, x, transport.Config{})
 	batch := c.NewBatch()
-	require.NoError(t, batch.Send(soon(t), 1))
+	require.NoError(t, batch.Send(testkit.Context(t), 1))
 	for range 3 {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
 		require.ErrorIs(t, batch.Flush(ctx), context.DeadlineExceeded)
 		require.ErrorIs(t, batch.SendBytes(ctx, make([]byte, 64<<10)), context.DeadlineExceeded)
 		cancel()
 	}
-	require.NoError(t, batch.Send(soon(t), 2))
-	flushed := background(t, func() error { return batch.Flush(soon(t)) })
+	require.NoError(t, batch.Send(testkit.Context(t), 2))
+	flushed := testkit.Background(t, func() error { return batch.Flush(testkit.Context(t)) })
 	readN(t, peer, filler)
-	assert.Equal(t, append(frame(transport.KindMessage, 1), frame(transport.KindMessage, 2)...), readN(t, peer, 12))
+	assert.Equal(t, append(frameOf(frame.KindMessage, 1), frameOf(frame.KindMessage, 2)...),
+		readN(t, peer, 12))
 	require.NoError(t, flushed())
 }
 
-func TestAFlushCancelledInTheMiddleBreaksTheChannel(t *testing.T) {
+func TestBatch_FlushCancelledWithinAFrame(t *testing.T) {
 	c, peer := sockets[0].withStuckPeer(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	batch := c.NewBatch()
-	sent := background(t, func() error {
+	sent := testkit.Background(t, func() error {
 		for {
 			if err := batch.SendBytes(ctx, make([]byte, 1000)); err != nil {
 				return err
@@ -137,19 +142,18 @@ func TestAFlushCancelledInTheMiddleBreaksTheChannel(t *testing.T) {
 		}
 	})
 	readN(t, peer, 100)
-	// It is stuck when nothing more can be written; the small buffers take only so much.
 	waitForStuck(t, c)
 	cancel()
 	err := sent()
 	require.ErrorIs(t, err, context.Canceled)
 	if errors.Is(err, transport.ErrBroken) {
-		require.ErrorIs(t, batch.Send(soon(t), 1), nil, "nobody is asked before the flush")
-		require.ErrorIs(t, batch.Flush(soon(t)), transport.ErrBroken)
-		require.ErrorIs(t, c.Send(soon(t), 1), transport.ErrBroken)
+		require.ErrorIs(t, batch.Send(testkit.Context(t), 1), nil, "the batch only collects it")
+		require.ErrorIs(t, batch.Flush(testkit.Context(t)), transport.ErrBroken)
+		require.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrBroken)
 	}
 }
 
-// waitForStuck waits until a send that is under way keeps others from sending.
+// waitForStuck waits until the send under way blocks, because the buffers are full.
 func waitForStuck(t testing.TB, c *transport.Channel) {
 	t.Helper()
 	for range 1000 {
@@ -164,17 +168,17 @@ func waitForStuck(t testing.TB, c *transport.Channel) {
 	require.Fail(t, "the peer takes all that is sent")
 }
 
-func TestABatchThatIsNotFlushedIsNotSentByClose(t *testing.T) {
+func TestBatch_CloseDoesNotFlush(t *testing.T) {
 	a, b := sockets[0].channels(t)
 	batch := a.NewBatch()
-	require.NoError(t, batch.Send(soon(t), 1))
+	require.NoError(t, batch.Send(testkit.Context(t), 1))
 	require.NoError(t, a.Close())
-	require.ErrorIs(t, b.Recv(soon(t), new(any)), io.EOF)
-	require.ErrorIs(t, batch.Flush(soon(t)), transport.ErrClosed)
-	require.NoError(t, batch.Flush(soon(t)), "what cannot be sent any more is dropped")
+	require.ErrorIs(t, b.Recv(testkit.Context(t), new(any)), io.EOF)
+	require.ErrorIs(t, batch.Flush(testkit.Context(t)), transport.ErrChannelClosed)
+	require.NoError(t, batch.Flush(testkit.Context(t)), "what cannot be sent any more is dropped")
 }
 
-func TestBatchesAndSendersSideBySideLoseNothing(t *testing.T) {
+func TestBatch_BesideSendersLosesNothing(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
@@ -189,21 +193,22 @@ func TestBatchesAndSendersSideBySideLoseNothing(t *testing.T) {
 						send = a.Send
 					}
 					for i := range each {
-						if !assert.NoError(t, send(soon(t), [2]int{s, i})) {
+						if !assert.NoError(t, send(testkit.Context(t), [2]int{s, i})) {
 							return
 						}
-						if i%(20+s) == 0 && !assert.NoError(t, batch.Flush(soon(t))) {
+						if i%(20+s) == 0 && !assert.NoError(t, batch.Flush(testkit.Context(t))) {
 							return
 						}
 					}
-					assert.NoError(t, batch.Flush(soon(t)))
+					assert.NoError(t, batch.Flush(testkit.Context(t)))
 				})
 			}
 			var next [senders]int
 			for range senders * each {
 				var got [2]int
-				require.NoError(t, b.Recv(soon(t), &got))
-				require.Equal(t, next[got[0]], got[1], "the messages of sender %d are in order", got[0])
+				require.NoError(t, b.Recv(testkit.Context(t), &got))
+				require.Equal(t, next[got[0]], got[1],
+					"the messages of sender %d are in order", got[0])
 				next[got[0]]++
 			}
 			wg.Wait()

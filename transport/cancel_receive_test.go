@@ -18,23 +18,24 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
 var errCause = errors.New("the caller's own cause")
 
-// drip is a connection on which some bytes arrive, and then the context of the receive under way
-// ends before the next ones do; and so on up to the end of the stream. It makes every receive end
-// at a chosen byte with no timing in it.
+// drip is a connection with a chunk of bytes for each receive. After the chunk it ends the
+// context of the receive. So a receive ends at a chosen byte, without timing.
 type drip struct {
-	net.Conn // none: only what is below is called
+	net.Conn // nil: no other methods are called
 	data     []byte
-	chunk    func() int // how many bytes come next; may be nil
+	chunk    func() int // the size of the next chunk
 
 	mu     sync.Mutex
 	moved  sync.Cond
-	past   bool // the deadline
-	pause  bool // the next read waits for it
+	past   bool // the deadline is in the past
+	pause  bool // the next read waits for the deadline
 	cancel func()
 }
 
@@ -80,8 +81,8 @@ func (d *drip) SetReadDeadline(t time.Time) error {
 
 func (d *drip) SetWriteDeadline(time.Time) error { return nil }
 
-// endings are the ways in which a context ends. Each gives a context, what ends it, and what
-// errors.Is must find then.
+// endings has the ways in which a context ends. Each returns a context, functions to end and
+// to release it, and the errors for errors.Is.
 var endings = []struct {
 	name string
 	make func() (ctx context.Context, end func(), release func(), want []error)
@@ -100,17 +101,19 @@ var endings = []struct {
 		return ctx, func() {}, cancel, []error{context.DeadlineExceeded}
 	}},
 	{"a deadline with a cause", func() (context.Context, func(), func(), []error) {
-		ctx, cancel := context.WithTimeoutCause(context.Background(), 100*time.Microsecond, errCause)
+		ctx, cancel := context.WithTimeoutCause(context.Background(),
+			100*time.Microsecond, errCause)
 		return ctx, func() {}, cancel, []error{context.DeadlineExceeded, errCause}
 	}},
-	{"a context of somebody else's", func() (context.Context, func(), func(), []error) {
+	{"a context of another type", func() (context.Context, func(), func(), []error) {
 		ctx := &ownContext{done: make(chan struct{})}
 		end := sync.OnceFunc(ctx.end)
 		return ctx, end, end, []error{context.Canceled}
 	}},
 }
 
-// ownContext is a context that package context does not know and has to watch with a goroutine.
+// ownContext is a context of an unknown type, so package context watches it with a
+// goroutine.
 type ownContext struct {
 	done chan struct{}
 	mu   sync.Mutex
@@ -133,37 +136,42 @@ func (c *ownContext) Err() error {
 	return c.err
 }
 
-// message is one frame of a test's stream and what its receiver must get.
+// message is a message of a test's stream.
 type message struct {
-	kind transport.Kind
-	body []byte // raw bytes, or what the CBOR byte string holds
+	kind frame.Kind
+	body []byte // raw bytes, or the content of the CBOR byte string
 }
 
-// stream is the bytes of messages of the sizes, of both kinds, with control and extension frames
-// between them.
+// stream returns messages of these sizes and of both kinds, and their bytes with pings and
+// extension frames between them.
 func stream(rng *rand.Rand, sizes []int) (data []byte, want []message) {
 	largest := slices.Max(sizes)
 	for i, size := range sizes {
-		m := message{transport.KindRaw, pattern(i, size)}
+		m := message{frame.KindRaw, pattern(i, size)}
 		body := m.body
 		if i%2 == 1 {
-			m.kind = transport.KindMessage
-			body = append([]byte{0x5a, byte(size >> 24), byte(size >> 16), byte(size >> 8), byte(size)}, body...)
+			m.kind = frame.KindMessage
+			body = append([]byte{0x5a, byte(size >> 24), byte(size >> 16),
+				byte(size >> 8), byte(size)}, body...)
 		}
 		switch rng.IntN(4) {
 		case 0:
-			data = append(data, frame(transport.KindExtension+transport.Kind(i), pattern(i, rng.IntN(2*largest))...)...)
+			data = append(data,
+				frameOf(frame.KindExtension+frame.Kind(i), pattern(i, rng.IntN(2*largest))...)...)
 		case 1:
-			data = append(data, frame(transport.KindPing, pattern(i, rng.IntN(64))...)...)
+			data = append(data, frameOf(frame.KindPing, pattern(i, rng.IntN(64))...)...)
 		}
-		data = append(data, frame(m.kind, body...)...)
+		data = append(data, frameOf(m.kind, body...)...)
 		want = append(want, m)
 	}
 	return data, want
 }
 
-// receiveAny receives the next message by a call that rng chooses; got is nil when that call refused it.
-func receiveAny(ctx context.Context, c *transport.Channel, rng *rand.Rand, buf []byte, readFrames bool) (got *message, err error) {
+// receiveAny receives the next message with a random call. If this call is for other
+// messages, got is nil.
+func receiveAny(
+	ctx context.Context, c *transport.Channel, rng *rand.Rand, buf []byte, readFrames bool,
+) (got *message, err error) {
 	calls := 2
 	if readFrames {
 		calls = 3
@@ -172,7 +180,7 @@ func receiveAny(ctx context.Context, c *transport.Channel, rng *rand.Rand, buf [
 	case 0:
 		var b []byte
 		if err = c.Recv(ctx, &b); err == nil {
-			return &message{transport.KindMessage, b}, nil
+			return &message{frame.KindMessage, b}, nil
 		}
 	case 1:
 		if rng.IntN(4) == 0 {
@@ -180,27 +188,28 @@ func receiveAny(ctx context.Context, c *transport.Channel, rng *rand.Rand, buf [
 		}
 		var n int
 		if n, err = c.RecvBytes(ctx, buf); err == nil {
-			return &message{transport.KindRaw, bytes.Clone(buf[:n])}, nil
+			return &message{frame.KindRaw, bytes.Clone(buf[:n])}, nil
 		}
 	case 2:
-		var f transport.Frame
-		if f, err = c.ReadFrame(ctx); err == nil {
+		var f frame.Frame
+		if f, err = frames(c).Read(ctx); err == nil {
 			switch f.Kind {
-			case transport.KindMessage:
+			case frame.KindMessage:
 				return &message{f.Kind, bytes.Clone(f.Body[5:])}, nil
-			case transport.KindRaw:
+			case frame.KindRaw:
 				return &message{f.Kind, bytes.Clone(f.Body)}, nil
 			}
 			return nil, nil // a ping
 		}
 	}
-	if kind, short := (*transport.KindError)(nil), (*transport.ShortBufferError)(nil); errors.As(err, &kind) || errors.As(err, &short) {
+	if short := (*transport.ShortBufferError)(nil); errors.Is(err, transport.ErrWrongKind) ||
+		errors.As(err, &short) {
 		return nil, nil
 	}
 	return nil, err
 }
 
-func TestAReceiveThatEndsAtAnyByteLosesNothing(t *testing.T) {
+func TestCancelReceive_AtAnyByteLosesNothing(t *testing.T) {
 	for _, ending := range endings {
 		for name, test := range map[string]struct {
 			sizes []int
@@ -246,7 +255,8 @@ func TestAReceiveThatEndsAtAnyByteLosesNothing(t *testing.T) {
 							continue
 						}
 						require.Equal(t, want[0].kind, got.kind)
-						require.True(t, bytes.Equal(want[0].body, got.body), "%d bytes", len(want[0].body))
+						require.True(t, bytes.Equal(want[0].body, got.body),
+							"%d bytes", len(want[0].body))
 						want = want[1:]
 					}
 					assert.Greater(t, interrupted, 5, "the test did not cancel")
@@ -257,7 +267,7 @@ func TestAReceiveThatEndsAtAnyByteLosesNothing(t *testing.T) {
 	}
 }
 
-func TestAMessageThatOneCallBeganIsFinishedByAnother(t *testing.T) {
+func TestCancelReceive_AnotherCallFinishesTheMessage(t *testing.T) {
 	calls := map[string]func(context.Context, *transport.Channel) ([]byte, error){
 		"RecvBytes": func(ctx context.Context, c *transport.Channel) ([]byte, error) {
 			buf := make([]byte, 200_000)
@@ -265,7 +275,7 @@ func TestAMessageThatOneCallBeganIsFinishedByAnother(t *testing.T) {
 			return buf[:n], err
 		},
 		"ReadFrame": func(ctx context.Context, c *transport.Channel) ([]byte, error) {
-			f, err := c.ReadFrame(ctx)
+			f, err := frames(c).Read(ctx)
 			return bytes.Clone(f.Body), err
 		},
 	}
@@ -274,7 +284,8 @@ func TestAMessageThatOneCallBeganIsFinishedByAnother(t *testing.T) {
 			for _, size := range []int{2, 100, 8000, 8192, 20_000, 150_000} {
 				t.Run(fmt.Sprint(first, ", ", second, ", ", size), func(t *testing.T) {
 					want := pattern(1, size)
-					data := append(frame(transport.KindRaw, want...), frame(transport.KindRaw, 'n', 'e', 'x', 't')...)
+					data := append(frameOf(frame.KindRaw, want...),
+						frameOf(frame.KindRaw, 'n', 'e', 'x', 't')...)
 					begun := false
 					conn := newDrip(data, func() int {
 						if begun {
@@ -282,7 +293,8 @@ func TestAMessageThatOneCallBeganIsFinishedByAnother(t *testing.T) {
 						}
 						return min(5+size/2, 8000)
 					})
-					receive := func(call func(context.Context, *transport.Channel) ([]byte, error), c *transport.Channel) ([]byte, error) {
+					receive := func(call func(context.Context, *transport.Channel) ([]byte, error),
+						c *transport.Channel) ([]byte, error) {
 						ctx, cancel := context.WithCancel(context.Background())
 						defer cancel()
 						conn.mu.Lock()
@@ -308,7 +320,7 @@ func TestAMessageThatOneCallBeganIsFinishedByAnother(t *testing.T) {
 	}
 }
 
-// lastError receives to the end of a drip.
+// lastError receives until the end of conn, and returns the error.
 func lastError(conn *drip, c *transport.Channel) error {
 	for {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -323,7 +335,7 @@ func lastError(conn *drip, c *transport.Channel) error {
 	}
 }
 
-func TestReceivesCancelledAtRandomLoseNothingOnRealConnections(t *testing.T) {
+func TestCancelReceive_AtRandomLosesNothing(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
@@ -335,7 +347,7 @@ func TestReceivesCancelledAtRandomLoseNothingOnRealConnections(t *testing.T) {
 			sizes = append(sizes, 65_536, 200_000, 1_000_000, 5, 300_000)
 			data, want := stream(rng, sizes)
 			c, peer := l.withRawPeer(t, transport.Config{})
-			wrote := background(t, func() error {
+			wrote := testkit.Background(t, func() error {
 				rng := rand.New(rand.NewPCG(8, 8))
 				for rest := data; len(rest) > 0; {
 					n := min(len(rest), 1+rng.IntN(1<<rng.IntN(17)))
@@ -349,7 +361,7 @@ func TestReceivesCancelledAtRandomLoseNothingOnRealConnections(t *testing.T) {
 				}
 				return nil
 			})
-			write := background(t, func() error { // the pongs
+			write := testkit.Background(t, func() error { // the pongs
 				_, err := io.Copy(io.Discard, peer)
 				return err
 			})
@@ -361,7 +373,7 @@ func TestReceivesCancelledAtRandomLoseNothingOnRealConnections(t *testing.T) {
 					ctx = context.Background()
 				}
 				spin := rng.IntN(200)
-				cancelled := background(t, func() bool {
+				cancelled := testkit.Background(t, func() bool {
 					for range spin {
 						runtime.Gosched()
 					}
@@ -370,7 +382,7 @@ func TestReceivesCancelledAtRandomLoseNothingOnRealConnections(t *testing.T) {
 				})
 				got, err := receiveAny(ctx, c, rng, buf, true)
 				if rng.IntN(2) == 0 {
-					cancelled() // else it fires during a later call
+					cancelled() // otherwise it may end during a later call
 				}
 				release()
 				if err != nil {
@@ -396,9 +408,9 @@ func TestReceivesCancelledAtRandomLoseNothingOnRealConnections(t *testing.T) {
 	}
 }
 
-func TestAnEndedContextReceivesNothing(t *testing.T) {
+func TestCancelReceive_ContextHasEnded(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	require.NoError(t, a.Send(soon(t), "stays"))
+	require.NoError(t, a.Send(testkit.Context(t), "stays"))
 	for _, ending := range endings {
 		ctx, end, release, want := ending.make()
 		end()
@@ -409,7 +421,7 @@ func TestAnEndedContextReceivesNothing(t *testing.T) {
 			assert.ErrorIs(t, b.Recv(ctx, &got), wantErr)
 			_, err := b.RecvBytes(ctx, nil)
 			assert.ErrorIs(t, err, wantErr)
-			_, err = b.ReadFrame(ctx)
+			_, err = frames(b).Read(ctx)
 			assert.ErrorIs(t, err, wantErr)
 		}
 		var typed *transport.Error
@@ -417,40 +429,42 @@ func TestAnEndedContextReceivesNothing(t *testing.T) {
 		assert.Equal(t, "receive", typed.Op)
 	}
 	var got string
-	require.NoError(t, b.Recv(soon(t), &got))
+	require.NoError(t, b.Recv(testkit.Context(t), &got))
 	assert.Equal(t, "stays", got)
 }
 
-func TestTheErrorOfAnEndedContextNamesItsCause(t *testing.T) {
+func TestCancelReceive_ErrorNamesTheCause(t *testing.T) {
 	a, _ := sockets[0].channels(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errCause)
-	assert.EqualError(t, a.Recv(ctx, new(any)), "transport: receive: context canceled: the caller's own cause")
-	assert.EqualError(t, a.Send(ctx, 1), "transport: send: context canceled: the caller's own cause")
+	assert.EqualError(t, a.Recv(ctx, new(any)),
+		"transport: receive: context canceled: the caller's own cause")
+	assert.EqualError(t, a.Send(ctx, 1),
+		"transport: send: context canceled: the caller's own cause")
 	ctx, cancel = context.WithCancelCause(context.Background())
 	cancel(nil)
 	assert.EqualError(t, a.Recv(ctx, new(any)), "transport: receive: context canceled")
 }
 
-func TestAReceiverThatWaitsForItsTurnGivesUpWithItsContext(t *testing.T) {
+func TestCancelReceive_WhileWaitingForTheTurn(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	first := background(t, func() error { return b.Recv(soon(t), new(string)) })
+	first := testkit.Background(t, func() error { return b.Recv(testkit.Context(t), new(string)) })
 	for range 100 {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Microsecond)
 		require.ErrorIs(t, b.Recv(ctx, new(string)), context.DeadlineExceeded)
 		cancel()
 	}
-	require.NoError(t, a.Send(soon(t), "x"))
+	require.NoError(t, a.Send(testkit.Context(t), "x"))
 	require.NoError(t, first())
 }
 
-// No deadline of a context that ended may hit a call with another context, whenever it fires.
-func TestAContextThatEndsAfterItsCallDoesNotDisturbTheNextOne(t *testing.T) {
+// The end of a context must never interrupt a call with another context.
+func TestContext_EndsAfterItsCall(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			a, b := l.channels(t)
-			echo := background(t, func() error {
+			echo := testkit.Background(t, func() error {
 				buf := make([]byte, 100)
 				for {
 					n, err := b.RecvBytes(context.Background(), buf)
@@ -479,7 +493,7 @@ func TestAContextThatEndsAfterItsCallDoesNotDisturbTheNextOne(t *testing.T) {
 				case 1: // ends while the next call begins
 					c, cancel := context.WithCancel(context.Background())
 					ctx, end = c, func() { wg.Go(cancel) }
-				case 2: // the same, some moments later
+				case 2: // ends a moment later
 					c, cancel := context.WithCancel(context.Background())
 					ctx, end = c, func() {
 						wg.Go(func() {
@@ -489,9 +503,9 @@ func TestAContextThatEndsAfterItsCallDoesNotDisturbTheNextOne(t *testing.T) {
 							cancel()
 						})
 					}
-				case 3: // one that is used again and again
+				case 3: // is used again and again
 					ctx = shared
-				case 4: // used again for a while, then ended
+				case 4: // is used again for a while, and ends
 					ctx, end = shared, func() {
 						cancelShared()
 						shared, cancelShared = context.WithCancel(context.Background())
@@ -516,7 +530,7 @@ func TestAContextThatEndsAfterItsCallDoesNotDisturbTheNextOne(t *testing.T) {
 	}
 }
 
-func TestAContextThatEndsDuringItsCallDoesNotDisturbTheNextOne(t *testing.T) {
+func TestContext_EndsDuringItsCall(t *testing.T) {
 	for _, l := range sockets {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
@@ -535,26 +549,26 @@ func TestAContextThatEndsDuringItsCallDoesNotDisturbTheNextOne(t *testing.T) {
 	}
 }
 
-func TestADeadlineThatSomebodyElseSetIsToldAndEndsNothing(t *testing.T) {
+func TestDeadline_OfTheCallerIsReported(t *testing.T) {
 	a, b := sockets[0].channels(t)
 	require.NoError(t, b.NetConn().SetReadDeadline(time.Now().Add(-time.Second)))
 	require.ErrorIs(t, b.Recv(context.Background(), new(any)), os.ErrDeadlineExceeded)
 	require.NoError(t, b.NetConn().SetReadDeadline(time.Time{}))
-	require.NoError(t, a.Send(soon(t), 1))
-	require.NoError(t, b.Recv(soon(t), new(any)))
+	require.NoError(t, a.Send(testkit.Context(t), 1))
+	require.NoError(t, b.Recv(testkit.Context(t), new(any)))
 }
 
-func TestAContextThatEndsLetsTheOtherDirectionAlone(t *testing.T) {
+func TestContext_LeavesTheOtherDirectionAlone(t *testing.T) {
 	a, b := sockets[0].channels(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	received := background(t, func() error { return a.Recv(ctx, new(int)) })
+	received := testkit.Background(t, func() error { return a.Recv(ctx, new(int)) })
 	require.NoError(t, a.Send(context.Background(), 1))
 	cancel()
 	require.ErrorIs(t, received(), context.Canceled)
 	require.NoError(t, a.Send(context.Background(), 2))
 	for want := 1; want <= 2; want++ {
 		var got int
-		require.NoError(t, b.Recv(soon(t), &got))
+		require.NoError(t, b.Recv(testkit.Context(t), &got))
 		assert.Equal(t, want, got)
 	}
 }

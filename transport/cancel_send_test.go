@@ -15,25 +15,27 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
 const hugeLimit = 256 << 20
 
-// huge is more than the sockets of withStuckPeer take without a reader.
+// huge does not fit into the buffers of withStuckPeer.
 var huge = sync.OnceValue(func() []byte { return make([]byte, 16<<20) })
 
-// withStuckPeer is withRawPeer over a connection that takes little when the peer does not read: the
-// kernel would let a TCP connection's buffers grow to tens of megabytes.
+// withStuckPeer is withRawPeer with small buffers. Otherwise the kernel would let those of
+// a TCP connection grow to tens of megabytes.
 func (l link) withStuckPeer(t testing.TB) (*transport.Channel, net.Conn) {
 	t.Helper()
 	x, y := l.connect(t)
 	shrink(t, x, y)
-	require.NoError(t, y.SetDeadline(time.Now().Add(patience)))
-	return open(t, x, transport.Config{Limit: hugeLimit}), y
+	require.NoError(t, y.SetDeadline(time.Now().Add(testkit.Patience)))
+	return open(t, x, transport.Config{MaxFrameSize: hugeLimit}), y
 }
 
-// shrink fixes the buffers of a connection's ends where they have any.
+// shrink makes the buffers of a connection small.
 func shrink(t testing.TB, from, to net.Conn) {
 	t.Helper()
 	if c, ok := socket(from).(interface{ SetWriteBuffer(int) error }); ok {
@@ -44,7 +46,7 @@ func shrink(t testing.TB, from, to net.Conn) {
 	}
 }
 
-// socket is what lies below TLS.
+// socket returns the connection under TLS, or conn itself.
 func socket(conn net.Conn) net.Conn {
 	if c, ok := conn.(*tls.Conn); ok {
 		return c.NetConn()
@@ -52,7 +54,7 @@ func socket(conn net.Conn) net.Conn {
 	return conn
 }
 
-// prefixed is a connection some bytes of which were read already.
+// prefixed is a connection after some of its bytes were read.
 type prefixed struct {
 	net.Conn
 	prefix []byte
@@ -67,37 +69,43 @@ func (p *prefixed) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func TestASendCancelledInTheMiddleOfAFrameBreaksTheChannelForSendingOnly(t *testing.T) {
+func TestCancelSend_WithinAFrameBreaksSending(t *testing.T) {
 	for _, l := range links() {
 		for name, send := range map[string]func(context.Context, *transport.Channel) error{
-			"raw bytes": func(ctx context.Context, c *transport.Channel) error { return c.SendBytes(ctx, huge()) },
-			"a message": func(ctx context.Context, c *transport.Channel) error { return c.Send(ctx, huge()) },
+			"raw bytes": func(ctx context.Context, c *transport.Channel) error {
+				return c.SendBytes(ctx, huge())
+			},
+			"a message": func(ctx context.Context, c *transport.Channel) error {
+				return c.Send(ctx, huge())
+			},
 		} {
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				t.Parallel()
 				c, peer := l.withStuckPeer(t)
 				ctx, cancel := context.WithCancelCause(context.Background())
-				sent := background(t, func() error { return send(ctx, c) })
-				prefix := readN(t, peer, 100) // the frame has begun, and cannot end
+				sent := testkit.Background(t, func() error { return send(ctx, c) })
+				prefix := readN(t, peer, 100) // the frame has begun, and does not fit
 				start := time.Now()
 				cancel(errCause)
 				err := sent()
-				assert.Less(t, time.Since(start), patience)
+				assert.Less(t, time.Since(start), testkit.Patience)
 				require.ErrorIs(t, err, transport.ErrBroken)
 				assert.ErrorIs(t, err, context.Canceled)
 				assert.ErrorIs(t, err, errCause)
 
 				for range 2 {
-					assert.ErrorIs(t, c.Send(soon(t), 1), transport.ErrBroken)
-					assert.ErrorIs(t, c.SendBytes(soon(t), nil), transport.ErrBroken)
+					assert.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrBroken)
+					assert.ErrorIs(t, c.SendBytes(testkit.Context(t), nil), transport.ErrBroken)
 				}
-				_, err = c.Ping(soon(t))
+				_, err = c.Ping(testkit.Context(t))
 				assert.ErrorIs(t, err, transport.ErrBroken)
 
-				other := open(t, &prefixed{peer, prefix}, transport.Config{Limit: hugeLimit})
-				answered := background(t, func() error { return other.Send(soon(t), "still here") })
+				other := open(t, &prefixed{peer, prefix}, transport.Config{MaxFrameSize: hugeLimit})
+				answered := testkit.Background(t, func() error {
+					return other.Send(testkit.Context(t), "still here")
+				})
 				var got string
-				require.NoError(t, c.Recv(soon(t), &got), "a broken channel receives")
+				require.NoError(t, c.Recv(testkit.Context(t), &got), "a broken channel receives")
 				require.Equal(t, "still here", got)
 				require.NoError(t, answered())
 			})
@@ -105,18 +113,19 @@ func TestASendCancelledInTheMiddleOfAFrameBreaksTheChannelForSendingOnly(t *test
 	}
 }
 
-func TestThePeerOfABrokenChannelSeesItGoneInTheMiddleOfAFrame(t *testing.T) {
-	for _, l := range append([]link{{"TLS", tlsLink}, {"TLS over a Unix socket", tlsUnixLink}}, sockets...) {
+func TestCancelSend_PeerOfABrokenChannel(t *testing.T) {
+	for _, l := range append([]link{{"TLS", tlsLink}, {"TLS over a Unix socket", tlsUnixLink}},
+		sockets...) {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			c, peer := l.withStuckPeer(t)
 			ctx, cancel := context.WithCancel(context.Background())
-			sent := background(t, func() error { return c.SendBytes(ctx, huge()) })
+			sent := testkit.Background(t, func() error { return c.SendBytes(ctx, huge()) })
 			prefix := readN(t, peer, 100)
 			cancel()
 			require.ErrorIs(t, sent(), transport.ErrBroken)
-			other := open(t, &prefixed{peer, prefix}, transport.Config{Limit: hugeLimit})
-			_, err := other.RecvBytes(soon(t), make([]byte, len(huge())))
+			other := open(t, &prefixed{peer, prefix}, transport.Config{MaxFrameSize: hugeLimit})
+			_, err := other.RecvBytes(testkit.Context(t), make([]byte, len(huge())))
 			require.ErrorIs(t, err, transport.ErrPeerGone)
 			assert.Contains(t, err.Error(), "in the middle of a frame")
 			assert.Error(t, c.Close(), "no goodbye can be sent")
@@ -124,7 +133,7 @@ func TestThePeerOfABrokenChannelSeesItGoneInTheMiddleOfAFrame(t *testing.T) {
 	}
 }
 
-// fill writes to conn until it takes not one byte more, and returns how many it took.
+// fill writes to conn until there is no room for a byte, and returns the number of bytes.
 func fill(t testing.TB, conn, peer net.Conn) (total int) {
 	t.Helper()
 	shrink(t, conn, peer)
@@ -146,10 +155,10 @@ func fill(t testing.TB, conn, peer net.Conn) (total int) {
 	return total
 }
 
-func TestASendCancelledBeforeItsFirstByteLeavesTheChannelWorking(t *testing.T) {
+func TestCancelSend_BeforeItsFirstByte(t *testing.T) {
 	for _, l := range sockets {
 		if l.name == "TCP" {
-			continue // a TCP socket that is full has room again a moment later, whether or not the peer reads
+			continue // a full TCP socket has room again a moment later, even without a reader
 		}
 		for _, size := range []int{10, 100_000} {
 			t.Run(fmt.Sprint(l.name, ", ", size), func(t *testing.T) {
@@ -158,27 +167,30 @@ func TestASendCancelledBeforeItsFirstByteLeavesTheChannelWorking(t *testing.T) {
 				filler := fill(t, x, peer)
 				c := open(t, x, transport.Config{})
 				for range 5 {
-					ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Millisecond, errCause)
+					ctx, cancel := context.WithTimeoutCause(context.Background(),
+						5*time.Millisecond, errCause)
 					err := c.SendBytes(ctx, make([]byte, size))
 					cancel()
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					require.ErrorIs(t, err, errCause)
 					require.NotErrorIs(t, err, transport.ErrBroken)
 				}
-				sent := background(t, func() error { return c.SendBytes(soon(t), pattern(1, size)) })
+				sent := testkit.Background(t, func() error {
+					return c.SendBytes(testkit.Context(t), pattern(1, size))
+				})
 				readN(t, peer, filler)
 				got := readN(t, peer, 5+size)
 				require.NoError(t, sent())
-				require.True(t, bytes.Equal(frame(transport.KindRaw, pattern(1, size)...), got))
+				require.True(t, bytes.Equal(frameOf(frame.KindRaw, pattern(1, size)...), got))
 			})
 		}
 	}
 }
 
-// A TLS connection may have sent part of a record when it says that it has written nothing, and what
-// other connections have done nobody knows.
-func TestASendCancelledOnAConnectionThatCannotTellWhatItWroteBreaksTheChannel(t *testing.T) {
-	for _, l := range []link{{"net.Pipe", pipeLink}, {"TLS over a Unix socket", tlsUnixLink}} {
+// A TLS connection may have sent a part of a record when its Write returns 0, and other
+// connections are unknown.
+func TestCancelSend_UnknownProgressBreaksSending(t *testing.T) {
+	for _, l := range []link{{"net.Pipe", testkit.Pipe}, {"TLS over a Unix socket", tlsUnixLink}} {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			x, y := l.connect(t)
@@ -191,17 +203,19 @@ func TestASendCancelledOnAConnectionThatCannotTellWhatItWroteBreaksTheChannel(t 
 			err := c.Send(ctx, 1)
 			require.ErrorIs(t, err, transport.ErrBroken)
 			require.ErrorIs(t, err, context.DeadlineExceeded)
-			require.ErrorIs(t, c.Send(soon(t), 1), transport.ErrBroken)
+			require.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrBroken)
 		})
 	}
 }
 
-func TestASendCancelledWhileItWaitsForItsTurnLeavesTheChannelWorking(t *testing.T) {
+func TestCancelSend_WhileWaitingForItsTurn(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			c, peer := l.withStuckPeer(t)
-			first := background(t, func() error { return c.SendBytes(soon(t), huge()) })
+			first := testkit.Background(t, func() error {
+				return c.SendBytes(testkit.Context(t), huge())
+			})
 			readN(t, peer, 10)
 			for range 20 {
 				ctx, cancel := context.WithTimeout(context.Background(), 100*time.Microsecond)
@@ -213,25 +227,26 @@ func TestASendCancelledWhileItWaitsForItsTurnLeavesTheChannelWorking(t *testing.
 			_, err := io.CopyN(io.Discard, peer, int64(5+len(huge())-10))
 			require.NoError(t, err)
 			require.NoError(t, first())
-			sent := background(t, func() error { return c.Send(soon(t), 1) })
-			assert.Equal(t, frame(transport.KindMessage, 1), readN(t, peer, 6))
+			sent := testkit.Background(t, func() error { return c.Send(testkit.Context(t), 1) })
+			assert.Equal(t, frameOf(frame.KindMessage, 1), readN(t, peer, 6))
 			require.NoError(t, sent())
 		})
 	}
 }
 
-func TestAnEndedContextSendsNothing(t *testing.T) {
+func TestCancelSend_ContextHasEnded(t *testing.T) {
 	c, peer := sockets[0].withRawPeer(t, transport.Config{})
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errCause)
 	_, pingErr := c.Ping(ctx)
 	for _, err := range []error{
-		c.Send(ctx, 1), c.SendBytes(ctx, []byte{1}), c.WriteFrames(ctx, transport.Cancel{}.Frame()), pingErr,
+		c.Send(ctx, 1), c.SendBytes(ctx, []byte{1}),
+		frames(c).Write(ctx, frame.Cancel{}.Frame()), pingErr,
 	} {
 		assert.ErrorIs(t, err, context.Canceled)
 		assert.ErrorIs(t, err, errCause)
 		assert.NotErrorIs(t, err, transport.ErrBroken)
 	}
-	require.NoError(t, c.Send(soon(t), 2))
-	assert.Equal(t, frame(transport.KindMessage, 2), readN(t, peer, 6))
+	require.NoError(t, c.Send(testkit.Context(t), 2))
+	assert.Equal(t, frameOf(frame.KindMessage, 2), readN(t, peer, 6))
 }

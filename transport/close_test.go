@@ -12,55 +12,65 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestAnOrderlyCloseComesAfterAllMessages(t *testing.T) {
+// dropAll receives like the peer of a closing channel.
+func dropAll(peer net.Conn) {
+	io.Copy(io.Discard, peer)
+	peer.Close()
+}
+
+func TestClose_ComesAfterAllMessages(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			a, b := l.channels(t)
-			closed := background(t, func() error {
+			closed := testkit.Background(t, func() error {
 				for i := range 50 {
-					if err := a.Send(soon(t), i); err != nil {
+					if err := a.Send(testkit.Context(t), i); err != nil {
 						return err
 					}
 				}
-				return a.CloseWith(soon(t), 7, "all done")
+				return a.CloseWith(testkit.Context(t), 7, "all done")
 			})
 			for i := range 50 {
 				var got int
-				require.NoError(t, b.Recv(soon(t), &got))
+				require.NoError(t, b.Recv(testkit.Context(t), &got))
 				require.Equal(t, i, got)
 			}
-			for range 3 { // for good
-				err := b.Recv(soon(t), new(any))
+			for range 3 { // it stays so
+				err := b.Recv(testkit.Context(t), new(any))
 				var bye *transport.GoodbyeError
 				require.ErrorAs(t, err, &bye)
 				assert.Equal(t, transport.GoodbyeError{Status: 7, Reason: "all done"}, *bye)
 				assert.ErrorIs(t, err, io.EOF)
 				assert.NotErrorIs(t, err, transport.ErrPeerGone)
-				assert.NotErrorIs(t, err, transport.ErrClosed)
-				assert.EqualError(t, err, "transport: receive: peer said goodbye with status 7: all done")
-				_, err = b.RecvBytes(soon(t), nil)
+				assert.NotErrorIs(t, err, transport.ErrChannelClosed)
+				assert.EqualError(t, err,
+					"transport: receive: peer said goodbye with status 7: all done")
+				_, err = b.RecvBytes(testkit.Context(t), nil)
 				assert.ErrorIs(t, err, io.EOF)
 			}
 			require.NoError(t, closed())
-			assert.NoError(t, b.Close(), "the peer, which said goodbye, need not hear ours")
+			assert.NoError(t, b.Close(), "the peer has closed and needs no goodbye")
 		})
 	}
 }
 
-// A closer with unread input must not destroy what it sent: the kernel resets such a connection,
-// and throws away what it has not delivered.
-func TestMessagesAndTheGoodbyeSurviveWhenTheCloserHasNotReadEverything(t *testing.T) {
-	const messages = 130 // of 1000 bytes: more than b's kernel takes of TCP, so a's kernel keeps the rest
+// If a socket is closed with unread input, the kernel resets the connection and drops the
+// undelivered output. Close must prevent this.
+func TestClose_UnreadInputLosesNothing(t *testing.T) {
+	const messages = 130 // of 1000 bytes: too many for b's TCP buffer, so a's kernel keeps some
 	for _, l := range append([]link{{"TLS", tlsLink}}, sockets...) {
 		for name, test := range map[string]struct{ before, during int }{
 			"input before the close": {20, 0},
@@ -69,29 +79,33 @@ func TestMessagesAndTheGoodbyeSurviveWhenTheCloserHasNotReadEverything(t *testin
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				t.Parallel()
 				x, y := l.connect(t)
-				require.NoError(t, socket(x).(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(messages*1500))
+				require.NoError(t,
+					socket(x).(interface{ SetWriteBuffer(int) error }).SetWriteBuffer(
+						messages*1500))
 				a, b := open(t, x, transport.Config{}), open(t, y, transport.Config{})
 				for range test.before {
-					require.NoError(t, b.SendBytes(soon(t), make([]byte, 1000)))
+					require.NoError(t, b.SendBytes(testkit.Context(t), make([]byte, 1000)))
 				}
 				for i := range messages {
-					require.NoError(t, a.SendBytes(soon(t), pattern(i, 1000)))
+					require.NoError(t, a.SendBytes(testkit.Context(t), pattern(i, 1000)))
 				}
-				closed := background(t, func() error { return a.CloseWith(soon(t), 3, "") })
+				closed := testkit.Background(t, func() error {
+					return a.CloseWith(testkit.Context(t), 3, "")
+				})
 				for range test.during {
 					for range 100 {
 						runtime.Gosched()
 					}
-					b.SendBytes(soon(t), make([]byte, 1000)) // arrives or not
+					b.SendBytes(testkit.Context(t), make([]byte, 1000)) // may fail
 				}
 				buf := make([]byte, 1000)
 				for i := range messages {
-					_, err := b.RecvBytes(soon(t), buf)
+					_, err := b.RecvBytes(testkit.Context(t), buf)
 					require.NoError(t, err, "message %d", i)
 					require.True(t, bytes.Equal(pattern(i, 1000), buf))
 				}
 				var bye *transport.GoodbyeError
-				require.ErrorAs(t, b.Recv(soon(t), new(any)), &bye)
+				require.ErrorAs(t, b.Recv(testkit.Context(t), new(any)), &bye)
 				assert.Equal(t, 3, bye.Status)
 				require.NoError(t, closed())
 			})
@@ -99,8 +113,8 @@ func TestMessagesAndTheGoodbyeSurviveWhenTheCloserHasNotReadEverything(t *testin
 	}
 }
 
-// Close throws unread input away; a receive under way must not see the hole that this makes.
-func TestAReceiveUnderWayWhileTheChannelClosesGetsAWholeMessageOrNone(t *testing.T) {
+// Close drops unread input. A receive under way must not see the gap.
+func TestClose_DuringAReceive(t *testing.T) {
 	rounds := 40
 	if testing.Short() || raceDetector {
 		rounds = 5
@@ -111,7 +125,8 @@ func TestAReceiveUnderWayWhileTheChannelClosesGetsAWholeMessageOrNone(t *testing
 			t.Parallel()
 			for round := range rounds {
 				c, peer := l.withRawPeer(t, transport.Config{})
-				flood := frame(transport.KindRaw, want...)
+				flood := frameOf(frame.KindRaw, want...)
+				go dropAll(peer)
 				go func() {
 					for {
 						if _, err := peer.Write(flood); err != nil {
@@ -120,13 +135,13 @@ func TestAReceiveUnderWayWhileTheChannelClosesGetsAWholeMessageOrNone(t *testing
 					}
 				}()
 				first := make(chan struct{})
-				received := background(t, func() error {
+				received := testkit.Background(t, func() error {
 					buf := make([]byte, len(want))
 					for i := 0; ; i++ {
 						if i == round%5 {
 							close(first)
 						}
-						if _, err := c.RecvBytes(soon(t), buf); err != nil {
+						if _, err := c.RecvBytes(testkit.Context(t), buf); err != nil {
 							return err
 						}
 						if !bytes.Equal(want, buf) {
@@ -136,28 +151,30 @@ func TestAReceiveUnderWayWhileTheChannelClosesGetsAWholeMessageOrNone(t *testing
 				})
 				<-first
 				require.NoError(t, c.Close())
-				require.ErrorIs(t, received(), transport.ErrClosed)
+				require.ErrorIs(t, received(), transport.ErrChannelClosed)
 				peer.Close()
 			}
 		})
 	}
 }
 
-func TestACrashIsErrPeerGone(t *testing.T) {
+func TestPeerGone_Crash(t *testing.T) {
 	for _, l := range links() {
 		for name, test := range map[string]struct {
 			before []byte
 			middle bool
 		}{
-			"after nothing":               {nil, false},
-			"after a message":             {frame(transport.KindMessage, 1), false},
-			"in a header":                 {[]byte{9, 0}, true},
-			"behind a header":             {[]byte{9, 0, 0, 0, 1}, true},
-			"in a body":                   {[]byte{9, 0, 0, 0, 1, 1, 1}, true},
-			"in a large body":             {append([]byte{0, 0, 2, 0, 1}, make([]byte, 70_000)...), true},
-			"in a frame that is skipped":  {append([]byte{0, 0, 2, 0, 0x80}, make([]byte, 70_000)...), true},
+			"after nothing":   {nil, false},
+			"after a message": {frameOf(frame.KindMessage, 1), false},
+			"in a header":     {[]byte{9, 0}, true},
+			"after a header":  {[]byte{9, 0, 0, 0, 1}, true},
+			"in a body":       {[]byte{9, 0, 0, 0, 1, 1, 1}, true},
+			"in a large body": {append([]byte{0, 0, 2, 0, 1}, make([]byte, 70_000)...),
+				true},
+			"in a frame that is skipped": {append([]byte{0, 0, 2, 0, 0x80},
+				make([]byte, 70_000)...), true},
 			"in a control frame":          {[]byte{9, 0, 0, 0, 0x21, 0xa1}, true},
-			"in a header after a message": {append(frame(transport.KindMessage, 1), 5), true},
+			"in a header after a message": {append(frameOf(frame.KindMessage, 1), 5), true},
 		} {
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				c, peer := l.withRawPeer(t, transport.Config{})
@@ -165,71 +182,77 @@ func TestACrashIsErrPeerGone(t *testing.T) {
 					peer.Write(test.before)
 					socket(peer).Close()
 				}()
-				err := c.Recv(soon(t), new(any))
+				err := c.Recv(testkit.Context(t), new(any))
 				if err == nil {
-					err = c.Recv(soon(t), new(any))
+					err = c.Recv(testkit.Context(t), new(any))
 				}
 				require.ErrorIs(t, err, transport.ErrPeerGone)
 				assert.NotErrorIs(t, err, io.EOF)
-				assert.NotErrorIs(t, err, transport.ErrReset, "nothing was sent that it has not read")
+				assert.NotErrorIs(t, err, syscall.ECONNRESET, "the peer had read everything")
 				if want := "in the middle of a frame"; test.middle {
 					assert.Contains(t, err.Error(), want)
 				} else {
 					assert.NotContains(t, err.Error(), want)
 				}
-				assert.ErrorIs(t, c.Recv(soon(t), new(any)), transport.ErrPeerGone, "for good")
+				assert.ErrorIs(t, c.Recv(testkit.Context(t), new(any)),
+					transport.ErrPeerGone, "it stays so")
 			})
 		}
 	}
 }
 
-func TestAResetIsErrPeerGone(t *testing.T) {
+func TestPeerGone_Reset(t *testing.T) {
 	t.Run("TCP with no linger", func(t *testing.T) {
-		x, y := tcpLink(t)
+		x, y := testkit.TCP(t)
 		c := open(t, x, transport.Config{})
-		received := background(t, func() error { return c.Recv(soon(t), new(any)) })
+		received := testkit.Background(t, func() error {
+			return c.Recv(testkit.Context(t), new(any))
+		})
 		require.NoError(t, y.(*net.TCPConn).SetLinger(0))
 		require.NoError(t, y.Close())
 		require.ErrorIs(t, received(), transport.ErrPeerGone)
-		require.ErrorIs(t, c.Send(soon(t), 1), transport.ErrPeerGone)
+		require.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrPeerGone)
 	})
 	for _, l := range sockets {
 		t.Run(l.name+" with unread input", func(t *testing.T) {
 			c, peer := l.withRawPeer(t, transport.Config{})
-			require.NoError(t, c.Send(soon(t), "is never read"))
+			require.NoError(t, c.Send(testkit.Context(t), "is never read"))
 			require.NoError(t, peer.Close())
-			err := c.Recv(soon(t), new(any))
+			err := c.Recv(testkit.Context(t), new(any))
 			require.ErrorIs(t, err, transport.ErrPeerGone)
 			if runtime.GOOS == "linux" {
-				require.ErrorIs(t, err, transport.ErrReset)
+				require.ErrorIs(t, err, syscall.ECONNRESET)
 			}
 		})
 	}
 }
 
-func TestASendToAPeerThatIsGoneIsErrPeerGone(t *testing.T) {
+func TestPeerGone_Send(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			c, peer := l.withRawPeer(t, transport.Config{})
 			socket(peer).Close()
 			var err error
-			for err == nil { // TCP takes the first ones
-				err = c.Send(soon(t), 1)
+			for err == nil { // the first ones succeed over TCP
+				err = c.Send(testkit.Context(t), 1)
 			}
 			require.ErrorIs(t, err, transport.ErrPeerGone)
-			require.ErrorIs(t, c.Send(soon(t), 1), transport.ErrPeerGone, "for good")
-			require.ErrorIs(t, c.SendBytes(soon(t), make([]byte, 100_000)), transport.ErrPeerGone)
+			require.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrPeerGone, "it stays so")
+			require.ErrorIs(t,
+				c.SendBytes(testkit.Context(t), make([]byte, 100_000)), transport.ErrPeerGone)
 			require.ErrorIs(t, c.Close(), transport.ErrPeerGone)
 		})
 	}
 }
 
-func TestASenderThatIsStuckLearnsThatItsPeerIsGone(t *testing.T) {
+func TestPeerGone_BlockedSend(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			c, peer := l.withStuckPeer(t)
-			sent := background(t, func() error { return c.SendBytes(soon(t), huge()) })
+			sent := testkit.Background(t, func() error {
+				return c.SendBytes(testkit.Context(t), huge())
+			})
 			readN(t, peer, 10)
 			socket(peer).Close()
 			require.ErrorIs(t, sent(), transport.ErrPeerGone)
@@ -237,7 +260,7 @@ func TestASenderThatIsStuckLearnsThatItsPeerIsGone(t *testing.T) {
 	}
 }
 
-// failing is a connection whose reads and writes fail in a way that is hard to make on a real one.
+// failing is a connection on which each call fails.
 type failing struct {
 	net.Conn
 	err error
@@ -250,46 +273,50 @@ func (f failing) Write([]byte) (int, error) {
 	return 0, &net.OpError{Op: "write", Net: "tcp", Err: f.err}
 }
 
-func TestEveryWayInWhichAPeerCanBeGoneIsErrPeerGone(t *testing.T) {
-	for _, cause := range append([]error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe}, resets...) {
+func TestPeerGone_EveryErrorOfTheSystem(t *testing.T) {
+	for _, cause := range append([]error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe},
+		resets...) {
 		t.Run(cause.Error(), func(t *testing.T) {
-			x, _ := pipeLink(t)
+			x, _ := testkit.Pipe(t)
 			c := open(t, failing{x, os.NewSyscallError("call", cause)}, transport.Config{})
-			assert.ErrorIs(t, c.Recv(soon(t), new(any)), transport.ErrPeerGone)
-			assert.ErrorIs(t, c.Send(soon(t), 1), transport.ErrPeerGone)
+			assert.ErrorIs(t, c.Recv(testkit.Context(t), new(any)), transport.ErrPeerGone)
+			assert.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrPeerGone)
 		})
 	}
-	t.Run("any other failure is told as it is", func(t *testing.T) {
-		x, _ := pipeLink(t)
+	t.Run("any other error stays as it is", func(t *testing.T) {
+		x, _ := testkit.Pipe(t)
 		c := open(t, failing{x, errCause}, transport.Config{})
 		for range 2 {
-			assert.ErrorIs(t, c.Recv(soon(t), new(any)), errCause)
-			assert.ErrorIs(t, c.Send(soon(t), 1), errCause)
+			assert.ErrorIs(t, c.Recv(testkit.Context(t), new(any)), errCause)
+			assert.ErrorIs(t, c.Send(testkit.Context(t), 1), errCause)
 		}
 	})
 }
 
-func TestCloseIsOnceAndEverythingAfterItIsErrClosed(t *testing.T) {
+func TestClose_EverythingAfterItFails(t *testing.T) {
 	for _, l := range links() {
 		for name, end := range map[string]func(c *transport.Channel) error{
-			"Close":     func(c *transport.Channel) error { return c.Close() },
-			"CloseWith": func(c *transport.Channel) error { return c.CloseWith(context.Background(), 1, "x") },
-			"Abort":     func(c *transport.Channel) error { return c.Abort() },
+			"Close": func(c *transport.Channel) error { return c.Close() },
+			"CloseWith": func(c *transport.Channel) error {
+				return c.CloseWith(context.Background(), 1, "x")
+			},
+			"Abort": func(c *transport.Channel) error { return c.Abort() },
 		} {
 			t.Run(l.name+", "+name, func(t *testing.T) {
 				c, peer := l.withRawPeer(t, transport.Config{})
-				go io.Copy(io.Discard, peer)
+				go dropAll(peer)
 				require.NoError(t, end(c))
-				ctx := soon(t)
+				ctx := testkit.Context(t)
 				_, recvErr := c.RecvBytes(ctx, nil)
-				_, frameErr := c.ReadFrame(ctx)
+				_, frameErr := frames(c).Read(ctx)
 				_, pingErr := c.Ping(ctx)
 				for _, err := range []error{
 					c.Close(), c.CloseWith(ctx, 0, ""), c.Send(ctx, 1), c.SendBytes(ctx, nil),
-					c.SendBytes(ctx, make([]byte, 100_000)), c.WriteFrames(ctx, transport.Cancel{}.Frame()),
+					c.SendBytes(ctx, make([]byte, 100_000)),
+					frames(c).Write(ctx, frame.Cancel{}.Frame()),
 					c.Recv(ctx, new(any)), recvErr, frameErr, pingErr,
 				} {
-					assert.ErrorIs(t, err, transport.ErrClosed)
+					assert.ErrorIs(t, err, transport.ErrChannelClosed)
 					assert.ErrorIs(t, err, net.ErrClosed)
 					var typed *transport.Error
 					assert.ErrorAs(t, err, &typed)
@@ -300,7 +327,7 @@ func TestCloseIsOnceAndEverythingAfterItIsErrClosed(t *testing.T) {
 	}
 }
 
-func TestCloseWakesWhoeverIsBlocked(t *testing.T) {
+func TestClose_WakesBlockedCalls(t *testing.T) {
 	for _, l := range append(links(), link{"TLS over a Unix socket", tlsUnixLink}) {
 		for name, end := range map[string]func(c *transport.Channel) error{
 			"Close":             (*transport.Channel).Close,
@@ -315,24 +342,31 @@ func TestCloseWakesWhoeverIsBlocked(t *testing.T) {
 				t.Parallel()
 				c, peer := l.withStuckPeer(t)
 				var results []func() error
-				for range 3 { // one has the turn, two wait for it
+				for range 3 { // one has the turn, and two wait
 					results = append(results,
-						background(t, func() error { return c.SendBytes(context.Background(), huge()) }),
-						background(t, func() error { return c.Recv(context.Background(), new(any)) }),
-						background(t, func() error { _, err := c.Ping(context.Background()); return err }),
+						testkit.Background(t, func() error {
+							return c.SendBytes(context.Background(), huge())
+						}),
+						testkit.Background(t, func() error {
+							return c.Recv(context.Background(), new(any))
+						}),
+						testkit.Background(t, func() error {
+							_, err := c.Ping(context.Background())
+							return err
+						}),
 					)
 				}
-				readN(t, peer, 1<<20) // longer than a ping: a sender is in the middle of its frame
+				readN(t, peer, 1<<20) // more than the pings, so a send is within its frame
 				start := time.Now()
 				err := end(c)
-				assert.Less(t, time.Since(start), patience)
+				assert.Less(t, time.Since(start), testkit.Patience)
 				if name[:5] == "Close" {
 					require.Error(t, err, "there was no goodbye")
 				} else {
 					require.NoError(t, err)
 				}
 				for _, result := range results {
-					require.ErrorIs(t, result(), transport.ErrClosed)
+					require.ErrorIs(t, result(), transport.ErrChannelClosed)
 				}
 			})
 		}
@@ -344,12 +378,12 @@ func closeSoon(c *transport.Channel) error {
 	defer cancel()
 	err := c.CloseWith(ctx, 0, "")
 	if err != nil && !errors.Is(err, errCause) {
-		return nil // let the test fail
+		return nil // makes the test fail
 	}
 	return err
 }
 
-func TestCloseIsBoundedWhenThePeerReadsNothingAndNobodySends(t *testing.T) {
+func TestClose_IsBoundedWhenThePeerDoesNotRead(t *testing.T) {
 	for _, l := range append(links(), link{"TLS over a Unix socket", tlsUnixLink}) {
 		for name, end := range map[string]func(c *transport.Channel) error{
 			"Close":             (*transport.Channel).Close,
@@ -360,18 +394,18 @@ func TestCloseIsBoundedWhenThePeerReadsNothingAndNobodySends(t *testing.T) {
 				t.Parallel()
 				x, y := l.connect(t)
 				if s, ok := socket(x).(interface{ SetWriteBuffer(int) error }); ok && s != nil {
-					fill(t, socket(x), socket(y)) // below TLS, which sees a full socket
+					fill(t, socket(x), socket(y)) // under TLS
 				}
 				c := open(t, x, transport.Config{})
 				start := time.Now()
 				end(c)
-				assert.Less(t, time.Since(start), patience)
+				assert.Less(t, time.Since(start), testkit.Patience)
 			})
 		}
 	}
 }
 
-// stalling lets some writes through, and then none until it is closed.
+// stalling is a connection whose writes block from some number on, until it is closed.
 type stalling struct {
 	net.Conn
 	left   atomic.Int64
@@ -391,35 +425,35 @@ func (s *stalling) Close() error {
 	return s.Conn.Close()
 }
 
-func TestCloseIsBoundedWhenTLSCannotTakeItsLeave(t *testing.T) {
-	client, server := tcpLink(t)
+func TestClose_IsBoundedWhenTLSCannotSendItsAlert(t *testing.T) {
+	client, server := testkit.TCP(t)
 	stalled := &stalling{Conn: client, closed: make(chan struct{})}
 	stalled.left.Store(1 << 20)
 	x, y := encrypted(t, stalled, server)
 	c, peer := open(t, x, transport.Config{}), open(t, y, transport.Config{})
-	stalled.left.Store(1) // the goodbye, but not TLS's own
+	stalled.left.Store(1) // for the goodbye, but not for the alert of TLS
 	start := time.Now()
 	require.NoError(t, c.Close())
-	assert.Less(t, time.Since(start), patience)
-	require.ErrorIs(t, peer.Recv(soon(t), new(any)), io.EOF)
+	assert.Less(t, time.Since(start), testkit.Patience)
+	require.ErrorIs(t, peer.Recv(testkit.Context(t), new(any)), io.EOF)
 }
 
-func TestCloseWithAnEndedContextSaysThatThereWasNoGoodbye(t *testing.T) {
+func TestClose_ContextHasEnded(t *testing.T) {
 	a, b := sockets[0].channels(t)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errCause)
 	err := a.CloseWith(ctx, 0, "")
 	require.ErrorIs(t, err, errCause)
 	require.ErrorIs(t, err, context.Canceled)
-	require.ErrorIs(t, b.Recv(soon(t), new(any)), transport.ErrPeerGone)
+	require.ErrorIs(t, b.Recv(testkit.Context(t), new(any)), transport.ErrPeerGone)
 }
 
-func TestCloseAfterAProtocolErrorTellsNoOrderlyEnd(t *testing.T) {
+func TestClose_SendsNoGoodbyeAfterAProtocolError(t *testing.T) {
 	for _, status := range []int{0, 1} {
 		near, far := net.Pipe()
 		c, peer := transport.New(near, transport.Config{}), transport.New(far, transport.Config{})
 		sent := make(chan error, 1)
-		go func() { sent <- peer.WriteFrames(t.Context(), transport.Frame{Kind: transport.KindHello}) }()
+		go func() { sent <- frames(peer).Write(t.Context(), frame.Frame{Kind: frame.KindHello}) }()
 		require.ErrorIs(t, c.Recv(t.Context(), new(any)), transport.ErrProtocol)
 		require.NoError(t, <-sent)
 		closed := make(chan error, 1)
@@ -429,23 +463,23 @@ func TestCloseAfterAProtocolErrorTellsNoOrderlyEnd(t *testing.T) {
 		if status == 0 {
 			assert.ErrorIs(t, err, transport.ErrPeerGone)
 		} else {
-			assert.ErrorAs(t, err, new(*transport.GoodbyeError), "a status that says that something went wrong is true")
+			assert.ErrorAs(t, err, new(*transport.GoodbyeError), "a status other than 0 is sent")
 		}
 		peer.Abort()
 	}
 }
 
-func TestAnAbortIsACrashForThePeer(t *testing.T) {
+func TestAbort_IsACrashForThePeer(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			a, b := l.channels(t)
 			require.NoError(t, a.Abort())
-			require.ErrorIs(t, b.Recv(soon(t), new(any)), transport.ErrPeerGone)
+			require.ErrorIs(t, b.Recv(testkit.Context(t), new(any)), transport.ErrPeerGone)
 		})
 	}
 }
 
-func TestManyMayCloseAtOnce(t *testing.T) {
+func TestClose_ManyAtOnce(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			for range 20 {
@@ -470,57 +504,57 @@ func TestManyMayCloseAtOnce(t *testing.T) {
 	}
 }
 
-func TestAPendingCancellationWinsOverTheEndOfTheStream(t *testing.T) {
+func TestPeerGone_EndedContextComesFirst(t *testing.T) {
 	for round := range 200 {
 		c, peer := sockets[0].withRawPeer(t, transport.Config{})
 		ctx, cancel := context.WithCancel(context.Background())
-		received := background(t, func() error { return c.Recv(ctx, new(any)) })
+		received := testkit.Background(t, func() error { return c.Recv(ctx, new(any)) })
 		cancel()
 		peer.Close()
 		require.ErrorIs(t, received(), context.Canceled, "round %d", round)
-		require.ErrorIs(t, c.Recv(soon(t), new(any)), transport.ErrPeerGone)
+		require.ErrorIs(t, c.Recv(testkit.Context(t), new(any)), transport.ErrPeerGone)
 		c.Abort()
 	}
 }
 
-func TestAddressesAndTheConnectionAreTheConnections(t *testing.T) {
-	x, _ := tcpLink(t)
+func TestNetConn_IsTheConnection(t *testing.T) {
+	x, _ := testkit.TCP(t)
 	c := open(t, x, transport.Config{})
-	assert.Equal(t, x.LocalAddr(), c.LocalAddr())
-	assert.Equal(t, x.RemoteAddr(), c.RemoteAddr())
 	assert.Same(t, x, c.NetConn())
 }
 
-func TestErrorsSayWhatHappened(t *testing.T) {
+func TestError_Texts(t *testing.T) {
 	for want, err := range map[string]error{
-		"transport: close: channel closed: use of closed network connection":                  &transport.Error{Op: "close", Err: transport.ErrClosed},
-		"peer said goodbye with status 0":                                                     &transport.GoodbyeError{},
-		"cannot encode chan int as CBOR; nothing was written: why":                            &transport.EncodeError{Type: "chan int", Err: errors.New("why")},
-		"the next message is of kind message, not raw; it stays until it is received as such": &transport.KindError{Got: transport.KindMessage, Want: transport.KindRaw},
+		"transport: close: channel closed: use of closed network connection": &transport.Error{
+			Op: "close", Err: transport.ErrChannelClosed},
+		"peer said goodbye with status 0": &transport.GoodbyeError{},
+		"cannot encode chan int as CBOR; nothing was written: why": &transport.EncodeError{
+			Type: "chan int", Err: errors.New("why")},
 	} {
 		assert.EqualError(t, err, want)
 	}
-	assert.Equal(t, "ping", fmt.Sprint(transport.KindPing))
-	assert.Equal(t, "kind 0x00", fmt.Sprint(transport.Kind(0)))
-	assert.Equal(t, "kind 0xff", fmt.Sprint(transport.Kind(0xff)))
+	assert.Equal(t, "ping", fmt.Sprint(frame.KindPing))
+	assert.Equal(t, "kind 0x00", fmt.Sprint(frame.Kind(0)))
+	assert.Equal(t, "kind 0xff", fmt.Sprint(frame.Kind(0xff)))
 }
 
-func TestAGoodbyeArrivesWhateverItsReasonIsMadeOf(t *testing.T) {
-	for _, reason := range []string{strings.Repeat("long ", 10_000), "not UTF-8: \xff", strings.Repeat("ä", 2048) + "ö"} {
+func TestClose_AnyReasonArrives(t *testing.T) {
+	for _, reason := range []string{strings.Repeat("long ", 10_000), "not UTF-8: \xff",
+		strings.Repeat("ä", 2048) + "ö"} {
 		a, b := sockets[0].channels(t)
-		require.NoError(t, a.CloseWith(soon(t), 3, reason))
+		require.NoError(t, a.CloseWith(testkit.Context(t), 3, reason))
 		var bye *transport.GoodbyeError
-		require.ErrorAs(t, b.Recv(soon(t), new(any)), &bye)
+		require.ErrorAs(t, b.Recv(testkit.Context(t), new(any)), &bye)
 		require.Equal(t, 3, bye.Status)
 		require.NotEmpty(t, bye.Reason)
 	}
 }
 
-func TestADeadlineFromBeforeTheChannelIsForgotten(t *testing.T) {
+func TestDeadline_FromBeforeTheChannelIsRemoved(t *testing.T) {
 	x, y := sockets[0].connect(t)
 	require.NoError(t, x.SetDeadline(time.Now().Add(-time.Second)))
 	a, b := open(t, x, transport.Config{}), open(t, y, transport.Config{})
-	require.NoError(t, a.Send(soon(t), 1))
-	require.NoError(t, b.Send(soon(t), 1))
-	require.NoError(t, a.Recv(soon(t), new(any)))
+	require.NoError(t, a.Send(testkit.Context(t), 1))
+	require.NoError(t, b.Send(testkit.Context(t), 1))
+	require.NoError(t, a.Recv(testkit.Context(t), new(any)))
 }

@@ -14,10 +14,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
+func TestConcurrent_ManySendersAndReceivers(t *testing.T) {
 	const senders, receivers, each = 64, 64, 30
 	type call struct {
 		send func(context.Context, *transport.Channel, []byte) error
@@ -25,14 +26,18 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 	}
 	calls := map[string]call{
 		"messages": {
-			func(ctx context.Context, c *transport.Channel, p []byte) error { return c.Send(ctx, p) },
+			func(ctx context.Context, c *transport.Channel, p []byte) error {
+				return c.Send(ctx, p)
+			},
 			func(ctx context.Context, c *transport.Channel) (p []byte, err error) {
 				err = c.Recv(ctx, &p)
 				return p, err
 			},
 		},
 		"raw bytes": {
-			func(ctx context.Context, c *transport.Channel, p []byte) error { return c.SendBytes(ctx, p) },
+			func(ctx context.Context, c *transport.Channel, p []byte) error {
+				return c.SendBytes(ctx, p)
+			},
 			func(ctx context.Context, c *transport.Channel) ([]byte, error) {
 				buf := make([]byte, 100_000)
 				n, err := c.RecvBytes(ctx, buf)
@@ -51,8 +56,9 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 						rng := rand.New(rand.NewPCG(uint64(s), 0))
 						for i := range each {
 							seed := s*each + i
-							p := append(binary.LittleEndian.AppendUint32(nil, uint32(seed)), pattern(seed, rng.IntN(1<<rng.IntN(17)))...)
-							assert.NoError(t, call.send(soon(t), a, p))
+							p := append(binary.LittleEndian.AppendUint32(nil, uint32(seed)),
+								pattern(seed, rng.IntN(1<<rng.IntN(17)))...)
+							assert.NoError(t, call.send(testkit.Context(t), a, p))
 						}
 					})
 				}
@@ -61,7 +67,7 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 				for range receivers {
 					rest.Go(func() {
 						for {
-							p, err := call.recv(soon(t), b)
+							p, err := call.recv(testkit.Context(t), b)
 							if errors.Is(err, io.EOF) {
 								return
 							}
@@ -69,7 +75,8 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 								return
 							}
 							seed := int(binary.LittleEndian.Uint32(p))
-							if !assert.True(t, bytes.Equal(pattern(seed, len(p)-4), p[4:]), "message %d is spoilt", seed) {
+							if !assert.True(t, bytes.Equal(pattern(seed, len(p)-4), p[4:]),
+								"message %d is spoilt", seed) {
 								return
 							}
 							mu.Lock()
@@ -81,7 +88,7 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 				pings := receiving(t, a)
 				sending.Go(func() {
 					for range 10 {
-						_, err := a.Ping(soon(t))
+						_, err := a.Ping(testkit.Context(t))
 						assert.NoError(t, err)
 					}
 				})
@@ -91,7 +98,7 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 				}
 				assert.NoError(t, a.Close())
 				rest.Wait()
-				require.ErrorIs(t, pings(), transport.ErrClosed)
+				require.ErrorIs(t, pings(), transport.ErrChannelClosed)
 				require.Len(t, got, senders*each)
 				for seed, n := range got {
 					require.Equal(t, 1, n, "message %d", seed)
@@ -101,32 +108,34 @@ func TestManySendersAndReceiversInterleaveAndLoseNothing(t *testing.T) {
 	}
 }
 
-func TestManyChannelsAtOnceShareNoMemory(t *testing.T) {
-	const each, size = 50, 100_000 // beyond the read buffer, so the body's memory is a shared pool's
+func TestMemory_IsNotSharedByChannels(t *testing.T) {
+	// larger than the read buffer, so the memory of the body is from a pool
+	const each, size = 50, 100_000
 	var wg sync.WaitGroup
 	for pair := range 8 {
 		a, b := sockets[0].channels(t)
 		wg.Go(func() {
 			for i := range each {
-				assert.NoError(t, a.Send(soon(t), pattern(pair*each+i, size)))
+				assert.NoError(t, a.Send(testkit.Context(t), pattern(pair*each+i, size)))
 			}
 		})
 		wg.Go(func() {
 			var got []byte
 			for i := range each {
-				if !assert.NoError(t, b.Recv(soon(t), &got)) {
+				if !assert.NoError(t, b.Recv(testkit.Context(t), &got)) {
 					return
 				}
-				assert.True(t, bytes.Equal(pattern(pair*each+i, size), got), "message %d is spoilt", i)
+				assert.True(t, bytes.Equal(pattern(pair*each+i, size), got),
+					"message %d is spoilt", i)
 			}
 		})
 	}
 	wg.Wait()
 }
 
-func TestMessagesOfOneSenderStayInOrder(t *testing.T) {
+func TestConcurrent_MessagesOfOneSenderStayInOrder(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	sent := background(t, func() error {
+	sent := testkit.Background(t, func() error {
 		for i := range 10_000 {
 			if err := a.Send(context.Background(), i); err != nil {
 				return err
@@ -136,31 +145,32 @@ func TestMessagesOfOneSenderStayInOrder(t *testing.T) {
 	})
 	for i := range 10_000 {
 		var got int
-		require.NoError(t, b.Recv(soon(t), &got))
+		require.NoError(t, b.Recv(testkit.Context(t), &got))
 		require.Equal(t, i, got)
 	}
 	require.NoError(t, sent())
 }
 
-func TestBothSidesMaySendMoreThanTheSocketTakesWhileBothReceive(t *testing.T) {
+func TestConcurrent_BothSidesSendMoreThanFits(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			a, b := l.channels(t)
 			var results []func() error
 			for _, c := range []*transport.Channel{a, b} {
 				results = append(results,
-					background(t, func() error {
+					testkit.Background(t, func() error {
 						for i := range 5 {
-							if err := c.SendBytes(soon(t), pattern(i, 3<<20)); err != nil {
+							if err := c.SendBytes(testkit.Context(t),
+								pattern(i, 3<<20)); err != nil {
 								return err
 							}
 						}
 						return nil
 					}),
-					background(t, func() error {
+					testkit.Background(t, func() error {
 						buf := make([]byte, 3<<20)
 						for i := range 5 {
-							if _, err := c.RecvBytes(soon(t), buf); err != nil {
+							if _, err := c.RecvBytes(testkit.Context(t), buf); err != nil {
 								return err
 							}
 							if !bytes.Equal(pattern(i, 3<<20), buf) {

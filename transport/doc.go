@@ -1,9 +1,9 @@
-// Package transport carries whole messages between two processes over any [net.Conn].
+// Package transport carries whole messages between two processes over a [net.Conn].
 //
-// A [Channel] puts each message into one frame: a length of four bytes, little-endian, a byte that says
-// what it is, and the body (docs/PROTOCOL.md has the diagram). [Channel.Send] and [Channel.Recv] carry
-// any value that CBOR (RFC 8949) can hold; [Channel.SendBytes] and [Channel.RecvBytes] carry bytes
-// that nobody interprets, without a copy where they are many.
+// A [Channel] puts each message into one frame: a length of four bytes in
+// little-endian order, a byte for the kind, and the body. docs/PROTOCOL.md has the
+// diagram. [Channel.Send] and [Channel.Recv] carry values in CBOR (RFC 8949).
+// [Channel.SendBytes] and [Channel.RecvBytes] carry plain bytes.
 //
 //	ch := transport.New(conn, transport.Config{})
 //	defer ch.Close()
@@ -11,21 +11,22 @@
 //	var reply string
 //	if err := ch.Recv(ctx, &reply); err != nil { ... }
 //
-// Many or large messages are cheap where they are sent so that they can be:
+// Three things make many or large messages cheap:
 //
-//   - [Channel.NewBatch] gathers the small messages of one goroutine for one write; those of goroutines that send on a
-//     channel at the same time share writes by themselves.
-//   - [Channel.SendBytes] writes many bytes from where they lie, [Channel.RecvBytes] reads them to where they
-//     belong, and [Channel.RecvBorrowed] lends the channel's own memory until the next receive.
-//   - A [Bytes] field of a typed message reuses its memory from one receive to the next. A cbor.RawMessage does too,
-//     and leaves its part of the message undecoded.
+//   - [Channel.NewBatch] collects the small messages of one goroutine for one write.
+//     Goroutines that send on a channel at the same time share writes without it.
+//   - [Channel.SendBytes] writes from the caller's memory, [Channel.RecvBytes] reads
+//     into it, and [Channel.RecvBorrowed] lends the channel's memory to the caller.
+//   - A [Bytes] field of a message reuses its memory from one receive to the next. So
+//     does a cbor.RawMessage, which leaves its part of the message encoded.
 //
-// Every call takes a context and returns when it ends. A cancelled receive loses nothing. A cancelled
-// send wrote nothing, or the channel is broken and says so ([ErrBroken]).
+// Each call takes a context and returns when the context ends. A cancelled receive
+// loses nothing. A cancelled send has written nothing, or it has broken the channel
+// for further sends and its error matches [ErrBroken].
 //
-// An orderly close ([Channel.Close]) reaches the peer as a [GoodbyeError], which is [io.EOF]. A crash or a
-// cut reaches it as [ErrPeerGone].
+// After an orderly close ([Channel.Close]) the peer gets a [GoodbyeError], which
+// matches [io.EOF]. After a crash or a cut it gets [ErrPeerGone].
 //
-// [Addr] names a place to listen; packages transport/uds and transport/tcp open the sockets. This package
-// knows nothing of processes, identities or secrets: package handshake does.
+// An [Addr] names a place to listen. The packages transport/uds, transport/tcp and
+// transport/tls open the sockets. Package handshake proves who the peer is.
 package transport

@@ -1,49 +1,46 @@
 package transport
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"syscall"
+
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/neterr"
 )
 
-// The causes that a caller can tell apart with errors.Is.
+// The causes of an [Error] that errors.Is finds.
 var (
-	// ErrClosed: this side closed the channel. It matches net.ErrClosed too.
-	ErrClosed error = &kindError{"channel closed: " + net.ErrClosed.Error(), net.ErrClosed}
+	// ErrChannelClosed: this side closed the channel. It matches net.ErrClosed.
+	ErrChannelClosed error = &textError{"channel closed: " + net.ErrClosed.Error(), net.ErrClosed}
 
-	// ErrPeerGone: the stream ended, or was reset, with no goodbye before it: the peer crashed,
-	// was killed, or the connection was cut. End of file, EPIPE, ECONNRESET and ETIMEDOUT are the
-	// same news and all give this error. An orderly close gives a GoodbyeError instead.
+	// ErrPeerGone: the stream ended or was reset without a goodbye, because the
+	// peer crashed, was killed, or the connection was cut. EOF, EPIPE, ECONNRESET
+	// and ETIMEDOUT all give this error. An orderly close gives a GoodbyeError.
+	//
+	// When a receive finds that the connection was reset, its error also matches
+	// syscall.ECONNRESET. On Linux a Unix socket is reset if the peer ended before
+	// it had read everything.
 	ErrPeerGone = errors.New("peer gone without a goodbye")
 
-	// ErrReset is the ErrPeerGone, which it matches, of a receive on a connection that was reset: where the
-	// kernel tells so (Linux), the peer ended before it had read all that was sent to it.
-	ErrReset error = &kindError{ErrPeerGone.Error() + ": connection reset", ErrPeerGone}
+	// ErrWrongKind: the next message was sent with SendBytes and the receive is
+	// for Send, or the reverse. The message stays for a receive of its kind.
+	ErrWrongKind = errors.New("message of the other kind")
 
-	// ErrBroken: an earlier send stopped in the middle of a frame, so that nothing more can be
-	// sent. Receiving still works.
+	// ErrBroken: an earlier send stopped in the middle of a frame, so nothing more
+	// can be sent. The channel can still receive.
 	ErrBroken = errors.New("channel broken in the middle of a frame")
 
-	// ErrProtocol: the peer sent what the protocol does not allow here. The channel cannot be
-	// read any further.
+	// ErrProtocol: the peer violated the protocol. The channel cannot receive any
+	// more.
 	ErrProtocol = errors.New("protocol violation")
 )
 
-// kindError is a sentinel that is also a kind of a more general error. Package fmt would make one as well, but every child
-// would pay for its first use of that as it starts: see bench/startcost.
-type kindError struct {
-	text string
-	kind error
-}
-
-func (e *kindError) Error() string { return e.text }
-func (e *kindError) Unwrap() error { return e.kind }
-
-// Error is the error of a channel's operation. Its cause is one of this package's other errors, a
-// context's error, or the network's.
+// Error is the error of an operation on a channel. Its cause is another error of
+// this package, a context's error, or an error of the network.
 type Error struct {
 	Op  string // "send", "receive", "ping" or "close"
 	Err error
@@ -52,44 +49,51 @@ type Error struct {
 func (e *Error) Error() string { return "transport: " + e.Op + ": " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// SizeError says that a frame is larger than the channel's limit. On the sending side nothing was
-// written and the channel works on. On the receiving side nothing was allocated for it, and the
-// channel cannot be read any further; the error matches ErrProtocol then.
+// wrap makes *err an *Error, unless it is nil.
+func wrap(op string, err *error) {
+	if *err != nil {
+		*err = &Error{op, *err}
+	}
+}
+
+// SizeError reports a frame over the limit, which is Config.MaxFrameSize.
+//
+// If this side wanted to send the frame, nothing was written, and the channel works
+// on. If the peer announced it, the error matches ErrProtocol, nothing was
+// allocated for the frame, and the channel cannot receive any more.
 type SizeError struct {
-	Size, Limit int64 // bytes, as the frame's length field counts them: the kind and the body
-	Received    bool  // the peer announced it; otherwise this side tried to send it
+	Size, Limit int64 // in bytes; the kind counts and the length field does not
+	received    bool
 }
 
 func (e *SizeError) Error() string {
-	if e.Received {
+	if e.received {
 		return fmt.Sprintf("peer announced a frame of %d bytes, the limit is %d", e.Size, e.Limit)
 	}
-	return fmt.Sprintf("frame of %d bytes is over the limit of %d; nothing was written", e.Size, e.Limit)
+	return fmt.Sprintf("frame of %d bytes is over the limit of %d; nothing was written", e.Size,
+		e.Limit)
 }
 
-// Is makes a received oversize frame match ErrProtocol.
-func (e *SizeError) Is(target error) bool { return e.Received && target == ErrProtocol }
+// Is reports whether target is ErrProtocol and the peer announced the frame.
+func (e *SizeError) Is(target error) bool { return e.received && target == ErrProtocol }
 
-// KindError says that the next message is of the other kind than the receive that was called:
-// Recv takes KindMessage, RecvBytes takes KindRaw. The message is not lost: the right call gets it.
-type KindError struct{ Got, Want Kind }
-
-func (e *KindError) Error() string {
-	return fmt.Sprintf("the next message is of kind %s, not %s; it stays until it is received as such", e.Got, e.Want)
+// ShortBufferError reports that the buffer of a RecvBytes is too small. The message
+// stays for a call with a buffer of Need bytes. The error matches io.ErrShortBuffer.
+type ShortBufferError struct {
+	Need int
+	have int
 }
-
-// ShortBufferError says that RecvBytes was given too small a buffer. The message is not lost: a call
-// with Need bytes gets it. It matches io.ErrShortBuffer.
-type ShortBufferError struct{ Have, Need int }
 
 func (e *ShortBufferError) Error() string {
-	return fmt.Sprintf("buffer of %d bytes, the message has %d; it stays until a large enough buffer comes", e.Have, e.Need)
+	return fmt.Sprintf(
+		"buffer of %d bytes, the message has %d; it stays until a large enough buffer comes",
+		e.have, e.Need)
 }
 
-// Is makes the error match io.ErrShortBuffer.
+// Is reports whether target is io.ErrShortBuffer.
 func (e *ShortBufferError) Is(target error) bool { return target == io.ErrShortBuffer }
 
-// EncodeError says that a value could not be encoded as CBOR. Nothing was written.
+// EncodeError reports that a value has no encoding in CBOR. Nothing was written.
 type EncodeError struct {
 	Type string // the value's Go type
 	Err  error
@@ -100,23 +104,23 @@ func (e *EncodeError) Error() string {
 }
 func (e *EncodeError) Unwrap() error { return e.Err }
 
-// DecodeError says that a whole message arrived which is not CBOR, or not such as fits the value it
-// was to be decoded into. That message is used up; the channel works on.
+// DecodeError reports a message that is not CBOR, or does not fit the value for it.
+// The message is used up, and the channel works on.
 type DecodeError struct {
-	Type string // the Go type that the message was to be decoded into
-	Size int    // the message's size in bytes
+	Type string // the Go type of the value
 	Err  error
+	size int // of the message, in bytes
 }
 
 func (e *DecodeError) Error() string {
-	return fmt.Sprintf("cannot decode a message of %d bytes into %s: %v", e.Size, e.Type, e.Err)
+	return fmt.Sprintf("cannot decode a message of %d bytes into %s: %v", e.size, e.Type, e.Err)
 }
 func (e *DecodeError) Unwrap() error { return e.Err }
 
-// GoodbyeError says that the peer closed the channel in an orderly way, after all its messages.
-// It matches io.EOF.
+// GoodbyeError reports that the peer closed the channel in an orderly way, after
+// its last message. It matches io.EOF.
 type GoodbyeError struct {
-	Status int    // 0: all is well; a spawned child gives its exit status
+	Status int    // 0 means success; a spawned child sends its exit status
 	Reason string // the peer's own words, or ""
 }
 
@@ -127,31 +131,37 @@ func (e *GoodbyeError) Error() string {
 	return fmt.Sprintf("peer said goodbye with status %d: %s", e.Status, e.Reason)
 }
 
-// Is makes the error match io.EOF.
+// Is reports whether target is io.EOF.
 func (e *GoodbyeError) Is(target error) bool { return target == io.EOF }
 
-// contextError carries both what kind of end a context had and its cause, so that errors.Is finds
-// context.Canceled and the caller's own cause.
-type contextError struct{ err, cause error }
-
-func newContextError(ctx context.Context) error {
-	err, cause := ctx.Err(), context.Cause(ctx)
-	if cause == nil || cause == err {
-		return err
-	}
-	return &contextError{err, cause}
+// textError has its own text and matches err. fmt.Errorf could make it, but the
+// first use of package fmt would slow down the start of each child.
+type textError struct {
+	text string
+	err  error
 }
 
-func (e *contextError) Error() string   { return e.err.Error() + ": " + e.cause.Error() }
-func (e *contextError) Unwrap() []error { return []error{e.err, e.cause} }
+func (e *textError) Error() string { return e.text }
+func (e *textError) Unwrap() error { return e.err }
 
-// netError turns what a net.Conn returned into this package's news: one error for all ways in which
-// a peer can be gone, ErrClosed for our own close, anything else as it is.
+// resetError is the ErrPeerGone of a connection that was reset.
+type resetError struct{}
+
+func (resetError) Error() string   { return ErrPeerGone.Error() + ": connection reset" }
+func (resetError) Unwrap() []error { return []error{ErrPeerGone, syscall.ECONNRESET} }
+
+func wrongKind(got, want frame.Kind) error {
+	text := fmt.Sprintf(
+		"the next message is of kind %s, not %s; it stays until it is received as such", got, want)
+	return &textError{text, ErrWrongKind}
+}
+
+// netError returns this package's error for an error of a net.Conn.
 func netError(err error) error {
 	switch {
 	case errors.Is(err, net.ErrClosed):
-		return ErrClosed
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.ErrClosedPipe), isReset(err):
+		return ErrChannelClosed
+	case neterr.PeerGone(err):
 		return ErrPeerGone
 	}
 	return err

@@ -13,11 +13,11 @@ import (
 )
 
 func ExampleChannel() {
-	here, there := net.Pipe() // or any other connection
+	here, there := net.Pipe() // or another connection
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	go func() { // the peer, in another process as a rule
+	go func() { // the peer, usually in another process
 		ch := transport.New(there, transport.Config{})
 		defer ch.Close()
 		var name string
@@ -47,7 +47,7 @@ func ExampleChannel() {
 	// true
 }
 
-// A receive that its context ends loses nothing: the next one gets the message.
+// A cancelled receive loses nothing: the next one gets the message.
 func ExampleChannel_Recv_cancelled() {
 	here, there := net.Pipe()
 	ch, peer := transport.New(here, transport.Config{}), transport.New(there, transport.Config{})
@@ -70,7 +70,7 @@ func ExampleChannel_Recv_cancelled() {
 	// still here
 }
 
-// Many small messages cost least when they are written together.
+// A Batch sends many small messages with few writes.
 func ExampleBatch() {
 	here, there := net.Pipe()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -84,7 +84,7 @@ func ExampleBatch() {
 				return
 			}
 		}
-		batch.Flush(ctx) // whenever nothing more comes for now
+		batch.Flush(ctx) // at the end, and before a pause
 	}()
 
 	ch := transport.New(here, transport.Config{})
@@ -104,7 +104,7 @@ func ExampleBatch() {
 	// Output: 499500
 }
 
-// A message whose size nobody knows before is looked at where it lies.
+// RecvBorrowed is for messages of unknown size.
 func ExampleChannel_RecvBorrowed() {
 	here, there := net.Pipe()
 	ch, peer := transport.New(here, transport.Config{}), transport.New(there, transport.Config{})
@@ -120,7 +120,7 @@ func ExampleChannel_RecvBorrowed() {
 			fmt.Println(err)
 			return
 		}
-		fmt.Printf("%s\n", p) // done with it before the next receive
+		fmt.Printf("%s\n", p) // p is valid until the next receive
 	}
 	// Output:
 	// one

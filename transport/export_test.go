@@ -2,7 +2,7 @@ package transport
 
 import "context"
 
-// Senders returns how many sends have begun and not ended.
+// Senders returns the number of sends under way.
 func (c *Channel) Senders() int {
 	c.wr.queue.mu.Lock()
 	defer c.wr.queue.mu.Unlock()
@@ -13,17 +13,16 @@ func (c *Channel) Senders() int {
 	return n
 }
 
-// Turn is a reader's turn.
+// Turn exports turn.
 type Turn struct{ turn }
 
-// NewTurn returns one that nobody has.
 func NewTurn() *Turn { return &Turn{newTurn()} }
 
-// Take waits for it.
-func (t *Turn) Take(ctx context.Context, closed <-chan struct{}) error { return t.take(ctx, closed) }
+func (t *Turn) Take(ctx context.Context, closed <-chan struct{}) error {
+	return t.take(ctx, closed)
+}
 
-// Give ends it.
 func (t *Turn) Give() { t.give() }
 
-// Count returns how many have it or wait for it.
+// Count returns the number of goroutines with the turn, or waiting for it.
 func (t *Turn) Count() int { return int(t.count.Load()) }

@@ -13,10 +13,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// recorded is a connection whose peer has sent some bytes and gone; it records what is written.
+// recorded is a connection with some input and its end. It records the output.
 type recorded struct {
 	net.Conn
 	in  io.Reader
@@ -29,21 +30,22 @@ func (r *recorded) Close() error                     { return nil }
 func (r *recorded) SetReadDeadline(time.Time) error  { return nil }
 func (r *recorded) SetWriteDeadline(time.Time) error { return nil }
 
-// FuzzReadFrame gives a channel arbitrary bytes. The frames that come out must be those that a much
-// simpler reader finds, encode to the same bytes again, and be followed by the error that fits. A length is
-// never believed before its bytes have come.
+// FuzzReadFrame reads arbitrary bytes. The frames must be those that a much simpler reader
+// finds, and they must encode to the same bytes. The error after them must be the right one.
+// A length alone must not cost memory.
 func FuzzReadFrame(f *testing.F) {
-	const limit = 20_000 // more than the read buffer
+	const limit = 20_000 // larger than the read buffer
 	f.Add([]byte{}, 1)
 	f.Add([]byte{0, 0, 0, 0, 1}, 1)
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1}, 3)
-	f.Add(frame(transport.KindMessage, 0x65, 'h', 'e', 'l', 'l', 'o'), 100)
-	f.Add(append(frame(0x80, make([]byte, 100)...), frame(transport.KindRaw)...), 7)
-	f.Add(append(frame(transport.KindRaw, make([]byte, limit-1)...), frame(transport.KindPing, 1, 2)...), 4096)
-	f.Add(frame(transport.KindGoodbye, 0xa1, 0x66, 's', 't', 'a', 't', 'u', 's', 0), 2)
-	f.Add(frame(transport.KindCancel, 0xa0), 2)
-	f.Add(frame(0x7f), 100)
-	f.Add(frame(transport.KindRaw, make([]byte, limit)...), 1000)
+	f.Add(frameOf(frame.KindMessage, 0x65, 'h', 'e', 'l', 'l', 'o'), 100)
+	f.Add(append(frameOf(0x80, make([]byte, 100)...), frameOf(frame.KindRaw)...), 7)
+	f.Add(append(frameOf(frame.KindRaw, make([]byte, limit-1)...),
+		frameOf(frame.KindPing, 1, 2)...), 4096)
+	f.Add(frameOf(frame.KindGoodbye, 0xa1, 0x66, 's', 't', 'a', 't', 'u', 's', 0), 2)
+	f.Add(frameOf(frame.KindCancel, 0xa0), 2)
+	f.Add(frameOf(0x7f), 100)
+	f.Add(frameOf(frame.KindRaw, make([]byte, limit)...), 1000)
 	for i, s := range readVectors[framesFile](f, "frames.json").Streams {
 		f.Add([]byte(s.Bytes), i)
 	}
@@ -54,44 +56,46 @@ func FuzzReadFrame(f *testing.F) {
 		ctx := context.Background()
 		want, end := parse(data, limit)
 		conn := &recorded{in: &chunked{data, chunk}}
-		c := transport.New(conn, transport.Config{Limit: limit})
+		c := transport.New(conn, transport.Config{MaxFrameSize: limit})
 		var got []byte
 		for {
-			fr, err := c.ReadFrame(ctx)
+			fr, err := frames(c).Read(ctx)
 			if err != nil {
 				require.ErrorIs(t, err, end)
 				break
 			}
-			require.NoError(t, c.WriteFrames(ctx, fr))
+			require.NoError(t, frames(c).Write(ctx, fr))
 			got = conn.out.Bytes()
 			require.LessOrEqual(t, len(got), len(data))
 		}
 		require.True(t, bytes.Equal(want, got), "want %x\n got %x", want, got)
 		c.Abort()
 
-		// The same bytes for a channel with a limit that they do not reach: what it allocates is bounded by what has come.
+		// With a higher limit the input bounds what the channel allocates.
 		before := roughlyAllocated()
 		c = transport.New(&recorded{in: &chunked{data, chunk}}, transport.Config{})
 		for {
-			if _, err := c.ReadFrame(ctx); err != nil {
+			if _, err := frames(c).Read(ctx); err != nil {
 				break
 			}
 		}
 		c.Abort()
 		require.Less(t, roughlyAllocated()-before, uint64(4*len(data)+1<<20))
 
-		// The same bytes as messages: no panic, no hang, and an end.
-		c = transport.New(&recorded{in: &chunked{data, chunk}}, transport.Config{Limit: limit})
+		// As messages they cause no panic and no hang.
+		c = transport.New(&recorded{in: &chunked{data, chunk}},
+			transport.Config{MaxFrameSize: limit})
 		defer c.Abort()
 		buf := make([]byte, limit)
 		for range len(data) + 2 {
 			err := c.Recv(ctx, new(any))
-			if kind := (*transport.KindError)(nil); errors.As(err, &kind) {
+			if errors.Is(err, transport.ErrWrongKind) {
 				_, err = c.RecvBytes(ctx, buf)
 			}
 			if decode := (*transport.DecodeError)(nil); err != nil && !errors.As(err, &decode) {
 				bye := errors.Is(err, io.EOF)
-				gone, protocol := errors.Is(err, transport.ErrPeerGone), errors.Is(err, transport.ErrProtocol)
+				gone, protocol := errors.Is(err, transport.ErrPeerGone),
+					errors.Is(err, transport.ErrProtocol)
 				require.True(t, bye || gone || protocol, "%v", err)
 				return
 			}
@@ -100,14 +104,15 @@ func FuzzReadFrame(f *testing.F) {
 	})
 }
 
-// roughlyAllocated is allocated without a stop of the world; it may lag by less than a megabyte.
+// roughlyAllocated is like allocated, without a stop of the world. It may be late by less
+// than a megabyte.
 func roughlyAllocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
 }
 
-// chunked returns so many bytes at a time.
+// chunked is a connection that returns a number of bytes at a time.
 type chunked struct {
 	data []byte
 	n    int
@@ -123,18 +128,18 @@ func (c *chunked) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// parse returns the bytes of the frames that ReadFrame must give, and the error after them.
+// parse returns the bytes of the frames that Read must return, and the error after them.
 func parse(data []byte, limit int) (frames []byte, end error) {
 	for len(data) >= 5 {
-		announced, kind := binary.LittleEndian.Uint32(data), transport.Kind(data[4])
-		n := int(min(announced, uint32(limit)+1)) // which fits into 32 bits
+		announced, kind := binary.LittleEndian.Uint32(data), frame.Kind(data[4])
+		n := int(min(announced, uint32(limit)+1)) // fits into 32 bits
 		switch {
-		case n == 0 || n > limit, kind < transport.KindExtension && kind.String()[0] == 'k':
+		case n == 0 || n > limit, kind < frame.KindExtension && kind.String()[0] == 'k':
 			return frames, transport.ErrProtocol
 		case len(data) < 4+n:
 			return frames, transport.ErrPeerGone
 		}
-		if kind < transport.KindExtension {
+		if kind < frame.KindExtension {
 			frames = append(frames, data[:4+n]...)
 		}
 		data = data[4+n:]

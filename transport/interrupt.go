@@ -2,51 +2,69 @@ package transport
 
 import (
 	"context"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/spawnwire/spawnwire/internal/neterr"
 )
 
-// aLongTimeAgo is a deadline that has passed: setting it makes a blocked call return at once.
+// aLongTimeAgo is a deadline in the past, which makes a blocked call return.
 var aLongTimeAgo = time.Unix(1, 0)
 
-// interrupter makes a blocked read, or write, return when a context ends, by moving the connection's
-// deadline into the past. To be told of a context's end costs more than a message does, so it is
-// armed only where a call may block. When the same context has armed it twice in a row it stays armed: a loop that
-// passes one context pays no more. For contexts that come once it is disarmed after the call, as it would
-// cost a goroutine when they are cancelled.
+// interrupter makes a blocked read or write return when a context ends, by setting
+// the connection's deadline to aLongTimeAgo. docs/design/006 explains why it is
+// armed only before a call that may block, and stays armed for a context that comes
+// twice in a row.
+//
+// The goroutine that reads, or writes, calls the methods. Any goroutine may call
+// close.
 type interrupter struct {
 	setDeadline func(time.Time) error
 
-	mu     sync.Mutex      // guards what follows; held only for moments, and never while fire runs
-	done   <-chan struct{} // of the context that it is armed for; nil when disarmed
-	last   <-chan struct{} // of the context that armed it last
-	again  bool            // that one armed it before, too
-	stop   func() bool     // unregisters fire
-	fire   func()
-	fired  chan struct{} // of capacity 1; fire sends when the deadline is set
-	closed bool
+	mu       sync.Mutex      // guards the rest; fire does not take it
+	armed    <-chan struct{} // Done of the context that it is armed for, or nil
+	last     <-chan struct{} // Done of the context that armed it last
+	repeated bool            // that context armed it twice in a row
+	stop     func() bool     // unregisters fire
+	fire     func()
+	fired    chan struct{} // of capacity 1; fire sends after it has set the deadline
+	woken    bool          // by wake; the deadline stays in the past until rested
+	closed   bool
 }
 
-// keep disarms unless it is armed for ctx. Like arm and rest only the holder of the turn calls it; arm also in the call on the
-// connection, before that waits.
-func (i *interrupter) keep(ctx context.Context) {
-	done := ctx.Done()
+// wake makes the blocked call, or the next one, return with a timeout.
+func (i *interrupter) wake() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.done != done && !i.closed {
-		i.disarm()
+	if !i.closed {
+		i.woken = true
+		i.setDeadline(aLongTimeAgo)
 	}
 }
 
-// arm makes ctx the one whose end interrupts.
+// rested reports whether wake was called, and undoes it.
+func (i *interrupter) rested() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.woken {
+		return false
+	}
+	i.woken = false
+	i.setDeadline(time.Time{})
+	return true
+}
+
+// arm makes the end of ctx interrupt the connection.
 func (i *interrupter) arm(ctx context.Context) {
 	done := ctx.Done()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.done == done || i.closed {
+	if i.armed == done || i.closed {
 		return
 	}
-	i.disarm()
+	i.disarmLocked()
 	if done == nil {
 		return
 	}
@@ -57,43 +75,109 @@ func (i *interrupter) arm(ctx context.Context) {
 			i.fired <- struct{}{}
 		}
 	}
-	i.again = i.last == done
-	i.done, i.last = done, done
+	i.repeated = i.last == done
+	i.armed, i.last = done, done
 	i.stop = context.AfterFunc(ctx, i.fire)
 }
 
-// rest disarms after a call unless the same context is likely to come again.
-func (i *interrupter) rest() {
+// disarmUnlessFor disarms if it is armed for another context than ctx.
+func (i *interrupter) disarmUnlessFor(ctx context.Context) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.again {
-		i.disarm()
+	if i.armed != ctx.Done() && !i.closed {
+		i.disarmLocked()
 	}
 }
 
-// leave disarms after a call with a context that ends before the connection does, as a handshake's.
-func (i *interrupter) leave() {
+// disarmUnlessRepeated disarms after a call, unless the same context will probably
+// come again.
+func (i *interrupter) disarmUnlessRepeated() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.disarm()
+	if !i.repeated {
+		i.disarmLocked()
+	}
 }
 
-// disarm forgets the context; when that had ended already it takes its deadline back.
 func (i *interrupter) disarm() {
-	if i.done == nil {
-		return
-	}
-	if !i.stop() {
-		<-i.fired // it runs now or has run: setting a deadline does not block
-		i.setDeadline(time.Time{})
-	}
-	i.done, i.stop = nil, nil
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.disarmLocked()
 }
 
 // close disarms for good.
 func (i *interrupter) close() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.disarm()
+	i.disarmLocked()
 	i.closed = true
+}
+
+// disarmLocked forgets the context. If the context has ended, it also takes the
+// deadline back.
+func (i *interrupter) disarmLocked() {
+	if i.armed == nil {
+		return
+	}
+	if !i.stop() {
+		<-i.fired // at once, because fire has run or runs now, and does not block
+		if !i.woken {
+			i.setDeadline(time.Time{})
+		}
+	}
+	i.armed, i.stop = nil, nil
+}
+
+// turn is the right to read from a channel. One goroutine holds it at a time, and
+// waiting goroutines get it in the order of their calls. It is not a mutex, because
+// it is held over blocking reads, and a waiting goroutine can end its wait.
+type turn struct {
+	count  atomic.Int32  // the goroutines that have the turn or wait for it
+	passed chan struct{} // of capacity 1: the turn on its way to a waiting goroutine
+}
+
+func newTurn() turn { return turn{passed: make(chan struct{}, 1)} }
+
+// take waits for the turn until ctx ends or closed is closed.
+func (t *turn) take(ctx context.Context, closed <-chan struct{}) error {
+	if t.count.Add(1) == 1 {
+		return nil
+	}
+	select {
+	case <-t.passed:
+		return nil
+	case <-ctx.Done():
+		t.leave()
+		return neterr.Context(ctx)
+	case <-closed:
+		t.leave()
+		return ErrChannelClosed
+	}
+}
+
+func (t *turn) give() {
+	if t.count.Add(-1) > 0 {
+		t.passed <- struct{}{}
+	}
+}
+
+// leave ends the wait of a goroutine that does not want the turn any more. If no
+// other goroutine is counted, the last holder is giving the turn to this one. Then
+// leave waits for the turn and releases it.
+func (t *turn) leave() {
+	for {
+		if n := t.count.Load(); n > 1 {
+			if t.count.CompareAndSwap(n, n-1) {
+				return
+			}
+			continue
+		}
+		select {
+		case <-t.passed:
+			t.give()
+			return
+		default:
+			runtime.Gosched() // the holder is in give, between its two steps
+		}
+	}
 }

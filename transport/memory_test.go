@@ -16,10 +16,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestBorrowedBytesAreGoodUntilTheNextReceive(t *testing.T) {
+func TestBorrowed_IsValidUntilTheNextReceive(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
@@ -30,22 +32,24 @@ func TestBorrowedBytesAreGoodUntilTheNextReceive(t *testing.T) {
 				all = append(all, sizes[:len(sizes)-1]...)
 			}
 			rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-			sent := background(t, func() error {
+			sent := testkit.Background(t, func() error {
 				batch := a.NewBatch()
 				for i, size := range all {
-					if err := batch.SendBytes(soon(t), pattern(i, size)); err != nil {
+					if err := batch.SendBytes(testkit.Context(t), pattern(i, size)); err != nil {
 						return err
 					}
 				}
-				return batch.Flush(soon(t))
+				return batch.Flush(testkit.Context(t))
 			})
 			for i, size := range all {
-				got, err := b.RecvBorrowed(soon(t))
+				got, err := b.RecvBorrowed(testkit.Context(t))
 				require.NoError(t, err)
-				// Other channels must not touch what is lent.
+				// Other channels must not write into it.
 				c, d := l.channels(t)
-				other := background(t, func() error { return c.SendBytes(soon(t), make([]byte, size)) })
-				_, err = d.RecvBorrowed(soon(t))
+				other := testkit.Background(t, func() error {
+					return c.SendBytes(testkit.Context(t), make([]byte, size))
+				})
+				_, err = d.RecvBorrowed(testkit.Context(t))
 				require.NoError(t, err)
 				require.NoError(t, other())
 				c.Abort()
@@ -59,25 +63,24 @@ func TestBorrowedBytesAreGoodUntilTheNextReceive(t *testing.T) {
 	}
 }
 
-func TestABorrowedReceiveRefusesWhatRecvBytesDoes(t *testing.T) {
+func TestBorrowed_RefusesWhatRecvBytesDoes(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	require.NoError(t, a.Send(soon(t), 1))
-	var kind *transport.KindError
-	_, err := b.RecvBorrowed(soon(t))
-	require.ErrorAs(t, err, &kind)
-	require.NoError(t, b.Recv(soon(t), new(int)))
+	require.NoError(t, a.Send(testkit.Context(t), 1))
+	_, err := b.RecvBorrowed(testkit.Context(t))
+	require.ErrorIs(t, err, transport.ErrWrongKind)
+	require.NoError(t, b.Recv(testkit.Context(t), new(int)))
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(errCause)
 	_, err = b.RecvBorrowed(ctx)
 	require.ErrorIs(t, err, errCause)
 	require.NoError(t, a.Close())
-	_, err = b.RecvBorrowed(soon(t))
+	_, err = b.RecvBorrowed(testkit.Context(t))
 	var bye *transport.GoodbyeError
 	require.ErrorAs(t, err, &bye)
 }
 
-// A large message makes the receiver expect another one like it.
-func TestWhatFollowsALargeMessageNeedNotBeLikeIt(t *testing.T) {
+// A large message changes how much the channel reads at a time.
+func TestMessages_AnySizesAfterEachOther(t *testing.T) {
 	const large = 64 << 10
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
@@ -85,20 +88,23 @@ func TestWhatFollowsALargeMessageNeedNotBeLikeIt(t *testing.T) {
 			rng := rand.New(rand.NewPCG(3, 3))
 			var data []byte
 			var want []message
-			add := func(kind transport.Kind, body []byte) {
+			add := func(kind frame.Kind, body []byte) {
 				m := message{kind, body}
-				if kind == transport.KindMessage {
-					body = append([]byte{0x5a, 0, byte(len(body) >> 16), byte(len(body) >> 8), byte(len(body))}, body...)
+				if kind == frame.KindMessage {
+					body = append([]byte{0x5a, 0, byte(len(body) >> 16), byte(len(body) >> 8),
+						byte(len(body))}, body...)
 				}
-				data = append(data, frame(kind, body...)...)
-				if kind == transport.KindRaw || kind == transport.KindMessage {
+				data = append(data, frameOf(kind, body...)...)
+				if kind == frame.KindRaw || kind == frame.KindMessage {
 					want = append(want, m)
 				}
 			}
-			for i, size := range []int{large, large - 1, large + 1, 0, 1, 100, 8 << 10, 8<<10 + 1, 20_000, 200_000, large} {
-				for _, kind := range []transport.Kind{transport.KindRaw, transport.KindMessage, transport.KindExtension, transport.KindPing} {
-					add(transport.KindRaw, pattern(i, large))
-					if kind == transport.KindPing {
+			for i, size := range []int{large, large - 1, large + 1, 0, 1, 100, 8 << 10, 8<<10 + 1,
+				20_000, 200_000, large} {
+				for _, kind := range []frame.Kind{frame.KindRaw, frame.KindMessage,
+					frame.KindExtension, frame.KindPing} {
+					add(frame.KindRaw, pattern(i, large))
+					if kind == frame.KindPing {
 						size = min(size, 60)
 					}
 					for range 1 + rng.IntN(3) {
@@ -106,26 +112,29 @@ func TestWhatFollowsALargeMessageNeedNotBeLikeIt(t *testing.T) {
 					}
 				}
 			}
-			add(transport.KindRaw, nil)
+			add(frame.KindRaw, nil)
 			c, peer := l.withRawPeer(t, transport.Config{})
-			wrote := background(t, func() error { _, err := peer.Write(data); return err })
-			pongs := background(t, func() error { _, err := io.Copy(io.Discard, peer); return err })
+			wrote := testkit.Background(t, func() error { _, err := peer.Write(data); return err })
+			pongs := testkit.Background(t, func() error {
+				_, err := io.Copy(io.Discard, peer)
+				return err
+			})
 			buf := make([]byte, 200_000)
 			for i, m := range want {
-				var kind *transport.KindError
 				var short *transport.ShortBufferError
 				if i%3 == 0 {
-					_, err := c.RecvBytes(soon(t), buf[:min(large, len(m.body))/2])
-					require.True(t, len(m.body) < 2 || errors.As(err, &kind) || errors.As(err, &short), "%v", err)
+					_, err := c.RecvBytes(testkit.Context(t), buf[:min(large, len(m.body))/2])
+					require.True(t, len(m.body) < 2 || errors.Is(err, transport.ErrWrongKind) ||
+						errors.As(err, &short), "%v", err)
 					if err == nil {
 						continue
 					}
 				}
-				n, err := c.RecvBytes(soon(t), buf)
+				n, err := c.RecvBytes(testkit.Context(t), buf)
 				got := transport.Bytes(buf[:n])
-				if errors.As(err, &kind) {
-					require.Equal(t, m.kind, kind.Got)
-					err = c.Recv(soon(t), &got)
+				if errors.Is(err, transport.ErrWrongKind) {
+					require.Equal(t, frame.KindMessage, m.kind)
+					err = c.Recv(testkit.Context(t), &got)
 				}
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(m.body, got), "message %d", i)
@@ -138,7 +147,7 @@ func TestWhatFollowsALargeMessageNeedNotBeLikeIt(t *testing.T) {
 	}
 }
 
-func TestBytesAreAByteStringOnTheWireAndReuseTheirMemory(t *testing.T) {
+func TestBytes_ReuseTheirMemory(t *testing.T) {
 	type chunk struct {
 		N    int
 		Data transport.Bytes
@@ -152,26 +161,33 @@ func TestBytesAreAByteStringOnTheWireAndReuseTheirMemory(t *testing.T) {
 	memory := &got.Data[:1][0]
 	for i, size := range []int{0, 1, 23, 24, 255, 256, 65_535, 65_536, 1 << 20, 5} {
 		want := pattern(i, size)
-		sent := background(t, func() error { return a.Send(soon(t), plain{i, want}) })
-		require.NoError(t, b.Recv(soon(t), &got))
+		sent := testkit.Background(t, func() error {
+			return a.Send(testkit.Context(t), plain{i, want})
+		})
+		require.NoError(t, b.Recv(testkit.Context(t), &got))
 		require.NoError(t, sent())
 		require.Equal(t, i, got.N)
 		require.True(t, bytes.Equal(want, got.Data), "%d bytes", size)
 		require.Same(t, memory, &got.Data[:1][0])
 
-		sent = background(t, func() error { return a.Send(soon(t), chunk{i, want}) })
+		sent = testkit.Background(t, func() error {
+			return a.Send(testkit.Context(t), chunk{i, want})
+		})
 		var back plain
-		require.NoError(t, b.Recv(soon(t), &back))
+		require.NoError(t, b.Recv(testkit.Context(t), &back))
 		require.NoError(t, sent())
 		require.True(t, bytes.Equal(want, back.Data), "%d bytes", size)
 	}
 }
 
-func TestBytesDecodeWhatABytesFieldDoes(t *testing.T) {
+func TestBytes_DecodeLikeAByteSlice(t *testing.T) {
 	for _, item := range [][]byte{
-		{0x40}, {0x43, 1, 2, 3}, {0x58, 1, 9}, {0x59, 0, 2, 8, 9}, {0x5a, 0, 0, 0, 1, 7}, {0x5b, 0, 0, 0, 0, 0, 0, 0, 1, 7},
-		{0x5f, 0x41, 1, 0x42, 2, 3, 0xff}, {0x5f, 0xff}, {0xf6}, {0xf7}, {0x83, 1, 2, 3}, {0x63, 'a', 'b', 'c'}, {0x01}, {0xa0}, {0xc2, 0x41, 5},
-		{0x43, 1, 2}, {0x58}, {0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x5c}, {}, {0x41, 1, 2},
+		{0x40}, {0x43, 1, 2, 3}, {0x58, 1, 9}, {0x59, 0, 2, 8, 9}, {0x5a, 0, 0, 0, 1, 7},
+		{0x5b, 0, 0, 0, 0, 0, 0, 0, 1, 7},
+		{0x5f, 0x41, 1, 0x42, 2, 3, 0xff}, {0x5f, 0xff}, {0xf6}, {0xf7}, {0x83, 1, 2, 3},
+		{0x63, 'a', 'b', 'c'}, {0x01}, {0xa0}, {0xc2, 0x41, 5},
+		{0x43, 1, 2}, {0x58}, {0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+		{0x5c}, {}, {0x41, 1, 2},
 	} {
 		var want []byte
 		wantErr := cbor.Unmarshal(item, &want)
@@ -187,7 +203,7 @@ func TestBytesDecodeWhatABytesFieldDoes(t *testing.T) {
 	}
 }
 
-func TestLargeMessagesAllocateNothingInTheSteadyState(t *testing.T) {
+func TestAllocs_LargeMessages(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector allocates")
 	}
@@ -212,7 +228,9 @@ func TestLargeMessagesAllocateNothingInTheSteadyState(t *testing.T) {
 				}
 				return batch.Flush(ctx)
 			}, borrow, 0},
-			"typed": {func() error { return a.Send(ctx, sent) }, func() error { return b.Recv(ctx, got) }, 1},
+			"typed": {func() error {
+				return a.Send(ctx, sent)
+			}, func() error { return b.Recv(ctx, got) }, 1},
 		} {
 			begin, result := make(chan struct{}), make(chan error)
 			go func() {
@@ -235,8 +253,8 @@ func TestLargeMessagesAllocateNothingInTheSteadyState(t *testing.T) {
 	}
 }
 
-// An idle channel is one that was used, and on which somebody waits for the next message.
-func TestAnIdleChannelCostsLittleMemory(t *testing.T) {
+// An idle channel has been used, and a receive waits for the next message.
+func TestMemory_IdleChannels(t *testing.T) {
 	if raceDetector {
 		t.Skip("the race detector's memory is no measure")
 	}
@@ -248,7 +266,7 @@ func TestAnIdleChannelCostsLittleMemory(t *testing.T) {
 	}
 	inUse := func() uint64 {
 		runtime.GC()
-		runtime.GC() // what the pools have goes with the second
+		runtime.GC() // the second one empties the pools
 		var stats runtime.MemStats
 		runtime.ReadMemStats(&stats)
 		return stats.HeapAlloc + stats.StackInuse
@@ -274,10 +292,10 @@ func TestAnIdleChannelCostsLittleMemory(t *testing.T) {
 			require.NoError(t, b[i].Send(ctx, transport.Bytes(make([]byte, size))))
 		}
 	}
-	for i := range pairs { // all of it has arrived
-		_, err := a[i].Ping(soon(t))
+	for i := range pairs { // all messages have arrived
+		_, err := a[i].Ping(testkit.Context(t))
 		require.NoError(t, err)
-		_, err = b[i].Ping(soon(t))
+		_, err = b[i].Ping(testkit.Context(t))
 		require.NoError(t, err)
 	}
 	each := float64(inUse()-before) / (2 * pairs)

@@ -14,38 +14,41 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// sizes of bodies around each border that the implementation has: the read buffer of 8 KiB with and
-// without the header, the first buffer of 64 KiB, its doublings, and the default limit.
+// sizes has the sizes of bodies around the borders of the implementation. These are the read
+// buffers with and without a header, the doublings of a buffer, and the default limit.
 var sizes = []int{
-	0, 1, 23, 8187, 8188, 8191, 8192, 8193, 8197, 64<<10 - 1, 64 << 10, 64<<10 + 1, 128<<10 + 1, 1 << 20,
-	transport.DefaultLimit - 1,
+	0, 1, 23, 8187, 8188, 8191, 8192, 8193, 8197, 64<<10 - 1, 64 << 10,
+	64<<10 + 1, 128<<10 + 1, 1 << 20,
+	transport.DefaultMaxFrameSize - 1,
 }
 
-func TestRawMessagesOfAnySizeArriveWholeBothWays(t *testing.T) {
+func TestMessages_RawOfAnySize(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			a, b := l.channels(t)
-			ctx := soon(t)
-			buf := make([]byte, transport.DefaultLimit)
+			ctx := testkit.Context(t)
+			buf := make([]byte, transport.DefaultMaxFrameSize)
 			for _, pair := range [][2]*transport.Channel{{a, b}, {b, a}} {
 				from, to := pair[0], pair[1]
 				for i, size := range sizes {
 					want := pattern(i, size)
-					sent := background(t, func() error { return from.SendBytes(ctx, want) })
+					sent := testkit.Background(t, func() error { return from.SendBytes(ctx, want) })
 					n, err := to.RecvBytes(ctx, buf)
 					require.NoError(t, err)
 					require.NoError(t, sent())
 					require.True(t, bytes.Equal(want, buf[:n]), "%d bytes", size)
 
-					sent = background(t, func() error { return from.SendBytes(ctx, want) })
-					f, err := to.ReadFrame(ctx)
+					sent = testkit.Background(t, func() error { return from.SendBytes(ctx, want) })
+					f, err := frames(to).Read(ctx)
 					require.NoError(t, err)
 					require.NoError(t, sent())
-					require.Equal(t, transport.KindRaw, f.Kind)
+					require.Equal(t, frame.KindRaw, f.Kind)
 					require.True(t, bytes.Equal(want, f.Body), "%d bytes", size)
 				}
 			}
@@ -53,17 +56,17 @@ func TestRawMessagesOfAnySizeArriveWholeBothWays(t *testing.T) {
 	}
 }
 
-func TestCBORMessagesOfAnySizeArriveWholeBothWays(t *testing.T) {
+func TestMessages_CBOROfAnySize(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
 			a, b := l.channels(t)
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			for _, pair := range [][2]*transport.Channel{{a, b}, {b, a}} {
 				from, to := pair[0], pair[1]
 				for i, size := range sizes {
-					want := pattern(i, max(0, size-5)) // the CBOR head of a byte string takes up to 5
-					sent := background(t, func() error { return from.Send(ctx, want) })
+					want := pattern(i, max(0, size-5)) // the CBOR head has up to 5 bytes
+					sent := testkit.Background(t, func() error { return from.Send(ctx, want) })
 					var got []byte
 					require.NoError(t, to.Recv(ctx, &got))
 					require.NoError(t, sent())
@@ -84,15 +87,16 @@ type order struct {
 	Env   map[string]string `cbor:"env,omitempty"`
 }
 
-func TestAnyValueGoesThrough(t *testing.T) {
+func TestMessages_AnyValue(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	ctx := soon(t)
+	ctx := testkit.Context(t)
 	zone := time.FixedZone("", 2*60*60)
 
 	t.Run("a struct in a struct", func(t *testing.T) {
 		want := order{
 			Name: "π", At: time.Date(2026, 2, 3, 4, 5, 6, 789012345, time.UTC),
-			Tags: map[string]int{"a": 1, "b": -2}, Rest: cbor.RawMessage{0x82, 0x01, 0x02}, Blob: []byte{0, 255},
+			Tags: map[string]int{"a": 1, "b": -2},
+			Rest: cbor.RawMessage{0x82, 0x01, 0x02}, Blob: []byte{0, 255},
 			Inner: &order{At: time.Date(2026, 2, 3, 4, 5, 6, 1, time.UTC)},
 		}
 		roundTrip(t, a, b, want)
@@ -114,7 +118,9 @@ func TestAnyValueGoesThrough(t *testing.T) {
 		require.IsType(t, time.Time{}, got)
 		assert.True(t, want.Equal(got.(time.Time)), "%v, %v", want, got)
 	})
-	t.Run("a map", func(t *testing.T) { roundTrip(t, a, b, map[string][]int{"x": {1, 2}, "": nil}) })
+	t.Run("a map", func(t *testing.T) {
+		roundTrip(t, a, b, map[string][]int{"x": {1, 2}, "": nil})
+	})
 	t.Run("nothing", func(t *testing.T) { roundTrip[any](t, a, b, nil) })
 	t.Run("numbers", func(t *testing.T) {
 		roundTrip(t, a, b, []uint64{0, 23, 24, 1 << 32, math.MaxUint64})
@@ -122,7 +128,9 @@ func TestAnyValueGoesThrough(t *testing.T) {
 		roundTrip(t, a, b, []float64{0, -1.5, math.Inf(1), math.MaxFloat64})
 		roundTrip(t, a, b, []bool{true, false})
 	})
-	t.Run("a raw CBOR item", func(t *testing.T) { roundTrip(t, a, b, cbor.RawMessage{0x83, 1, 2, 3}) })
+	t.Run("a raw CBOR item", func(t *testing.T) {
+		roundTrip(t, a, b, cbor.RawMessage{0x83, 1, 2, 3})
+	})
 	t.Run("a slice of more numbers than the library's default takes", func(t *testing.T) {
 		want := make([]int, 300_000)
 		for i := range want {
@@ -137,7 +145,9 @@ func TestAnyValueGoesThrough(t *testing.T) {
 		}
 		roundTrip(t, a, b, want)
 	})
-	t.Run("a text of megabytes", func(t *testing.T) { roundTrip(t, a, b, strings.Repeat("long ", 1<<20)) })
+	t.Run("a text of megabytes", func(t *testing.T) {
+		roundTrip(t, a, b, strings.Repeat("long ", 1<<20))
+	})
 	t.Run("deep nesting", func(t *testing.T) {
 		var want any = "bottom"
 		for range 60 {
@@ -149,14 +159,14 @@ func TestAnyValueGoesThrough(t *testing.T) {
 
 func roundTrip[T any](t *testing.T, a, b *transport.Channel, want T) {
 	t.Helper()
-	sent := background(t, func() error { return a.Send(soon(t), want) })
+	sent := testkit.Background(t, func() error { return a.Send(testkit.Context(t), want) })
 	var got T
-	require.NoError(t, b.Recv(soon(t), &got))
+	require.NoError(t, b.Recv(testkit.Context(t), &got))
 	require.NoError(t, sent())
 	require.Equal(t, want, got)
 }
 
-func TestWhatWasReceivedStaysWhenMoreArrives(t *testing.T) {
+func TestMessages_ReceivedValueStays(t *testing.T) {
 	type parts struct {
 		Any     any
 		Bytes   []byte
@@ -182,8 +192,10 @@ func TestWhatWasReceivedStaysWhenMoreArrives(t *testing.T) {
 			a, b := sockets[0].channels(t)
 			var got [4]parts
 			for i := range got {
-				sent := background(t, func() error { return a.Send(soon(t), make(i, size)) })
-				require.NoError(t, b.Recv(soon(t), &got[i]))
+				sent := testkit.Background(t, func() error {
+					return a.Send(testkit.Context(t), make(i, size))
+				})
+				require.NoError(t, b.Recv(testkit.Context(t), &got[i]))
 				require.NoError(t, sent())
 			}
 			for i := range got {
@@ -193,75 +205,76 @@ func TestWhatWasReceivedStaysWhenMoreArrives(t *testing.T) {
 	}
 }
 
-func TestAFrameIsGoodUntilTheNextReceiveWhateverOtherChannelsDo(t *testing.T) {
+func TestFrames_BodyIsValidUntilTheNextReceive(t *testing.T) {
 	for _, size := range []int{100, 70_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			a, b := sockets[0].channels(t)
 			c, d := sockets[0].channels(t)
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			send := func(from *transport.Channel, seed int) {
-				sent := background(t, func() error { return from.SendBytes(ctx, pattern(seed, size)) })
+				sent := testkit.Background(t, func() error {
+					return from.SendBytes(ctx, pattern(seed, size))
+				})
 				require.NoError(t, sent())
 			}
 			send(a, 1)
-			f, err := b.ReadFrame(ctx)
+			f, err := frames(b).Read(ctx)
 			require.NoError(t, err)
 			for i := range 20 {
 				send(c, 2+i)
-				other, err := d.ReadFrame(ctx)
+				other, err := frames(d).Read(ctx)
 				require.NoError(t, err)
 				require.True(t, bytes.Equal(pattern(2+i, size), other.Body))
 				require.True(t, bytes.Equal(pattern(1, size), f.Body), "lent memory was used again")
 			}
 			ended, cancel := context.WithCancel(ctx)
 			cancel()
-			_, err = b.ReadFrame(ended)
+			_, err = frames(b).Read(ended)
 			require.ErrorIs(t, err, context.Canceled)
 			require.True(t, bytes.Equal(pattern(1, size), f.Body))
 		})
 	}
 }
 
-func TestAppendingToAFramesBodyDoesNotSpoilTheNextMessage(t *testing.T) {
+func TestFrames_AppendToABodyDoesNoHarm(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	ctx := soon(t)
-	require.NoError(t, a.WriteFrames(ctx,
-		transport.Frame{Kind: transport.KindRaw, Body: []byte("one")},
-		transport.Frame{Kind: transport.KindRaw, Body: []byte("two")}))
-	f, err := b.ReadFrame(ctx)
+	ctx := testkit.Context(t)
+	require.NoError(t, frames(a).Write(ctx,
+		frame.Frame{Kind: frame.KindRaw, Body: []byte("one")},
+		frame.Frame{Kind: frame.KindRaw, Body: []byte("two")}))
+	f, err := frames(b).Read(ctx)
 	require.NoError(t, err)
 	_ = append(f.Body, "spoilt by an append"...)
-	f, err = b.ReadFrame(ctx)
+	f, err = frames(b).Read(ctx)
 	require.NoError(t, err)
 	assert.Equal(t, "two", string(f.Body))
 }
 
-func TestAMessageOfTheOtherKindStays(t *testing.T) {
+func TestMessages_OtherKindStays(t *testing.T) {
 	for _, size := range []int{3, 20_000, 200_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			a, b := sockets[0].channels(t)
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			want, buf := pattern(1, size), make([]byte, size)
 
-			sent := background(t, func() error { return a.SendBytes(ctx, want) })
+			sent := testkit.Background(t, func() error { return a.SendBytes(ctx, want) })
 			for range 3 {
 				err := b.Recv(ctx, new(any))
-				var kind *transport.KindError
-				require.ErrorAs(t, err, &kind)
-				assert.Equal(t, transport.KindError{Got: transport.KindRaw, Want: transport.KindMessage}, *kind)
-				assert.EqualError(t, err, "transport: receive: the next message is of kind raw, not message; it stays until it is received as such")
+				require.ErrorIs(t, err, transport.ErrWrongKind)
+				assert.EqualError(t, err,
+					"transport: receive: the next message is of kind raw, not message; it stays until it is received as such")
 			}
 			n, err := b.RecvBytes(ctx, buf)
 			require.NoError(t, err)
 			require.NoError(t, sent())
 			require.True(t, bytes.Equal(want, buf[:n]))
 
-			sent = background(t, func() error { return a.Send(ctx, want) })
+			sent = testkit.Background(t, func() error { return a.Send(ctx, want) })
 			for range 3 {
 				_, err = b.RecvBytes(ctx, buf)
-				var kind *transport.KindError
-				require.ErrorAs(t, err, &kind)
-				assert.Equal(t, transport.KindError{Got: transport.KindMessage, Want: transport.KindRaw}, *kind)
+				require.ErrorIs(t, err, transport.ErrWrongKind)
+				assert.EqualError(t, err,
+					"transport: receive: the next message is of kind message, not raw; it stays until it is received as such")
 			}
 			var got []byte
 			require.NoError(t, b.Recv(ctx, &got))
@@ -271,20 +284,21 @@ func TestAMessageOfTheOtherKindStays(t *testing.T) {
 	}
 }
 
-func TestAMessageLargerThanTheBufferStays(t *testing.T) {
+func TestMessages_LargerThanTheBufferStays(t *testing.T) {
 	for _, size := range []int{3, 20_000, 200_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			a, b := sockets[0].channels(t)
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			want := pattern(1, size)
-			sent := background(t, func() error { return a.SendBytes(ctx, want) })
+			sent := testkit.Background(t, func() error { return a.SendBytes(ctx, want) })
 			for _, have := range []int{0, 1, size - 1} {
 				_, err := b.RecvBytes(ctx, make([]byte, have))
 				var short *transport.ShortBufferError
 				require.ErrorAs(t, err, &short)
-				assert.Equal(t, transport.ShortBufferError{Have: have, Need: size}, *short)
+				assert.Equal(t, size, short.Need)
 				assert.ErrorIs(t, err, io.ErrShortBuffer)
-				assert.Contains(t, err.Error(), fmt.Sprintf("buffer of %d bytes, the message has %d", have, size))
+				assert.Contains(t, err.Error(),
+					fmt.Sprintf("buffer of %d bytes, the message has %d", have, size))
 			}
 			buf := make([]byte, size)
 			n, err := b.RecvBytes(ctx, buf)
@@ -295,7 +309,7 @@ func TestAMessageLargerThanTheBufferStays(t *testing.T) {
 	}
 }
 
-func TestAMessageThatDoesNotFitIsUsedUpAndTheNextOneWorks(t *testing.T) {
+func TestMessages_UnfitOneIsUsedUp(t *testing.T) {
 	for name, body := range map[string][]byte{
 		"text where a number is wanted": {0x61, 'x'},
 		"a reserved head":               {0x1c},
@@ -306,36 +320,39 @@ func TestAMessageThatDoesNotFitIsUsedUpAndTheNextOneWorks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, peer := sockets[0].withRawPeer(t, transport.Config{})
-			write(peer, append(frame(transport.KindMessage, body...), frame(transport.KindMessage, 0x18, 42)...))
+			write(peer, append(frameOf(frame.KindMessage, body...),
+				frameOf(frame.KindMessage, 0x18, 42)...))
 			var n int
-			err := c.Recv(soon(t), &n)
+			err := c.Recv(testkit.Context(t), &n)
 			var decode *transport.DecodeError
 			require.ErrorAs(t, err, &decode)
 			assert.Equal(t, "*int", decode.Type)
-			assert.Equal(t, len(body), decode.Size)
 			assert.Error(t, decode.Err)
 			assert.NotErrorIs(t, err, io.EOF, "a bad message is not the end of the stream")
 			assert.NotErrorIs(t, err, transport.ErrProtocol)
-			assert.Contains(t, err.Error(), fmt.Sprintf("transport: receive: cannot decode a message of %d bytes into *int: ", len(body)))
-			require.NoError(t, c.Recv(soon(t), &n))
+			assert.Contains(t, err.Error(),
+				fmt.Sprintf("transport: receive: cannot decode a message of %d bytes into *int: ",
+					len(body)))
+			require.NoError(t, c.Recv(testkit.Context(t), &n))
 			assert.Equal(t, 42, n)
 		})
 	}
 }
 
-func TestAValueThatCannotBeEncodedWritesNothing(t *testing.T) {
+func TestMessages_ValueWithoutEncoding(t *testing.T) {
 	for _, l := range links() {
 		t.Run(l.name, func(t *testing.T) {
 			c, peer := l.withRawPeer(t, transport.Config{})
-			for _, v := range []any{make(chan int), func() {}, struct{ C chan int }{}, map[string]any{"deep": make(chan int)}} {
-				err := c.Send(soon(t), v)
+			for _, v := range []any{make(chan int), func() {}, struct{ C chan int }{},
+				map[string]any{"deep": make(chan int)}} {
+				err := c.Send(testkit.Context(t), v)
 				var encode *transport.EncodeError
 				require.ErrorAs(t, err, &encode)
 				assert.Equal(t, fmt.Sprintf("%T", v), encode.Type)
 				assert.Error(t, encode.Err)
 			}
-			sent := background(t, func() error { return c.Send(soon(t), 1) })
-			assert.Equal(t, frame(transport.KindMessage, 1), readN(t, peer, 6))
+			sent := testkit.Background(t, func() error { return c.Send(testkit.Context(t), 1) })
+			assert.Equal(t, frameOf(frame.KindMessage, 1), readN(t, peer, 6))
 			require.NoError(t, sent())
 		})
 	}
@@ -346,11 +363,11 @@ type refuses struct{}
 func (refuses) MarshalCBOR() ([]byte, error) { return nil, errCause }
 func (*refuses) UnmarshalCBOR([]byte) error  { return io.EOF }
 
-func TestTheErrorsOfTheUsersCodeAreFound(t *testing.T) {
+func TestMessages_ErrorsOfTheCallersCode(t *testing.T) {
 	a, b := sockets[0].channels(t)
-	require.ErrorIs(t, a.Send(soon(t), refuses{}), errCause)
-	require.NoError(t, a.Send(soon(t), 1))
-	err := b.Recv(soon(t), new(refuses))
+	require.ErrorIs(t, a.Send(testkit.Context(t), refuses{}), errCause)
+	require.NoError(t, a.Send(testkit.Context(t), 1))
+	err := b.Recv(testkit.Context(t), new(refuses))
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.NotErrorIs(t, err, io.EOF, "which would mean that the peer said goodbye")
 }
@@ -360,17 +377,22 @@ type panics struct{}
 func (panics) MarshalCBOR() ([]byte, error) { panic("encoding") }
 func (*panics) UnmarshalCBOR([]byte) error  { panic("decoding") }
 
-func TestAPanicOfTheUsersCodeLeavesTheChannelWorking(t *testing.T) {
+func TestMessages_PanicOfTheCallersCode(t *testing.T) {
 	for _, size := range []int{5, 70_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			x, peer := sockets[0].connect(t)
-			c := open(t, x, transport.Config{OnCancel: func(transport.Cancel) { panic("cancelling") }})
+			c := open(t, x, transport.Config{})
+			frames(c).OnCancel(func(frame.Cancel) { panic("cancelling") })
 			var stream []byte
-			stream = append(stream, frame(transport.KindMessage, append([]byte{0x7a, 0, byte(size >> 16), byte(size >> 8), byte(size)}, strings.Repeat("x", size)...)...)...)
-			reason := append([]byte{0xa1, 0x66, 'r', 'e', 'a', 's', 'o', 'n', 0x7a, 0, byte(size >> 16), byte(size >> 8), byte(size)}, strings.Repeat("y", size)...)
-			stream = append(stream, frame(transport.KindCancel, reason...)...)
-			stream = append(stream, frame(transport.KindMessage, 7)...)
+			stream = append(stream,
+				frameOf(frame.KindMessage,
+					append([]byte{0x7a, 0, byte(size >> 16), byte(size >> 8), byte(size)},
+						strings.Repeat("x", size)...)...)...)
+			reason := append([]byte{0xa1, 0x66, 'r', 'e', 'a', 's', 'o', 'n', 0x7a, 0,
+				byte(size >> 16), byte(size >> 8), byte(size)}, strings.Repeat("y", size)...)
+			stream = append(stream, frameOf(frame.KindCancel, reason...)...)
+			stream = append(stream, frameOf(frame.KindMessage, 7)...)
 			write(peer, stream)
 
 			assert.PanicsWithValue(t, "encoding", func() { c.Send(ctx, panics{}) })
@@ -380,7 +402,7 @@ func TestAPanicOfTheUsersCodeLeavesTheChannelWorking(t *testing.T) {
 			require.NoError(t, c.Recv(ctx, &n))
 			assert.Equal(t, 7, n)
 			require.NoError(t, c.Send(ctx, 8))
-			assert.Equal(t, frame(transport.KindMessage, 8), readN(t, peer, 6))
+			assert.Equal(t, frameOf(frame.KindMessage, 8), readN(t, peer, 6))
 		})
 	}
 }

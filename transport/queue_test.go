@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestACrowdThatTookLongIsNotWaitedForAgainForAWhile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // its clock can be moved
+func TestSenders_LongGatheringIsNotRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // for its clock
 		var q sendQueue
 		waitsFor := func(d time.Duration) bool {
 			q.gather(q.rousing.Add(2))
@@ -23,7 +23,7 @@ func TestACrowdThatTookLongIsNotWaitedForAgainForAWhile(t *testing.T) {
 		}
 		require.True(t, waitsFor(0))
 		require.True(t, waitsFor(tooLong))
-		require.True(t, waitsFor(tooLong+time.Millisecond), "what took no longer than that does no harm")
+		require.True(t, waitsFor(tooLong+time.Millisecond), "it was not too long")
 		require.False(t, waitsFor(tooLong))
 		time.Sleep(2 * apartFactor * tooLong)
 		require.True(t, waitsFor(0))

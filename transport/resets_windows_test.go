@@ -2,5 +2,5 @@ package transport_test
 
 import "golang.org/x/sys/windows"
 
-// resets are the system's words for a peer that is gone.
+// resets has the system's errors after the peer's end.
 var resets = []error{windows.WSAECONNRESET, windows.WSAECONNABORTED, windows.WSAETIMEDOUT}

@@ -14,10 +14,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestWhoWaitsForTheTurnGetsItInOrder(t *testing.T) {
+func TestTurn_IsPassedInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()
 		turn := transport.NewTurn()
@@ -39,8 +40,8 @@ func TestWhoWaitsForTheTurnGetsItInOrder(t *testing.T) {
 	})
 }
 
-// Whatever the moment at which somebody gives up, two never have the turn, and it never gets lost.
-func TestATurnThatIsGivenUpAtRandomIsNeitherDoubledNorLost(t *testing.T) {
+// Goroutines stop to wait at any moment. The turn is never held twice, and never lost.
+func TestTurn_IsNeitherDoubledNorLost(t *testing.T) {
 	turn := transport.NewTurn()
 	var having, taken, left atomic.Int64
 	var wg sync.WaitGroup
@@ -75,16 +76,16 @@ func TestATurnThatIsGivenUpAtRandomIsNeitherDoubledNorLost(t *testing.T) {
 	}
 	wg.Wait()
 	require.Zero(t, turn.Count())
-	require.NoError(t, turn.Take(soon(t), nil))
+	require.NoError(t, turn.Take(testkit.Context(t), nil))
 	t.Logf("%d times taken, %d times given up", taken.Load(), left.Load())
 }
 
-func TestTheTurnOfAClosedChannelIsWaitedForNoMore(t *testing.T) {
+func TestTurn_OfAClosedChannel(t *testing.T) {
 	turn, closed := transport.NewTurn(), make(chan struct{})
-	require.NoError(t, turn.Take(soon(t), closed))
-	second := background(t, func() error { return turn.Take(soon(t), closed) })
+	require.NoError(t, turn.Take(testkit.Context(t), closed))
+	second := testkit.Background(t, func() error { return turn.Take(testkit.Context(t), closed) })
 	close(closed)
-	require.ErrorIs(t, second(), transport.ErrClosed)
+	require.ErrorIs(t, second(), transport.ErrChannelClosed)
 	turn.Give()
 	require.Zero(t, turn.Count())
 }

@@ -11,10 +11,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// hexa is bytes that JSON shows in hexadecimal.
+// hexa is bytes, in hexadecimal in JSON.
 type hexa []byte
 
 func (h *hexa) UnmarshalText(text []byte) (err error) {
@@ -22,7 +23,8 @@ func (h *hexa) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// What this package needs of the vectors; testdata/README.md tells all, and package handshake makes them.
+// A part of the vectors in testdata. Package handshake makes them, and testdata/README.md
+// explains them.
 type (
 	framesFile struct {
 		Streams []struct {
@@ -31,7 +33,7 @@ type (
 			Bytes  hexa
 			Frames []struct {
 				Kind   string
-				Number transport.Kind
+				Number frame.Kind
 				Body   hexa
 			}
 		}
@@ -53,28 +55,29 @@ func readVectors[T any](t testing.TB, name string) (file T) {
 	return file
 }
 
-func TestTheFramesOfTheVectorsAreFoundHoweverTheyAreCut(t *testing.T) {
+func TestFrames_VectorsInAnyPieces(t *testing.T) {
 	for _, s := range readVectors[framesFile](t, "frames.json").Streams {
 		for _, piece := range []int{1, 2, 5, len(s.Bytes)} {
 			t.Run(s.Name, func(t *testing.T) {
-				c := transport.New(&recorded{in: &chunked{s.Bytes, piece}}, transport.Config{Limit: s.Limit})
+				c := transport.New(&recorded{in: &chunked{s.Bytes, piece}},
+					transport.Config{MaxFrameSize: s.Limit})
 				defer c.Abort()
 				for _, want := range s.Frames {
-					f, err := c.ReadFrame(t.Context())
+					f, err := frames(c).Read(t.Context())
 					require.NoError(t, err)
 					assert.Equal(t, want.Number, f.Kind)
 					assert.Equal(t, want.Kind, f.Kind.String())
 					assert.Equal(t, []byte(want.Body), append([]byte{}, f.Body...))
 				}
-				_, err := c.ReadFrame(t.Context())
+				_, err := frames(c).Read(t.Context())
 				assert.ErrorIs(t, err, transport.ErrPeerGone)
 			})
 		}
 	}
 }
 
-// FuzzParseAddr gives the parser arbitrary text: it refuses it in words, or takes it and writes it back so that it
-// is read as the same.
+// FuzzParseAddr parses arbitrary text. ParseAddr returns an error, or an address whose text
+// gives the same address again.
 func FuzzParseAddr(f *testing.F) {
 	file := readVectors[ticketsFile](f, "tickets.json")
 	for _, a := range append(file.Addresses, file.RefusedAddresses...) {
@@ -102,7 +105,7 @@ func FuzzParseAddr(f *testing.F) {
 	})
 }
 
-func TestTheAddressesOfTheVectors(t *testing.T) {
+func TestAddr_Vectors(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the paths are those of Unix")
 	}

@@ -12,10 +12,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
+func TestFrames_AreTheBytesOfTheProtocol(t *testing.T) {
 	ctx := context.Background()
 	for name, test := range map[string]struct {
 		send func(*transport.Channel) error
@@ -35,7 +37,8 @@ func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
 					At time.Time `cbor:"at"`
 				}{time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)})
 			},
-			"26000000 01 a1 626174 c0 781e" + hex.EncodeToString([]byte("2026-01-02T03:04:05.000000006Z")),
+			"26000000 01 a1 626174 c0 781e" +
+				hex.EncodeToString([]byte("2026-01-02T03:04:05.000000006Z")),
 		},
 		"raw bytes": {
 			func(c *transport.Channel) error { return c.SendBytes(ctx, []byte("abc")) },
@@ -51,19 +54,22 @@ func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
 		},
 		"a cancel": {
 			func(c *transport.Channel) error {
-				return c.WriteFrames(ctx, transport.Cancel{Reason: "stop", Grace: time.Second}.Frame())
+				return frames(c).Write(ctx,
+					frame.Cancel{Reason: "stop", Grace: time.Second}.Frame())
 			},
 			"19000000 20 a2 66 726561736f6e 64 73746f70 65 6772616365 1a3b9aca00",
 		},
 		"a cancel that says nothing": {
-			func(c *transport.Channel) error { return c.WriteFrames(ctx, transport.Cancel{}.Frame()) },
+			func(c *transport.Channel) error {
+				return frames(c).Write(ctx, frame.Cancel{}.Frame())
+			},
 			"02000000 20 a0",
 		},
 		"several frames in one write": {
 			func(c *transport.Channel) error {
-				return c.WriteFrames(ctx,
-					transport.Frame{Kind: transport.KindWelcome, Body: []byte{1}},
-					transport.Frame{Kind: transport.KindSpec, Body: []byte{2, 3}})
+				return frames(c).Write(ctx,
+					frame.Frame{Kind: frame.KindWelcome, Body: []byte{1}},
+					frame.Frame{Kind: frame.KindSpec, Body: []byte{2, 3}})
 			},
 			"02000000 11 01  03000000 12 0203",
 		},
@@ -86,8 +92,12 @@ func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
 			for _, l := range links() {
 				t.Run(l.name, func(t *testing.T) {
 					c, peer := l.withRawPeer(t, transport.Config{})
-					sent := background(t, func() error { return test.send(c) })
-					assert.Equal(t, hex.EncodeToString(want), hex.EncodeToString(readN(t, peer, len(want))))
+					sent := testkit.Background(t, func() error { return test.send(c) })
+					assert.Equal(t, hex.EncodeToString(want),
+						hex.EncodeToString(readN(t, peer, len(want))))
+					if half, ok := peer.(interface{ CloseWrite() error }); ok {
+						half.CloseWrite() // as after a goodbye
+					}
 					require.NoError(t, sent())
 					write(peer, nil)
 					c.Abort()
@@ -100,32 +110,36 @@ func TestFramesAreTheBytesThatTheProtocolSays(t *testing.T) {
 	}
 }
 
-func TestNoFramesAreNoWrite(t *testing.T) {
+func TestFrames_NoneAreNoWrite(t *testing.T) {
 	for _, l := range links() {
 		c, _ := l.withRawPeer(t, transport.Config{})
-		require.NoError(t, c.WriteFrames(soon(t)), l.name)
+		require.NoError(t, frames(c).Write(testkit.Context(t)), l.name)
 	}
 }
 
-func TestAPingIsEightBytesAndAPongHasTheSame(t *testing.T) {
+func TestPing_BytesOnTheWire(t *testing.T) {
 	c, peer := sockets[0].withRawPeer(t, transport.Config{})
-	received := background(t, func() error { return c.Recv(soon(t), new(any)) })
+	received := testkit.Background(t, func() error { return c.Recv(testkit.Context(t), new(any)) })
 
-	pinged := background(t, func() error { _, err := c.Ping(soon(t)); return err })
+	pinged := testkit.Background(t, func() error {
+		_, err := c.Ping(testkit.Context(t))
+		return err
+	})
 	ping := readN(t, peer, 13)
 	assert.Equal(t, []byte{9, 0, 0, 0, 0x22}, ping[:5])
-	_, err := peer.Write(frame(transport.KindPong, ping[5:]...))
+	_, err := peer.Write(frameOf(frame.KindPong, ping[5:]...))
 	require.NoError(t, err)
 	require.NoError(t, pinged())
 
-	_, err = peer.Write(frame(transport.KindPing, 'a', 'n', 'y'))
+	_, err = peer.Write(frameOf(frame.KindPing, 'a', 'n', 'y'))
 	require.NoError(t, err)
-	assert.Equal(t, frame(transport.KindPong, 'a', 'n', 'y'), readN(t, peer, 8))
+	assert.Equal(t, frameOf(frame.KindPong, 'a', 'n', 'y'), readN(t, peer, 8))
 	c.Abort()
-	require.ErrorIs(t, received(), transport.ErrClosed)
+	require.ErrorIs(t, received(), transport.ErrChannelClosed)
 }
 
-// countingConn counts calls on a connection. A channel does not know the type, so it copies bodies.
+// countingConn counts calls on a connection. A channel copies bodies for a connection of an
+// unknown type.
 type countingConn struct {
 	net.Conn
 	reads, writes atomic.Int64
@@ -141,15 +155,15 @@ func (c *countingConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-func TestAFrameIsOneWrite(t *testing.T) {
+func TestFrames_OneWriteEach(t *testing.T) {
 	for _, l := range sockets {
 		t.Run(l.name, func(t *testing.T) {
 			x, y := l.connect(t)
 			counting := &countingConn{Conn: x}
 			a, b := open(t, counting, transport.Config{}), open(t, y, transport.Config{})
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 			for _, size := range []int{0, 1, 100, 8 << 10, 8<<10 + 1, 100 << 10, 3 << 20} {
-				sent := background(t, func() int64 {
+				sent := testkit.Background(t, func() int64 {
 					before := counting.writes.Load()
 					require.NoError(t, a.SendBytes(ctx, make([]byte, size)))
 					return counting.writes.Load() - before
@@ -158,7 +172,7 @@ func TestAFrameIsOneWrite(t *testing.T) {
 				require.NoError(t, err)
 				assert.EqualValues(t, 1, sent(), "raw bytes: %d", size)
 
-				sent = background(t, func() int64 {
+				sent = testkit.Background(t, func() int64 {
 					before := counting.writes.Load()
 					require.NoError(t, a.Send(ctx, make([]byte, size)))
 					return counting.writes.Load() - before
@@ -168,19 +182,21 @@ func TestAFrameIsOneWrite(t *testing.T) {
 			}
 			before := counting.writes.Load()
 			body := make([]byte, 9000)
-			require.NoError(t, a.WriteFrames(ctx, transport.Frame{transport.KindRaw, body}, transport.Frame{transport.KindRaw, body}))
+			require.NoError(t,
+				frames(a).Write(ctx, frame.Frame{Kind: frame.KindRaw, Body: body},
+					frame.Frame{Kind: frame.KindRaw, Body: body}))
 			assert.EqualValues(t, 1, counting.writes.Load()-before)
 		})
 	}
 }
 
-func TestSmallMessagesAreOneReadTogether(t *testing.T) {
+func TestMessages_SmallOnesShareARead(t *testing.T) {
 	for _, l := range sockets {
 		t.Run(l.name, func(t *testing.T) {
 			x, y := l.connect(t)
 			counting := &countingConn{Conn: y}
 			a, b := open(t, x, transport.Config{}), open(t, counting, transport.Config{})
-			ctx := soon(t)
+			ctx := testkit.Context(t)
 
 			require.NoError(t, a.Send(ctx, "prefix and body"))
 			require.NoError(t, b.Recv(ctx, new(string)))
@@ -197,7 +213,8 @@ func TestSmallMessagesAreOneReadTogether(t *testing.T) {
 			for range 10 {
 				require.NoError(t, b.Recv(ctx, new(string)))
 			}
-			assert.LessOrEqual(t, counting.reads.Load(), int64(3), "what has arrived together is read together")
+			assert.LessOrEqual(t, counting.reads.Load(), int64(3),
+				"what has arrived together is read together")
 		})
 	}
 }

@@ -1,9 +1,10 @@
-// Command peers measures this library beside its peers and its floors: the same work, in two processes each, in turns. It
-// prints Markdown tables, and writes plots and the figures themselves where it is told to:
+// Peers compares this library with similar libraries and with floors. Each does
+// the same work between two processes, and all take turns. Peers prints Markdown
+// tables and can write plots and the results as JSON:
 //
 //	go -C bench/peers run . -plots /tmp/plots -json /tmp/peers.json
 //
-// README.md says what the columns mean, and how to add a peer.
+// README.md explains the columns and how to add a peer.
 package main
 
 import (
@@ -25,12 +26,13 @@ import (
 	"github.com/spawnwire/spawnwire/bench/peers/spawn"
 )
 
-// settings are the flags.
+// settings are the values of the flags.
 type settings struct {
 	rounds   int
 	turn     time.Duration
 	spawns   int
-	messages int // of the longest stream of the growth
+	messages int // of the longest stream in section growth
+	large    int // bytes of the large messages in section calls
 	only     string
 	peers    string
 	plots    string
@@ -39,21 +41,27 @@ type settings struct {
 }
 
 // sections are the parts of a run, in order.
-var sections = []string{"trips", "streams", "senders", "tcp", "spawn", "growth"}
+var sections = []string{"trips", "streams", "senders", "calls", "tcp", "spawn", "growth"}
 
 func main() {
 	peer.Init()
 
-	var s settings
-	flag.IntVar(&s.rounds, "rounds", 100, "rounds of each job; more of short round trips, fewer of many senders")
-	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond, "length of each competitor's turn in a round, about; less for short round trips, more for many senders")
+	s := settings{large: peer.MaxLarge}
+	flag.IntVar(&s.rounds, "rounds", 100,
+		"rounds of each job; more for short round trips, fewer for many senders")
+	flag.DurationVar(&s.turn, "turn", 5*time.Millisecond,
+		"approximate length of a turn; shorter for short round trips, longer for many senders")
 	flag.IntVar(&s.spawns, "spawns", 150, "children of each competitor")
-	flag.IntVar(&s.messages, "messages", 10_000_000, "messages of the longest stream of the growth")
-	flag.StringVar(&s.only, "only", strings.Join(sections, ","), "sections to measure, with commas between")
-	flag.StringVar(&s.peers, "peers", "", "measure only competitors whose names begin so, and the floor; with commas between")
-	flag.StringVar(&s.plots, "plots", "", "write plots as SVG into this directory")
-	flag.StringVar(&s.json, "json", "", "write the figures into this file")
-	flag.StringVar(&s.from, "from", "", "measure nothing: take the figures from this file that -json has written")
+	flag.IntVar(&s.messages, "messages", 10_000_000,
+		"messages of the longest stream in section growth")
+	flag.StringVar(&s.only, "only", strings.Join(sections, ","),
+		"comma-separated sections to measure")
+	flag.StringVar(&s.peers, "peers", "",
+		"comma-separated prefixes of names: measure only these competitors and the floor")
+	flag.StringVar(&s.plots, "plots", "", "write plots as SVG into this `directory`")
+	flag.StringVar(&s.json, "json", "", "write the results into this `file`")
+	flag.StringVar(&s.from, "from", "",
+		"do not measure: read the results from this `file`, which -json has written")
 	quick := flag.Bool("quick", false, "a short run: -rounds 16 -spawns 15 -messages 100000")
 	flag.Parse()
 	if *quick {
@@ -74,28 +82,30 @@ func main() {
 
 func (s *settings) check() error {
 	if flag.NArg() > 0 {
-		return fmt.Errorf("what is %q?", flag.Arg(0))
+		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
 	if s.rounds < 1 || s.turn <= 0 || s.spawns < 1 || s.messages < 10 {
-		return errors.New("-rounds, -turn and -spawns begin with 1, -messages with 10")
+		return errors.New("-rounds and -spawns must be at least 1, " +
+			"-messages at least 10, and -turn positive")
 	}
 	for _, name := range strings.Split(s.only, ",") {
 		if !slices.Contains(sections, name) {
-			return fmt.Errorf("-only %q: there are %s", name, strings.Join(sections, ", "))
+			return fmt.Errorf("-only %q: want %s", name, strings.Join(sections, ", "))
 		}
 	}
 	if len(s.competitors()) < 2 {
-		return fmt.Errorf("-peers %q: no name begins so", s.peers)
+		return fmt.Errorf("-peers %q: no name has such a prefix", s.peers)
 	}
 	return nil
 }
 
-// competitors returns those that -peers names, and the floor.
+// competitors returns the competitors selected by -peers, and the floor.
 func (s *settings) competitors() []peer.Peer {
 	return slices.DeleteFunc(peer.All(), func(p peer.Peer) bool {
-		return p.Name() != peer.Floor && !slices.ContainsFunc(strings.Split(s.peers, ","), func(name string) bool {
-			return strings.HasPrefix(p.Name(), name)
-		})
+		return p.Name() != peer.Floor &&
+			!slices.ContainsFunc(strings.Split(s.peers, ","), func(name string) bool {
+				return strings.HasPrefix(p.Name(), name)
+			})
 	})
 }
 
@@ -132,14 +142,15 @@ func (s *settings) results(ctx context.Context) (*report.Results, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	r := &report.Results{Machine: report.ThisMachine(), Rounds: s.rounds, Turn: s.turn, Spawns: s.spawns}
+	r := &report.Results{Machine: report.ThisMachine(), Rounds: s.rounds, Turn: s.turn,
+		Spawns: s.spawns}
 	if err := peer.CompileC(ctx, dir); err != nil {
 		r.Notes = append(r.Notes, fmt.Sprintf("Without the floor in C: %v.", err))
 	}
 	p := newProgress()
 	defer p.end()
 	if s.has("spawn") {
-		if err := spawn.Build(ctx, dir, p.say); err != nil { // now, and not after minutes
+		if err := spawn.Build(ctx, dir, p.say); err != nil { // fail now, and not after minutes
 			return nil, err
 		}
 	}
@@ -151,7 +162,7 @@ func (s *settings) results(ctx context.Context) (*report.Results, error) {
 		}
 		r.Tables = append(r.Tables, table)
 	}
-	// A section that fails leaves the others their figures.
+	// The other sections are measured even if one fails.
 	failed := func(section string, err error) {
 		if err != nil {
 			r.Errors = append(r.Errors, section+": "+err.Error())
@@ -163,7 +174,7 @@ func (s *settings) results(ctx context.Context) (*report.Results, error) {
 	}
 	if s.has("growth") {
 		few := opt
-		few.Rounds = max(1, s.rounds/4) // of many counts
+		few.Rounds = max(1, s.rounds/4) // because there are many counts
 		r.Channels, err = growth.Channels(ctx, []int{1, 3, 10, 30, 100, 300, 1000}, few)
 		failed("growth", err)
 		var counts []int
@@ -184,14 +195,20 @@ func (s *settings) has(section string) bool {
 	return slices.Contains(strings.Split(s.only, ","), section)
 }
 
-// jobs returns the jobs of the sections that are asked for.
+// jobs returns the jobs of the selected sections.
 func (s *settings) jobs() []peer.Job {
 	trips := []int{32, 1 << 10, 64 << 10, 1 << 20}
 	streams := []int{64, 1 << 10, 64 << 10}
 	var jobs []peer.Job
 	add := func(work peer.Work, network string, sizes ...int) {
 		for _, size := range sizes {
-			jobs = append(jobs, peer.Job{Work: work, Network: network, Size: size})
+			job := peer.Job{Work: work, Network: network, Size: size}
+			if work == peer.Beside {
+				job.Large = s.large
+			}
+			if !slices.Contains(jobs, job) {
+				jobs = append(jobs, job)
+			}
 		}
 	}
 	if s.has("trips") {
@@ -203,6 +220,15 @@ func (s *settings) jobs() []peer.Job {
 	if s.has("senders") {
 		add(peer.Senders, "unix", 64)
 	}
+	if s.has("calls") {
+		// The targets for calls refer to these, so they are measured in any case.
+		add(peer.RoundTrip, "unix", 32, 1<<10)
+		add(peer.Stream, "unix", 64)
+		add(peer.Callers, "unix", 64, 1<<10)
+		add(peer.Beside, "unix", 32)
+		add(peer.Unread, "unix", 64)
+		add(peer.Cancel, "unix", 32)
+	}
 	if s.has("tcp") {
 		add(peer.RoundTrip, "tcp", trips...)
 		add(peer.Stream, "tcp", streams...)
@@ -211,7 +237,7 @@ func (s *settings) jobs() []peer.Job {
 	return jobs
 }
 
-// progress is a line on stderr that says what is being done.
+// progress writes the current step to stderr.
 type progress struct {
 	began    time.Time
 	terminal bool
@@ -224,8 +250,9 @@ func newProgress() *progress {
 	return &progress{began: time.Now(), terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
 
-// say writes over the line where it is a terminal's, and else a new one every five seconds.
-func (p *progress) say(what string) {
+// say overwrites the last line on a terminal. Elsewhere it writes a new line
+// every five seconds.
+func (p *progress) say(step string) {
 	pause := 5 * time.Second
 	if p.terminal {
 		pause = 100 * time.Millisecond
@@ -235,7 +262,7 @@ func (p *progress) say(what string) {
 		return
 	}
 	p.last = now
-	line := fmt.Sprintf("%4.0f s  %s", now.Sub(p.began).Seconds(), what)
+	line := fmt.Sprintf("%4.0f s  %s", now.Sub(p.began).Seconds(), step)
 	if !p.terminal {
 		fmt.Fprintln(os.Stderr, line)
 		return

@@ -1,27 +1,30 @@
-// Command spawnbench measures how long a child takes from the call of Spawn until it is ready, and where
-// the time goes, beside the least that any library could need: the same binary started with plain
-// os/exec, which connects and writes one byte. All take turns in one run, as only their ratio means
-// something on a machine that other work shares.
+// Spawnbench measures the time from the call of Spawn until the child is ready,
+// and the phases of that time. Its floor is the same binary, started with plain
+// os/exec, which connects and writes one byte. Library and floor take turns,
+// because on a shared machine only their ratio is meaningful.
 //
 //	go run ./bench/spawnbench -n 200
 //
-// With -spares it also measures children that were started before (forkspawn.Config.Spares), with -method forkserver ones
-// that are forked from a template, and with -init and -heap programs that are less trivial than this one:
+// With -spares it also measures children that were started in advance, and with
+// -method forkserver children that are forked from a template. With -init and
+// -heap the measured program is larger:
 //
-//	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4 -heap 1M,100M,1G -init 0,50ms
+//	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4 \
+//		-heap 1M,100M,1G -init 0,50ms
 //
-// There is a row for each combination. -init is for how long, by the clock, the program is busy before it calls forkspawn.Init, as package inits would
-// be: an executed child each time, a template once. -heap is what a template has in memory when it forks, made and written to by
-// its warm-up: blocks of 64 KiB without pointers, and a slice of them. Executed children have no such heap, whatever -heap says: to
-// load one takes as long as one likes. So "to exec" (ratio_to_exec_p50) is the ratio to a child that
-// is executed for the call, with the same -init, and with nothing loaded. A template of each combination is there during the whole run of a transport: the
-// line above takes 4.5 GiB.
+// There is one row for each combination. With -init the program computes for that
+// time before it calls forkspawn.Init. An executed child does that each time, a
+// template only once. -heap is the memory of a template when it forks, in blocks of
+// 64 KiB without pointers, allocated and written by its warm-up. Executed
+// children have no such heap. So "to exec" (ratio_to_exec_p50) is the ratio to an
+// executed child with the same -init and nothing loaded. All templates of a
+// transport exist at the same time: the command above needs 4.5 GiB.
 //
-// The default build links libc where a C compiler is found; CGO_ENABLED=0 makes a static one, which
-// starts faster in both columns.
+// If there is a C compiler, the default build links libc. With CGO_ENABLED=0 the
+// program is static, and both child and floor start faster.
 //
-// With -tags tls it has TLS linked, so that it measures -transport tls, whose floor is that of tcp, and what
-// the linking alone costs the others.
+// With -tags tls the program links TLS. Then -transport tls works, with the
+// floor of tcp, and the other transports show the cost of the linked code.
 package main
 
 import (
@@ -47,7 +50,8 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// floorEnv makes this binary the floor: "network address" to connect to.
+// floorEnv makes this binary the floor. It has the "network address" to connect
+// to.
 const floorEnv = "SPAWNBENCH_FLOOR"
 
 func main() {
@@ -62,15 +66,17 @@ func main() {
 	})
 	forkspawn.Init()
 
-	n := flag.Int("n", 200, "children per row of the table")
-	warm := flag.Int("warmup", 10, "children before those that count")
-	methods := flag.String("method", "exec", "start `methods`, with commas between")
-	spares := flag.Int("spares", 0, "also take children from so many spares, for each method")
+	n := flag.Int("n", 200, "children in each row of the table")
+	warm := flag.Int("warmup", 10, "children before the measured ones")
+	methods := flag.String("method", "exec", "comma-separated start `methods`")
+	spares := flag.Int("spares", 0, "also measure children from this many spares, for each method")
 	heaps := sizes{0}
-	flag.Var(&heaps, "heap", "`sizes` of what a template has in memory, such as 1M,100M,1G; for method forkserver")
+	flag.Var(&heaps, "heap",
+		"`sizes` of the heap of a template, such as 1M,100M,1G; for method forkserver")
 	inits := durations{0}
-	flag.Var(&inits, "init", "for how `long` the program is busy before it calls forkspawn.Init, such as 0,50ms")
-	transports := flag.String("transport", "uds,tcp", "transports, with commas between")
+	flag.Var(&inits, "init",
+		"`times` for which the program computes before it calls forkspawn.Init, such as 0,50ms")
+	transports := flag.String("transport", "uds,tcp", "comma-separated transports")
 	asJSON := flag.Bool("json", false, "print one JSON array")
 	flag.Parse()
 	if flag.NArg() > 0 || *n < 1 || *warm < 0 || *spares < 0 {
@@ -79,7 +85,8 @@ func main() {
 	}
 	var results []result
 	for _, network := range strings.Split(*transports, ",") {
-		r, err := measure(kinds(strings.Split(*methods, ","), *spares, heaps, inits), network, *n, *warm)
+		r, err := measure(kinds(methodsOf(*methods), *spares, heaps, inits), network, *n,
+			*warm)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "spawnbench:", err)
 			os.Exit(1)
@@ -98,16 +105,26 @@ func main() {
 	printTables(os.Stdout, results)
 }
 
-// kind is one way to get a child.
+// kind is a combination of method, spares, heap and init.
 type kind struct {
-	method string
-	spares int           // from which the children are taken; 0 is a process for each
-	heap   int           // bytes that a template has loaded
-	init   time.Duration // how long the program is busy before it calls Init
+	method forkspawn.Method
+	spares int           // 0: no spares
+	heap   int           // of the template, in bytes
+	init   time.Duration // of computing before Init
 }
 
-// kinds returns all combinations. Only templates have a heap.
-func kinds(methods []string, spares int, heaps []int, inits []time.Duration) (list []kind) {
+// methodsOf returns the methods of a comma-separated list.
+func methodsOf(list string) (methods []forkspawn.Method) {
+	for _, name := range strings.Split(list, ",") {
+		methods = append(methods, forkspawn.Method(name))
+	}
+	return methods
+}
+
+// kinds returns all combinations. Only method forkserver has a heap.
+func kinds(
+	methods []forkspawn.Method, spares int, heaps []int, inits []time.Duration,
+) (list []kind) {
 	for _, method := range methods {
 		of := heaps
 		if method != forkspawn.MethodForkserver {
@@ -124,20 +141,21 @@ func kinds(methods []string, spares int, heaps []int, inits []time.Duration) (li
 	return list
 }
 
-// result is what one row gave. Times are in microseconds, but for init_ms.
+// result has the results of one row. All times but init_ms are in microseconds.
 type result struct {
-	Method    string             `json:"method"`
-	Transport string             `json:"transport"`
-	Spares    int                `json:"spares"`
-	Heap      int                `json:"heap"` // bytes
-	InitMS    float64            `json:"init_ms"`
-	N         int                `json:"n"`
-	Ready     percentiles        `json:"ready_us"`
-	Floor     percentiles        `json:"floor_us"`
-	Ratio     float64            `json:"ratio_p50"`         // of ready to the floor
-	ToExec    float64            `json:"ratio_to_exec_p50"` // of ready to that of method exec with the same init and no spares; 0 if that was not measured
-	Phases    map[string]float64 `json:"phases_us"`         // means
-	Stop      percentiles        `json:"stop_us"`
+	Method    forkspawn.Method `json:"method"`
+	Transport string           `json:"transport"`
+	Spares    int              `json:"spares"`
+	Heap      int              `json:"heap"` // bytes
+	InitMS    float64          `json:"init_ms"`
+	N         int              `json:"n"`
+	Ready     percentiles      `json:"ready_us"`
+	Floor     percentiles      `json:"floor_us"`
+	Ratio     float64          `json:"ratio_p50"` // of ready to the floor
+	// of ready to method exec with the same init and no spares; 0 if not measured
+	ToExec float64            `json:"ratio_to_exec_p50"`
+	Phases map[string]float64 `json:"phases_us"` // means
+	Stop   percentiles        `json:"stop_us"`
 }
 
 type percentiles struct {
@@ -146,7 +164,7 @@ type percentiles struct {
 	P99 float64 `json:"p99"`
 }
 
-// row is what a kind of child took.
+// row has the measurements of one kind.
 type row struct {
 	kind
 	s *forkspawn.Spawner
@@ -156,7 +174,7 @@ type row struct {
 	stopping    time.Duration
 }
 
-// newRow makes a Spawner and waits until its template and spares are there.
+// newRow makes a Spawner and waits until its template and spares are ready.
 func newRow(k kind, listen transport.Addr) (*row, error) {
 	cfg := forkspawn.Config{Method: k.method, Listen: listen, Spares: k.spares}
 	cfg.Command.Env = k.environ()
@@ -167,14 +185,18 @@ func newRow(k kind, listen transport.Addr) (*row, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Warm(context.Background()); err != nil { // which the Spawner bounds
+	err = s.AwaitTemplate(context.Background()) // bounded by the Spawner
+	if err == nil {
+		err = s.AwaitSpares(context.Background())
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	return &row{kind: k, s: s}, nil
 }
 
-// measure gives each kind of child, and the floor, its turn in each round.
+// measure runs warm+n rounds. In each round every kind and the floor have one turn.
 func measure(kinds []kind, network string, n, warm int) ([]result, error) {
 	listen := transport.Addr{}
 	switch network {
@@ -212,7 +234,7 @@ func measure(kinds []kind, network string, n, warm int) ([]result, error) {
 		return err
 	})
 	for i := range warm + n {
-		for j := range turns { // none always goes first
+		for j := range turns { // each goes first in its turn
 			if err := turns[(i+j)%len(turns)](i >= warm); err != nil {
 				return nil, err
 			}
@@ -237,9 +259,10 @@ func measure(kinds []kind, network string, n, warm int) ([]result, error) {
 	return results, nil
 }
 
-// turn spawns one child and stops it, and waits until the spares are all there again, so that nobody's turn is disturbed by their start.
+// turn spawns one child and stops it. Then it waits until all spares are ready
+// again, so that their start does not disturb the next turn.
 func (r *row) turn(counts bool) error {
-	ctx := context.Background() // each wait in here has the Spawner's bounds
+	ctx := context.Background() // the Spawner bounds each wait
 	c, err := r.s.Spawn(ctx, spawnspec.Spec{Entry: "wait"})
 	if err != nil {
 		return err
@@ -247,13 +270,13 @@ func (r *row) turn(counts bool) error {
 	boot := c.Boot()
 	stopped, err := c.Stop(ctx)
 	if err == nil {
-		err = r.s.Warm(ctx)
+		err = r.s.AwaitSpares(ctx)
 	}
 	if err != nil || !counts {
 		return err
 	}
 	if boot.Spare != (r.spares > 0) {
-		return fmt.Errorf("%d spares, and a child of which that is one: %t", r.spares, boot.Spare)
+		return fmt.Errorf("%d spares, but boot.Spare is %t", r.spares, boot.Spare)
 	}
 	r.ready, r.stop = append(r.ready, boot.Total), append(r.stop, stopped.Elapsed)
 	r.stopping += stopped.Elapsed
@@ -270,17 +293,20 @@ func (r *row) result(network string) result {
 	n := len(r.ready)
 	mean := func(d time.Duration) float64 { return micros(d / time.Duration(n)) }
 	return result{
-		Method: r.method, Transport: network, Spares: r.spares, Heap: r.heap, InitMS: micros(r.init) / 1000, N: n,
+		Method: r.method, Transport: network, Spares: r.spares, Heap: r.heap,
+		InitMS: micros(r.init) / 1000, N: n,
 		Ready: percentilesOf(r.ready), Stop: percentilesOf(r.stop),
 		Phases: map[string]float64{
-			"launch": mean(r.phases.Launch), "runtime": mean(r.phases.Runtime), "init": mean(r.phases.Init),
-			"connect": mean(r.phases.Connect), "hello": mean(r.phases.Hello), "ready": mean(r.phases.Ready),
-			"stop": mean(r.stopping),
+			"launch": mean(r.phases.Launch), "runtime": mean(r.phases.Runtime),
+			"init":    mean(r.phases.Init),
+			"connect": mean(r.phases.Connect), "hello": mean(r.phases.Hello),
+			"ready": mean(r.phases.Ready),
+			"stop":  mean(r.stopping),
 		},
 	}
 }
 
-// floor starts this binary with os/exec and waits for one byte from it.
+// floor starts this binary with os/exec and waits for one byte.
 type floor struct {
 	dir string
 	ln  net.Listener
@@ -355,9 +381,12 @@ func micros(d time.Duration) float64 { return float64(d.Round(100*time.Nanosecon
 func round3(x float64) float64 { return math.Round(x*1000) / 1000 }
 
 func printTables(w io.Writer, results []result) {
-	fmt.Fprintf(w, "%s %s/%s, %d CPUs%s\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), load())
+	fmt.Fprintf(w, "%s %s/%s, %d CPUs%s\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH,
+		runtime.NumCPU(), load())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "method\ttransport\tspares\theap\tinit\tn\tready p50\tp90\tp99\tto exec\tfloor p50\tratio\tstop p50\tµs\t")
+	fmt.Fprintln(tw,
+		"method\ttransport\tspares\theap\tinit\tn\t"+
+			"ready p50\tp90\tp99\tto exec\tfloor p50\tratio\tstop p50\tµs\t")
 	for _, r := range results {
 		toExec := "-"
 		if r.ToExec > 0 {
@@ -369,7 +398,8 @@ func printTables(w io.Writer, results []result) {
 	tw.Flush()
 	fmt.Fprintln(w)
 	phases := []string{"launch", "runtime", "init", "connect", "hello", "ready", "stop"}
-	fmt.Fprintln(tw, "method\ttransport\tspares\theap\tinit\t"+strings.Join(phases, "\t")+"\tmean µs\t")
+	fmt.Fprintln(tw,
+		"method\ttransport\tspares\theap\tinit\t"+strings.Join(phases, "\t")+"\tmean µs\t")
 	for _, r := range results {
 		fmt.Fprintf(tw, "%s\t", r.name())
 		for _, p := range phases {
@@ -380,12 +410,13 @@ func printTables(w io.Writer, results []result) {
 	tw.Flush()
 }
 
-// name is what both tables begin a row with.
+// name returns the first cells of a row in both tables.
 func (r *result) name() string {
-	return fmt.Sprintf("%s\t%s\t%d\t%s\t%gms", r.Method, r.Transport, r.Spares, sizeString(r.Heap), r.InitMS)
+	return fmt.Sprintf("%s\t%s\t%d\t%s\t%gms", r.Method, r.Transport, r.Spares, sizeString(r.Heap),
+		r.InitMS)
 }
 
-// load tells how busy the machine is, where it says so.
+// load returns the load average, or "" if it is unknown.
 func load() string {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

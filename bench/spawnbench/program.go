@@ -8,29 +8,31 @@ import (
 	"time"
 )
 
-// What the program that is spawned is like, in the environment of children and templates: for how long it is busy before
-// it calls Init, and how many bytes its warm-up loads.
+// Environment variables of children and templates, with the values of -init and
+// -heap.
 const (
 	initEnv = "SPAWNBENCH_INIT"
 	heapEnv = "SPAWNBENCH_HEAP"
 )
 
-// environ is that of such a program; nil is this process's own.
+// environ returns the environment of a child or template, or nil for the
+// environment of this process.
 func (k kind) environ() []string {
 	if k.init == 0 && k.heap == 0 {
 		return nil
 	}
-	return append(os.Environ(), fmt.Sprintf("%s=%v", initEnv, k.init), fmt.Sprintf("%s=%d", heapEnv, k.heap))
+	return append(os.Environ(), fmt.Sprintf("%s=%v", initEnv, k.init),
+		fmt.Sprintf("%s=%d", heapEnv, k.heap))
 }
 
-// beBusy does as package inits would, if this process was spawned with such.
+// beBusy computes for the time in initEnv, like slow package inits.
 func beBusy() {
 	began := time.Now()
 	for d, _ := time.ParseDuration(os.Getenv(initEnv)); time.Since(began) < d; {
 	}
 }
 
-// heap is what the template has in memory.
+// heap is the memory of the template.
 var heap [][]byte
 
 const heapBlock = 64 << 10
@@ -50,7 +52,7 @@ func loadHeap() error {
 	return nil
 }
 
-// sizes is a flag with sizes in bytes, of which 1K is 1024.
+// sizes is a flag with a list of sizes in bytes. 1K is 1024.
 type sizes []int
 
 const units = "KMG"
@@ -92,7 +94,7 @@ func sizeString(n int) string {
 	return strconv.Itoa(n)
 }
 
-// durations is a flag with durations.
+// durations is a flag with a list of durations.
 type durations []time.Duration
 
 func (d *durations) String() string {

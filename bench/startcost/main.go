@@ -1,11 +1,12 @@
-// Command startcost measures what this library adds to the start of a child by being linked into it: the time from
-// the start of a process to its end, of a program that does nothing, of one that could connect to a parent, and of
-// one that could be spawned by this library; static builds, which take turns. Beside it, what the package inits
-// take, as the runtime tells it (GODEBUG=inittrace=1).
+// Startcost measures how much longer a child takes to start because this library
+// is linked into it. It runs three static programs in turns, from start to exit.
+// The program smallest is empty, connects has the code to connect to a parent,
+// and linked has the code of a child of this library. Startcost also prints the
+// time of their package inits, as reported by GODEBUG=inittrace=1.
 //
 //	go run ./bench/startcost -n 500
 //
-// It needs the go command and the module's source.
+// It needs the go command and the source of this module.
 package main
 
 import (
@@ -24,12 +25,13 @@ import (
 	"time"
 )
 
-// programs are the packages beside this one, each the smallest of its kind. A later one is compared with all before.
+// programs are the folders of the measured programs, each the smallest of its
+// kind. Each is compared with the ones before it.
 var programs = []string{"smallest", "connects", "linked"}
 
 func main() {
 	n := flag.Int("n", 500, "starts of each program")
-	inits := flag.Int("inits", 50, "starts of each with inittrace")
+	inits := flag.Int("inits", 50, "starts of each program with inittrace")
 	flag.Parse()
 	if flag.NArg() > 0 || *n < 1 || *inits < 1 {
 		flag.Usage()
@@ -59,7 +61,7 @@ func run(n, inits int) error {
 	took := make([][]time.Duration, len(programs))
 	for i := range n {
 		for k := range programs {
-			k = (k + i) % len(programs) // none always goes first
+			k = (k + i) % len(programs) // each goes first in its turn
 			began := time.Now()
 			if err := exec.Command(filepath.Join(dir, programs[k])).Run(); err != nil {
 				return err
@@ -77,19 +79,22 @@ func run(n, inits int) error {
 		}
 	}
 
-	fmt.Printf("%s %s/%s, %d CPUs, n=%d\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), n)
+	fmt.Printf("%s %s/%s, %d CPUs, n=%d\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH,
+		runtime.NumCPU(), n)
 	tw := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "program\tbytes\tstart to end p50\tmore than smallest\tmore than connects\tits inits\tµs\t")
+	fmt.Fprintln(tw,
+		"program\tbytes\tstart to end p50\tmore than smallest\tmore than connects\tits inits\tµs\t")
 	for k, p := range programs {
 		info, err := os.Stat(filepath.Join(dir, p))
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t\t\n", p, info.Size(), micros(median(took[k])),
-			micros(medianDifference(took[k], took[0])), micros(medianDifference(took[k], took[1])), micros(sumOfMedians(trace[k])))
+		fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t\t\n", p, info.Size(),
+			micros(median(took[k])), micros(medianDifference(took[k], took[0])),
+			micros(medianDifference(took[k], took[1])), micros(sumOfMedians(trace[k])))
 	}
 	tw.Flush()
-	fmt.Println("\nthe package inits that linked has and connects has not, medians in µs:")
+	fmt.Println("\npackage inits of linked that connects does not have, medians in µs:")
 	last := len(programs) - 1
 	for _, pkg := range byMedian(trace[last]) {
 		if _, both := trace[1][pkg]; !both && median(trace[last][pkg]) > 0 {
@@ -99,7 +104,7 @@ func run(n, inits int) error {
 	return nil
 }
 
-// initLine is what GODEBUG=inittrace=1 prints for each package; see the documentation of package runtime.
+// initLine matches a line of GODEBUG=inittrace=1; see package runtime.
 var initLine = regexp.MustCompile(`(?m)^init (\S+) @\S+ ms, (\S+) ms clock`)
 
 func traceInits(path string, into map[string][]time.Duration) error {
@@ -112,7 +117,7 @@ func traceInits(path string, into map[string][]time.Duration) error {
 	}
 	lines := initLine.FindAllStringSubmatch(stderr.String(), -1)
 	if len(lines) == 0 {
-		return errors.New(path + ": the runtime told of no inits")
+		return errors.New(path + ": the runtime has reported no inits")
 	}
 	for _, m := range lines {
 		ms, err := strconv.ParseFloat(m[2], 64)
@@ -129,7 +134,7 @@ func median(d []time.Duration) time.Duration {
 	return d[len(d)/2]
 }
 
-// medianDifference is the median of what a took more than b in the same round.
+// medianDifference returns the median of a-b over the rounds.
 func medianDifference(a, b []time.Duration) time.Duration {
 	d := make([]time.Duration, len(a))
 	for i := range a {

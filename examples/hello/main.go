@@ -1,4 +1,4 @@
-// Command hello spawns a child of itself and speaks with it: the program of the README.
+// Hello spawns a child of itself and talks to it (go run ./examples/hello).
 package main
 
 import (
@@ -11,11 +11,12 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
+// upper runs in the child.
 func upper(ctx context.Context, parent *forkspawn.Parent) error {
 	for {
 		var s string
 		if err := parent.Recv(ctx, &s); err != nil {
-			return err // the parent asks us to stop, or is gone
+			return err // the parent asks us to stop, or has died
 		}
 		if err := parent.Send(ctx, strings.ToUpper(s)); err != nil {
 			return err
@@ -24,27 +25,24 @@ func upper(ctx context.Context, parent *forkspawn.Parent) error {
 }
 
 func main() {
-	forkspawn.Register("upper", upper) // what a child of this program can be asked to run
-	forkspawn.Init()                   // in a child: joins its parent, runs the entry, exits
+	forkspawn.Register("upper", upper) // an entry that children can run
+	forkspawn.Init()                   // in a child: runs the entry and exits
 
 	ctx := context.Background()
 	spawner, err := forkspawn.New(forkspawn.Config{})
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer spawner.Close() // no child outlives it
-
-	child, err := spawner.Spawn(ctx, spawnspec.Spec{Name: "upper-1", Entry: "upper"})
-	if err != nil {
-		log.Fatal(err) // a *forkspawn.BootError: phase, exit status, last lines of stderr, cause
-	}
+	check(err)
+	defer spawner.Close() // stops all children
+	child, err := spawner.Spawn(ctx, spawnspec.Spec{Entry: "upper"})
+	check(err) // a *forkspawn.BootError: phase, exit status, last lines of stderr
+	check(child.Send(ctx, "hello"))
 	var reply string
-	if err := child.Send(ctx, "hello"); err != nil {
-		log.Fatal(err)
-	}
-	if err := child.Recv(ctx, &reply); err != nil {
-		log.Fatal(err) // a *forkspawn.ExitError, if it died: exit status, last lines of stderr
-	}
+	check(child.Recv(ctx, &reply)) // a *forkspawn.ExitError if the child has died
 	fmt.Println(reply)
-	fmt.Println(child.Stop(ctx)) // asks, then SIGTERM, then SIGKILL; says which one it took
+	fmt.Println(child.Stop(ctx)) // asks, then sends SIGTERM, then SIGKILL
+}
+
+func check(err error) {
+	if err != nil {
+		log.Fatal(err) // the children end with this process
+	}
 }

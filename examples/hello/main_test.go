@@ -11,17 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestREADMEShowsThisProgram(t *testing.T) {
+func TestHello_IsTheProgramOfTheREADME(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	require.NoError(t, err)
 	source, err := os.ReadFile("main.go")
 	require.NoError(t, err)
-	_, program, ok := strings.Cut(string(source), "package main\n")
+	_, program, ok := strings.Cut(string(source), ")\n\n// upper runs")
 	require.True(t, ok)
-	assert.Contains(t, string(readme), "```go\npackage main\n"+program+"```")
+	program, _, ok = strings.Cut(program, "\nfunc check")
+	require.True(t, ok)
+	assert.Contains(t, string(readme), "```go\n// upper runs"+program+"```")
 }
 
-func TestItGreets(t *testing.T) {
+func TestHello_PrintsAnswer(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "hello")
 	out, err := exec.Command("go", "build", "-o", bin, ".").CombinedOutput()
 	require.NoError(t, err, "%s", out)

@@ -16,18 +16,20 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// newSpawner returns one whose children are in another language.
+// newSpawner returns a Spawner for children in language l.
 func newSpawner(t testing.TB, l language, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
 	cfg.Command = l.command(t, l.child)
 	return spawntest.NewSpawner(t, cfg)
 }
 
-// all has what a message can hold.
+// all has a field of each type that a message can hold.
 type all struct {
 	Small, Negative   int
 	Beyond, Most      uint64
@@ -46,22 +48,26 @@ type all struct {
 	Proto             map[string]int
 }
 
-func TestChildEchoesAllThatAMessageCanHold(t *testing.T) {
+func TestChild_EchoesEveryType(t *testing.T) {
 	spawntest.NoLeaks(t)
 	var deep any = "down"
 	for range 30 {
-		deep = map[any]any{"deeper": []any{deep}}
+		deep = map[string]any{"deeper": []any{deep}}
 	}
 	sent := all{
-		Small: 23, Negative: -4_000_000_000, Beyond: 1<<53 + 1, Most: math.MaxUint64, Least: math.MinInt64,
-		Half: 1.5, Tiny: math.SmallestNonzeroFloat64, Whole: 3, Infinite: math.Inf(-1), Yes: true,
+		Small: 23, Negative: -4_000_000_000, Beyond: 1<<53 + 1, Most: math.MaxUint64,
+		Least: math.MinInt64,
+		Half:  1.5, Tiny: math.SmallestNonzeroFloat64, Whole: 3, Infinite: math.Inf(-1), Yes: true,
 		Text: "grüße 日本 \x00 🐙", Bytes: []byte{0, 0xff, 0x80}, None: []byte{},
-		List: []any{uint64(1), int64(-1), "two", nil, []any{}, false, 0.25}, Map: map[string]any{"": uint64(0), "ä": []byte("b")},
-		Time: time.Date(2026, 11, 23, 3, 14, 15, 926e6, time.UTC), Deep: deep, LongText: strings.Repeat("long ", 100_000),
+		List: []any{uint64(1), int64(-1), "two", nil, []any{}, false, 0.25},
+		Map:  map[string]any{"": uint64(0), "ä": []byte("b")},
+		Time: time.Date(2026, 11, 23, 3, 14, 15, 926e6, time.UTC), Deep: deep,
+		LongText: strings.Repeat("long ", 100_000),
 	}
 	inEach(t, func(t *testing.T, l language) {
 		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
-			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(), spawnspec.Spec{Entry: "echo"})
+			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(),
+				spawnspec.Spec{Entry: "echo"})
 			require.NoError(t, err)
 			ctx := t.Context()
 
@@ -72,11 +78,22 @@ func TestChildEchoesAllThatAMessageCanHold(t *testing.T) {
 			got.Time = sent.Time
 			assert.Equal(t, sent, got)
 
-			for _, value := range []any{nil, true, uint64(0), "", []any{}, uint64(math.MaxUint64), int64(math.MinInt64), -0.5, []byte("bytes")} {
+			for _, value := range []any{nil, true, uint64(0), "", []any{}, uint64(math.MaxUint64),
+				int64(math.MinInt64), -0.5, []byte("bytes")} {
 				var got any = "nothing"
 				require.NoError(t, child.Send(ctx, value))
 				require.NoError(t, child.Recv(ctx, &got))
 				assert.Equal(t, value, got)
+			}
+
+			// Nothing, in each form, comes back as the same bytes.
+			for _, body := range []string{"\xf6", "\xf7", "\x40", "\x60", "\x80", "\xa0", "\xf4",
+				"\x00", "\x84\x40\x60\xf6\x80", "\xa2\x61a\xf6\x61b\x40", "\xa1\x60\x60"} {
+				sent := frame.Frame{Kind: frame.KindMessage, Body: []byte(body)}
+				require.NoError(t, child.Channel().Frames(access.Key{}).Write(ctx, sent))
+				got, err := child.Channel().Frames(access.Key{}).Read(ctx)
+				require.NoError(t, err)
+				assert.Equal(t, sent, got)
 			}
 
 			buf := make([]byte, 4<<20)
@@ -94,31 +111,31 @@ func TestChildEchoesAllThatAMessageCanHold(t *testing.T) {
 				assert.Equal(t, raw, buf[:n])
 			}
 
-			// What this child does not know it skips; a ping it answers, between messages.
-			require.NoError(t, child.Channel().WriteFrames(ctx,
-				transport.Frame{Kind: 0x80}, transport.Frame{Kind: 0xff, Body: make([]byte, 1<<20)},
-				transport.Frame{Kind: transport.KindPong, Body: []byte("stray")},
-				transport.Frame{Kind: transport.KindPing, Body: []byte("ping")}))
-			frame, err := child.Channel().ReadFrame(ctx)
+			// The child skips frames of unknown kinds and answers a ping.
+			require.NoError(t, child.Channel().Frames(access.Key{}).Write(ctx,
+				frame.Frame{Kind: 0x80}, frame.Frame{Kind: 0xff, Body: make([]byte, 1<<20)},
+				frame.Frame{Kind: frame.KindPong, Body: []byte("stray")},
+				frame.Frame{Kind: frame.KindPing, Body: []byte("ping")}))
+			pong, err := child.Channel().Frames(access.Key{}).Read(ctx)
 			require.NoError(t, err)
-			assert.Equal(t, transport.Frame{Kind: transport.KindPong, Body: []byte("ping")}, frame)
+			assert.Equal(t, frame.Frame{Kind: frame.KindPong, Body: []byte("ping")}, pong)
 
 			result, err := child.Stop(ctx)
 			require.NoError(t, err)
-			assert.Equal(t, forkspawn.EndedAsked, result.By)
+			assert.Equal(t, forkspawn.Asked, result.By)
 			assert.True(t, result.Status.Success(), result)
 			t.Logf("ready in %v, stopped in %v", child.Boot().Total, result.Elapsed)
 		})
 	})
 }
 
-func TestChildGetsItsArguments(t *testing.T) {
+func TestChild_GetsArguments(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		child, err := newSpawner(t, l, forkspawn.Config{}).Spawn(t.Context(), spawnspec.Spec{
-			Name: "words", Entry: "count", Args: map[string]any{"pattern": `\w+`, "when": time.Now()},
-			Vars: map[string]any{"x": []any{time.Now()}}, Deadline: time.Now().Add(time.Hour),
-			Modules: []string{"m"}, Bind: []transport.Addr{{Scheme: "tcp", Target: "[::1]:0"}},
+			Name: "words", Entry: "count",
+			Args:     map[string]any{"pattern": `\w+`, "when": time.Now()},
+			Deadline: time.Now().Add(time.Hour),
 		})
 		require.NoError(t, err)
 		var n int
@@ -126,33 +143,36 @@ func TestChildGetsItsArguments(t *testing.T) {
 		require.NoError(t, child.Recv(t.Context(), &n))
 		assert.Equal(t, 3, n)
 		boot := child.Boot()
-		assert.Positive(t, boot.Connect, "the child tells its moments")
+		assert.Positive(t, boot.Connect, "the child sends its timings")
 	})
 }
 
-func TestChildWaitsForItsOrdersAsASpare(t *testing.T) {
+func TestChild_AsSpare(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		var mu sync.Mutex
 		var stderr strings.Builder
-		s := newSpawner(t, l, forkspawn.Config{Spares: 2, Stderr: forkspawn.Capture(writerFunc(func(p []byte) (int, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			return stderr.Write(p)
-		}))})
-		require.NoError(t, s.Warm(t.Context()))
-		child, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]any{"pattern": `\w+`}})
+		s := newSpawner(t, l,
+			forkspawn.Config{Spares: 2,
+				Stderr: forkspawn.Capture(writerFunc(func(p []byte) (int, error) {
+					mu.Lock()
+					defer mu.Unlock()
+					return stderr.Write(p)
+				}))})
+		require.NoError(t, s.AwaitSpares(t.Context()))
+		child, err := s.Spawn(t.Context(),
+			spawnspec.Spec{Entry: "count", Args: map[string]any{"pattern": `\w+`}})
 		require.NoError(t, err)
 		assert.True(t, child.Boot().Spare)
 		var n int
 		require.NoError(t, child.Send(t.Context(), "three small words"))
 		require.NoError(t, child.Recv(t.Context(), &n))
 		assert.Equal(t, 3, n)
-		require.NoError(t, s.Warm(t.Context()))
+		require.NoError(t, s.AwaitSpares(t.Context()))
 		require.NoError(t, s.Close())
 		mu.Lock()
 		defer mu.Unlock()
-		assert.Empty(t, stderr.String(), "that it is not needed is no failure")
+		assert.Empty(t, stderr.String(), "a spare that is not used exits without an error")
 	})
 }
 
@@ -160,7 +180,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-func TestChildSaysWhyItCannotStart(t *testing.T) {
+func TestChild_ReportsFailedStart(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
@@ -172,57 +192,62 @@ func TestChildSaysWhyItCannotStart(t *testing.T) {
 			var failed *handshake.FailedError
 			require.ErrorAs(t, err, &failed)
 			assert.Contains(t, failed.Text, "fly")
-			assert.Contains(t, failed.Text, "echo", "what there is")
-			assert.Equal(t, forkspawn.Exited(1), boot.Status)
+			assert.Contains(t, failed.Text, "echo", "the entries that exist")
+			assert.Equal(t, forkspawn.ExitedStatus(1), boot.Status)
 			assert.Contains(t, boot.Stderr, "fly")
 
-			// An entry's own error, before it is ready.
-			_, err = s.Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "("}})
+			// An error of the entry before it is ready.
+			_, err = s.Spawn(t.Context(),
+				spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "("}})
 			require.ErrorAs(t, err, &boot)
 			require.ErrorAs(t, err, &failed)
 			assert.Equal(t, handshake.PhaseReady, failed.Phase)
-			assert.Regexp(t, `(?i)unterminated`, failed.Text, "the regular expression library's own words")
-			assert.Equal(t, forkspawn.Exited(1), boot.Status)
+			assert.Regexp(t, `(?i)unterminated`, failed.Text,
+				"the text of the regular expression library")
+			assert.Equal(t, forkspawn.ExitedStatus(1), boot.Status)
 		})
 	})
 }
 
-func TestChildFailsWithItsOwnWords(t *testing.T) {
+func TestChild_ReportsItsError(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
-			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(), spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "."}})
+			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr}).Spawn(t.Context(),
+				spawnspec.Spec{Entry: "count", Args: map[string]string{"pattern": "."}})
 			require.NoError(t, err)
 			require.NoError(t, child.Send(t.Context(), 42))
 			var n int
 			err = child.Recv(t.Context(), &n)
 			var exit *forkspawn.ExitError
 			require.ErrorAs(t, err, &exit)
-			assert.Equal(t, forkspawn.Exited(1), exit.Status)
+			assert.Equal(t, forkspawn.ExitedStatus(1), exit.Status)
 			assert.Equal(t, "count takes text", exit.Said)
 			assert.Contains(t, exit.Stderr, "TypeError")
 		})
 	})
 }
 
-func TestBusyChildStopsWhenAsked(t *testing.T) {
+func TestChild_StopsWhileBusy(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		l.childOverEach(t, func(t *testing.T, addr transport.Addr) {
-			child, err := newSpawner(t, l, forkspawn.Config{Listen: addr, StopGrace: bound}).Spawn(t.Context(), spawnspec.Spec{Entry: "busy"})
+			child, err := newSpawner(t, l,
+				forkspawn.Config{Listen: addr, StopGrace: bound}).Spawn(t.Context(),
+				spawnspec.Spec{Entry: "busy"})
 			require.NoError(t, err)
 			var word string
 			require.NoError(t, child.Recv(t.Context(), &word))
 			result, err := child.Stop(t.Context())
 			require.NoError(t, err)
-			assert.Equal(t, forkspawn.EndedAsked, result.By)
+			assert.Equal(t, forkspawn.Asked, result.By)
 			assert.True(t, result.Status.Success(), result)
 			t.Log(result, result.Elapsed)
 		})
 	})
 }
 
-// orphan is a parent that says which child it has, and is killed.
+// orphan spawns a child and sends its pid. Then the test kills orphan.
 var orphan = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) error {
 	var args struct {
 		Path  string
@@ -230,10 +255,11 @@ var orphan = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) 
 		Entry string
 		TCP   bool
 	}
-	if err := parent.Spec.DecodeArgs(&args); err != nil {
+	if err := parent.Spec().DecodeArgs(&args); err != nil {
 		return err
 	}
-	cfg := forkspawn.Config{Command: forkspawn.Command{Path: args.Path, Args: args.Args}, NoParentDeathSignal: true}
+	cfg := forkspawn.Config{Command: forkspawn.Command{Path: args.Path, Args: args.Args},
+		NoParentDeathSignal: true}
 	if args.TCP {
 		cfg.Listen = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
 	}
@@ -253,18 +279,20 @@ var orphan = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) 
 	return nil
 })
 
-func TestChildEndsWithItsParent(t *testing.T) {
+func TestOrphan_ChildEndsWithParent(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		for _, entry := range []string{"echo", "busy"} {
 			for _, tcp := range []bool{false, true} {
 				command := l.command(t, l.child)
-				parent := spawntest.Spawn(t, orphan, func(_ *forkspawn.Config, spec *spawnspec.Spec) {
-					spec.Args = map[string]any{"Path": command.Path, "Args": command.Args, "Entry": entry, "TCP": tcp}
-				})
+				parent := spawntest.Spawn(t, orphan,
+					func(_ *forkspawn.Config, spec *spawnspec.Spec) {
+						spec.Args = map[string]any{"Path": command.Path, "Args": command.Args,
+							"Entry": entry, "TCP": tcp}
+					})
 				var pid int
 				require.NoError(t, parent.Recv(t.Context(), &pid))
-				require.True(t, spawntest.Running(pid))
+				require.NotContains(t, []string{"", "Z"}, spawntest.State(pid), "it runs")
 				_, err := parent.Kill()
 				require.NoError(t, err)
 				spawntest.AwaitGone(t, pid)

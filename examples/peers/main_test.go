@@ -3,7 +3,6 @@
 package peers_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -23,6 +22,8 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/tcp"
 	_ "github.com/spawnwire/spawnwire/transport/tls"
@@ -31,30 +32,40 @@ import (
 
 func TestMain(m *testing.M) { spawntest.Main(m) }
 
-// requiredEnv set to "required" makes a missing language a failure, and not a skipped test.
+// If requiredEnv is set to "required", a missing language fails the test instead
+// of skipping it.
 const requiredEnv = "SPAWNWIRE_PEERS"
 
-// bound is generous: it is there to find hangs.
-const bound = time.Minute
+// bound is generous because it only has to find hangs.
+const bound = 5 * time.Minute
 
-// A language is one in which there are a child and a peer.
+// language has the scripts in one language.
 type language struct {
-	name               string
-	child, peer, tests []string // arguments of the interpreter; the last is the script
-	find               func() (string, error)
+	name string
+	// arguments of the interpreter, ending with the script
+	child, peer, tests, callTests []string
+	find                          func() (string, error)
 }
 
 var python = language{
-	name: "python", child: []string{"-B", "python/child.py"}, peer: []string{"-B", "python/peer.py"}, tests: []string{"-B", "python/test_vectors.py"},
-	find: sync.OnceValues(func() (string, error) { return peers.Python(context.Background(), "") }),
+	name: "python", child: []string{"-B", "python/child.py"},
+	peer: []string{"-B", "python/peer.py"}, tests: []string{"-B", "python/test_vectors.py"},
+	callTests: []string{"-B", "python/test_calls.py"},
+	find: sync.OnceValues(func() (string, error) {
+		return peers.Python(context.Background(), "")
+	}),
 }
 
 var node = language{
-	name: "node", child: []string{"node/child.mjs"}, peer: []string{"node/peer.mjs"}, tests: []string{"--test", "node/vectors.test.mjs"},
-	find: sync.OnceValues(func() (string, error) { return peers.Node(context.Background(), "node", "") }),
+	name: "node", child: []string{"node/child.mjs"}, peer: []string{"node/peer.mjs"},
+	tests:     []string{"--test", "node/vectors.test.mjs"},
+	callTests: []string{"--test", "node/calls.test.mjs"},
+	find: sync.OnceValues(func() (string, error) {
+		return peers.Node(context.Background(), "node", "")
+	}),
 }
 
-// inEach runs a test in each language that is there.
+// inEach runs a test in each installed language.
 func inEach(t *testing.T, test func(t *testing.T, l language)) {
 	for _, l := range []language{python, node} {
 		t.Run(l.name, func(t *testing.T) {
@@ -64,7 +75,7 @@ func inEach(t *testing.T, test func(t *testing.T, l language)) {
 	}
 }
 
-// need skips the test where the language is missing.
+// need skips the test if the language is missing.
 func (l language) need(t testing.TB) {
 	t.Helper()
 	_, err := l.find()
@@ -74,7 +85,7 @@ func (l language) need(t testing.TB) {
 	require.NoError(t, err)
 }
 
-// command runs one of the language's scripts.
+// command returns the command that runs a script of the language.
 func (l language) command(t testing.TB, script []string, args ...string) forkspawn.Command {
 	t.Helper()
 	path, err := l.find()
@@ -86,13 +97,13 @@ func (l language) command(t testing.TB, script []string, args ...string) forkspa
 	return forkspawn.Command{Path: path, Args: append(script, args...)}
 }
 
-// A program is a process that is no child of a Spawner.
+// program is a process without a Spawner.
 type program struct {
 	*exec.Cmd
 	stdout, stderr *output
 }
 
-// start starts a script. It ends, in whatever way, before the test does.
+// start starts a script. If it still runs when the test ends, it is killed.
 func (l language) start(t testing.TB, env []string, script []string, args ...string) *program {
 	t.Helper()
 	command := l.command(t, script, args...)
@@ -107,7 +118,7 @@ func (l language) start(t testing.TB, env []string, script []string, args ...str
 	return p
 }
 
-// end waits for the program's end and returns its exit code.
+// end waits until the program exits and returns its exit code.
 func (p *program) end(t testing.TB) int {
 	t.Helper()
 	var exit *exec.ExitError
@@ -117,25 +128,10 @@ func (p *program) end(t testing.TB) int {
 	return p.ProcessState.ExitCode()
 }
 
-// output is what a program writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
+// output collects the output of a program.
+type output struct{ testkit.Output }
 
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
-// after waits for a line that begins with prefix, and returns the rest of it.
+// after waits for a line with this prefix and returns the rest of the line.
 func (o *output) after(t testing.TB, prefix string) (rest string) {
 	t.Helper()
 	spawntest.Eventually(t, "a line "+prefix, func() bool {
@@ -151,26 +147,28 @@ func (o *output) after(t testing.TB, prefix string) (rest string) {
 	return rest
 }
 
-// overEach runs a test over each transport, with an address to listen on.
+// overEach runs a test for each transport, with an address to listen on.
 func (l language) overEach(t *testing.T, test func(t *testing.T, addr transport.Addr)) {
 	t.Run("uds", func(t *testing.T) {
-		dir, err := uds.NewDir()
+		dir, err := unixsock.NewDir()
 		require.NoError(t, err)
 		t.Cleanup(func() { dir.Remove() })
-		test(t, dir.Addr("s"))
+		test(t, transport.Addr{Scheme: transport.SchemeUDS, Target: dir.Socket("s")})
 	})
 	t.Run("abstract", func(t *testing.T) {
 		if l.name == "node" {
 			needAbstractNames(t)
 		}
-		test(t, transport.Addr{Scheme: transport.SchemeUDS, Target: "@spawnwire-" + handshake.NewID()})
+		test(t, transport.Addr{Scheme: transport.SchemeUDS,
+			Target: "@spawnwire-" + handshake.NewID()})
 	})
 	t.Run("tcp", func(t *testing.T) {
 		test(t, transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"})
 	})
 }
 
-// childOverEach is overEach, and TLS, for which a Spawner makes the certificate that its children pin.
+// childOverEach is overEach with TLS in addition. Over TLS the children pin the
+// certificate of the Spawner.
 func (l language) childOverEach(t *testing.T, test func(t *testing.T, addr transport.Addr)) {
 	l.overEach(t, test)
 	t.Run("tls", func(t *testing.T) {
@@ -178,11 +176,13 @@ func (l language) childOverEach(t *testing.T, test func(t *testing.T, addr trans
 	})
 }
 
-// needAbstractNames skips the test where Node cannot connect to abstract names, when it has said so.
+// needAbstractNames skips the test if this Node.js cannot connect to abstract
+// names. In that case it must report so.
 func needAbstractNames(t testing.TB) {
 	t.Helper()
-	p := node.start(t, []string{handshake.TicketEnv + "=" + handshake.Ticket{
-		Addr: transport.Addr{Scheme: transport.SchemeUDS, Target: "@spawnwire-nobody"}, ID: "x"}.Encode()}, node.child)
+	p := node.start(t,
+		[]string{handshake.TicketEnv + "=1 x " + strings.Repeat("00", 32) +
+			" uds://@spawnwire-nobody"}, node.child)
 	assert.Equal(t, 1, p.end(t))
 	if strings.Contains(p.stderr.String(), "libuv") {
 		t.Skip(p.stderr.String())
@@ -191,7 +191,7 @@ func needAbstractNames(t testing.TB) {
 
 func listen(t testing.TB, addr transport.Addr) net.Listener {
 	t.Helper()
-	var tr transport.Listener = uds.Transport{}
+	var tr transport.Network = uds.Transport{}
 	if addr.Scheme == transport.SchemeTCP {
 		tr = tcp.Transport{}
 	}
@@ -202,7 +202,7 @@ func listen(t testing.TB, addr transport.Addr) net.Listener {
 
 func dial(t testing.TB, addr transport.Addr) net.Conn {
 	t.Helper()
-	var tr transport.Dialer = uds.Transport{}
+	var tr transport.Network = uds.Transport{}
 	if addr.Scheme == transport.SchemeTCP {
 		tr = tcp.Transport{}
 	}

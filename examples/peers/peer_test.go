@@ -11,15 +11,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fxamacker/cbor/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
+	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// keyFile returns a key, and a file with it.
+// keyFile returns a key and the path of a file with it.
 func keyFile(t testing.TB, fill string) (key []byte, file string) {
 	t.Helper()
 	key = []byte(strings.Repeat(fill, 32))
@@ -28,8 +31,9 @@ func keyFile(t testing.TB, fill string) (key []byte, file string) {
 	return key, file
 }
 
-// accepts starts a peer that listens, and returns where.
-func (l language) accepts(t testing.TB, addr transport.Addr, file string) (*program, transport.Addr) {
+// accepts starts a peer that listens, and returns its address.
+func (l language) accepts(t testing.TB, addr transport.Addr,
+	file string) (*program, transport.Addr) {
 	t.Helper()
 	p := l.start(t, nil, l.peer, "accept", addr.String(), file)
 	addr, err := transport.ParseAddr(p.stdout.after(t, "listening on "))
@@ -37,13 +41,14 @@ func (l language) accepts(t testing.TB, addr transport.Addr, file string) (*prog
 	return p, addr
 }
 
-func TestGoDialsAPeer(t *testing.T) {
+func TestPeer_GoDials(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		l.overEach(t, func(t *testing.T, addr transport.Addr) {
 			key, file := keyFile(t, "k")
 			p, addr := l.accepts(t, addr, file)
-			peer, err := handshake.ConnectPeer(t.Context(), dial(t, addr), handshake.PeerConfig{Key: key})
+			peer, err := handshake.ConnectPeer(t.Context(), dial(t, addr),
+				handshake.PeerConfig{Key: key})
 			require.NoError(t, err)
 			assert.Equal(t, l.name, peer.Name)
 			assert.Equal(t, p.Process.Pid, peer.PID)
@@ -59,7 +64,7 @@ func TestGoDialsAPeer(t *testing.T) {
 	})
 }
 
-// echo accepts one peer and sends back what it says.
+// echo accepts one peer and sends back each of its messages.
 func echo(ctx context.Context, ln net.Listener, key []byte) error {
 	conn, err := ln.Accept()
 	if err != nil {
@@ -81,7 +86,7 @@ func echo(ctx context.Context, ln net.Listener, key []byte) error {
 	}
 }
 
-func TestAPeerDialsGo(t *testing.T) {
+func TestPeer_DialsGo(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		l.overEach(t, func(t *testing.T, addr transport.Addr) {
@@ -90,7 +95,8 @@ func TestAPeerDialsGo(t *testing.T) {
 			defer ln.Close()
 			echoed := make(chan error, 1)
 			go func() { echoed <- echo(t.Context(), ln, key) }()
-			p := l.start(t, nil, l.peer, "dial", transport.AddrOf(ln.Addr()).String(), file, "eins", "zwei drei")
+			p := l.start(t, nil, l.peer, "dial", transport.AddrOf(ln.Addr()).String(), file, "eins",
+				"zwei drei")
 			assert.Equal(t, 0, p.end(t), p.stderr)
 			assert.Contains(t, p.stdout.String(), "\neins\nzwei drei\n")
 			var bye *transport.GoodbyeError
@@ -99,14 +105,15 @@ func TestAPeerDialsGo(t *testing.T) {
 	})
 }
 
-func TestPeersRefuseAnotherKey(t *testing.T) {
+func TestPeer_RefusesAnotherKey(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
 		l.overEach(t, func(t *testing.T, addr transport.Addr) {
 			key, _ := keyFile(t, "k")
 			_, file := keyFile(t, "x")
 			p, at := l.accepts(t, addr, file)
-			_, err := handshake.ConnectPeer(t.Context(), dial(t, at), handshake.PeerConfig{Key: key})
+			_, err := handshake.ConnectPeer(t.Context(), dial(t, at),
+				handshake.PeerConfig{Key: key})
 			require.ErrorIs(t, err, handshake.ErrBadMAC)
 			assert.Equal(t, 1, p.end(t))
 			assert.Contains(t, p.stderr.String(), "does not know the key")
@@ -115,7 +122,8 @@ func TestPeersRefuseAnotherKey(t *testing.T) {
 			defer ln.Close()
 			echoed := make(chan error, 1)
 			go func() { echoed <- echo(t.Context(), ln, key) }()
-			p = l.start(t, nil, l.peer, "dial", transport.AddrOf(ln.Addr()).String(), file, "secret words")
+			p = l.start(t, nil, l.peer, "dial", transport.AddrOf(ln.Addr()).String(), file,
+				"secret words")
 			assert.Equal(t, 1, p.end(t))
 			assert.Contains(t, p.stderr.String(), "does not know the key")
 			require.ErrorIs(t, <-echoed, handshake.ErrBadMAC)
@@ -123,20 +131,40 @@ func TestPeersRefuseAnotherKey(t *testing.T) {
 	})
 }
 
-func TestPeersWithNoCommonVersionSayWhichTheySpeak(t *testing.T) {
+func TestPeer_ReportsItsVersions(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {
-		key, file := keyFile(t, "k")
-		p, addr := l.accepts(t, transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}, file)
-		_, err := handshake.ConnectPeer(t.Context(), dial(t, addr), handshake.PeerConfig{Key: key, Versions: handshake.Range{Min: 2, Max: 9}})
-		var version *handshake.VersionError
-		require.ErrorAs(t, err, &version)
-		assert.Equal(t, handshake.Range{Min: 1, Max: 1}, version.Theirs)
+		_, file := keyFile(t, "k")
+		p, addr := l.accepts(t,
+			transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}, file)
+		conn := dial(t, addr)
+		body, err := cbor.Marshal(map[string]any{
+			"versions": []int{2, 9}, "id": "test", "name": "", "pid": 1,
+			"nonce": make([]byte, 32), "auth": "key",
+		})
+		require.NoError(t, err)
+		frames := transport.New(conn, transport.Config{}).Frames(access.Key{})
+		require.NoError(t,
+			frames.Write(t.Context(), frame.Frame{Kind: frame.KindGreet, Body: body}))
+		for _, want := range []frame.Kind{frame.KindGreet, frame.KindFailed} {
+			f, err := frames.Read(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, want, f.Kind)
+			body = f.Body
+		}
+		var failed struct {
+			Code     string
+			Versions []int
+		}
+		require.NoError(t, cbor.Unmarshal(body, &failed))
+		assert.Equal(t, "version", failed.Code)
+		assert.Equal(t, []int{1, 1}, failed.Versions)
+		conn.Close()
 		assert.Equal(t, 1, p.end(t))
 	})
 }
 
-func TestPythonAndNodeMeet(t *testing.T) {
+func TestPeer_PythonAndNode(t *testing.T) {
 	spawntest.NoLeaks(t)
 	for _, pair := range [][2]language{{python, node}, {node, python}} {
 		acceptor, dialer := pair[0], pair[1]

@@ -1,4 +1,5 @@
-// Package peers finds what the programs in its folders, peers in other languages, need to run: for their tests, and for examples/polyglot.
+// Package peers finds the interpreters for the Python and Node.js programs in its
+// folders. Their tests and examples/polyglot use it.
 package peers
 
 import (
@@ -11,8 +12,9 @@ import (
 	"time"
 )
 
-// Python returns the path of a Python 3 that has the module cbor2, or an error that says what is missing. interpreter is
-// the one to look at; "" is the first of python3 in PATH and the system's own, for which Debian's python3-cbor2 is.
+// Python returns the path of a Python 3 with the module cbor2. Its error explains
+// how to install them. If interpreter is "", Python tries python3 in PATH and
+// then /usr/bin/python3, because only that one finds Debian's python3-cbor2.
 func Python(ctx context.Context, interpreter string) (string, error) {
 	candidates := []string{interpreter}
 	if interpreter == "" {
@@ -26,23 +28,28 @@ func Python(ctx context.Context, interpreter string) (string, error) {
 		}
 		errs = append(errs, err)
 	}
-	return "", fmt.Errorf("no Python 3 with the module cbor2; on Debian: apt-get install python3-cbor2: %w", errors.Join(errs...))
+	return "", fmt.Errorf("no Python 3 with the module cbor2; "+
+		"on Debian: apt-get install python3-cbor2: %w", errors.Join(errs...))
 }
 
-// Node returns the path of a Node.js that finds the package cbor-x in dir, where package.json is, or an error that
-// says what is missing. interpreter is the one to look at; "" is node in PATH.
+// Node returns the path of a Node.js that finds the package cbor-x from dir, the
+// folder with package.json. Its error explains how to install them. If
+// interpreter is "", Node tries node in PATH.
 func Node(ctx context.Context, dir, interpreter string) (string, error) {
 	if interpreter == "" {
 		interpreter = "node"
 	}
-	path, err := runs(ctx, dir, interpreter, "-e", "import('cbor-x').catch((e) => { console.error(e.message); process.exit(1) })")
+	path, err := runs(ctx, dir, interpreter, "-e",
+		"import('cbor-x').catch((e) => { console.error(e.message); process.exit(1) })")
 	if err != nil {
-		return "", fmt.Errorf("no Node.js with the package cbor-x; on Debian: apt-get install nodejs npm, and then npm --prefix %s ci: %w", dir, err)
+		return "", fmt.Errorf("no Node.js with the package cbor-x; "+
+			"on Debian: apt-get install nodejs npm, and then npm --prefix %s ci: %w", dir, err)
 	}
 	return path, nil
 }
 
-// runs looks a program up and runs it in dir, for a minute at most. The error has the last line that it wrote.
+// runs finds the program, runs it in dir for at most a minute, and returns its
+// path. The error includes the output of the program.
 func runs(ctx context.Context, dir, name string, args ...string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {

@@ -26,7 +26,8 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// tlsListener makes the TLS handshake before it hands a connection out. It forgets those that fail.
+// tlsListener completes the TLS handshake in Accept, and ignores connections with
+// a failed handshake.
 type tlsListener struct {
 	net.Listener
 	cfg *tls.Config
@@ -46,7 +47,8 @@ func (l tlsListener) Accept() (net.Conn, error) {
 	}
 }
 
-// selfSigned returns a certificate that names nobody and is not valid at any time, and its fingerprint.
+// selfSigned returns a certificate and its fingerprint. The certificate has no
+// name and is never valid.
 func selfSigned(t testing.TB) (cert tls.Certificate, pin string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -58,7 +60,7 @@ func selfSigned(t testing.TB) (cert tls.Certificate, pin string) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, hex.EncodeToString(sum[:])
 }
 
-// A bare is a parent that starts its child by itself, so that it can say what a Spawner would not.
+// bare is a parent without a Spawner, for frames that no Spawner sends.
 type bare struct {
 	l      *handshake.Listener
 	x      *handshake.Expected
@@ -72,51 +74,55 @@ func newBare(t testing.TB, ln net.Listener, spec []byte) *bare {
 	b.l, err = handshake.Listen(ln, handshake.ListenerConfig{})
 	require.NoError(t, err)
 	t.Cleanup(func() { b.l.Close() })
-	ticket := handshake.Ticket{Addr: transport.AddrOf(ln.Addr()), ID: handshake.NewID(), Secret: handshake.NewSecret()}
-	b.x, err = b.l.Expect(handshake.Expectation{ID: ticket.ID, Secret: ticket.Secret, Spec: spec})
+	b.x, err = b.l.Expect(handshake.Expectation{Spec: spec})
 	require.NoError(t, err)
 	t.Cleanup(b.x.Cancel)
-	b.ticket = handshake.TicketEnv + "=" + ticket.Encode()
+	b.ticket = handshake.TicketEnv + "=" + b.x.Ticket().Encode()
 	return b
 }
 
 func echoSpec(t testing.TB) []byte {
 	t.Helper()
-	spec, err := spawnspec.Marshal(&spawnspec.Spec{
-		Name: "bare", Entry: "echo", Method: "exec", Depth: 1, Parent: spawnspec.Identity{ID: "parent"},
-	})
+	spec, err := spawnspec.Marshal(&spawnspec.Spec{Name: "bare", Entry: "echo", Method: "exec",
+		Depth: 1})
 	require.NoError(t, err)
 	return spec
 }
 
 var loopback = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
 
-func TestChildOverTLS(t *testing.T) {
+func TestChild_OverTLS(t *testing.T) {
 	spawntest.NoLeaks(t)
 	cert, pin := selfSigned(t)
 	_, otherPin := selfSigned(t)
 	for _, test := range []struct {
 		name, pin string
 		cfg       *tls.Config
-		refused   string // what the child says, if it does not take the parent
+		refused   string // text in the error of a child, if it refuses the parent
 	}{
-		{"the pinned certificate", "#" + strings.ToUpper(pin), &tls.Config{NextProtos: []string{"spawnwire/1"}}, ""},
-		{"another certificate", "#" + otherPin, &tls.Config{NextProtos: []string{"spawnwire/1"}}, "certificate"},
+		{"the pinned certificate", "#" + strings.ToUpper(pin),
+			&tls.Config{NextProtos: []string{"spawnwire/1"}}, ""},
+		{"another certificate", "#" + otherPin, &tls.Config{NextProtos: []string{"spawnwire/1"}},
+			"certificate"},
 		{"no pin", "", &tls.Config{NextProtos: []string{"spawnwire/1"}}, "tls://host:port#"},
 		{"another protocol", "#" + pin, &tls.Config{}, "protocol"},
-		{"an older version", "#" + pin, &tls.Config{NextProtos: []string{"spawnwire/1"}, MaxVersion: tls.VersionTLS12}, "cannot join"},
+		{"an older version", "#" + pin,
+			&tls.Config{NextProtos: []string{"spawnwire/1"}, MaxVersion: tls.VersionTLS12},
+			"cannot join"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inEach(t, func(t *testing.T, l language) {
 				test.cfg.Certificates = []tls.Certificate{cert}
 				ln := tlsListener{listen(t, loopback), test.cfg}
 				b := newBare(t, ln, echoSpec(t))
-				ticket := strings.Replace(b.ticket, transport.AddrOf(ln.Addr()).String(), "tls://"+ln.Addr().String()+test.pin, 1)
+				ticket := strings.Replace(b.ticket, transport.AddrOf(ln.Addr()).String(),
+					"tls://"+ln.Addr().String()+test.pin, 1)
 				p := l.start(t, []string{ticket}, l.child)
 				if test.refused != "" {
 					assert.Equal(t, 1, p.end(t))
 					assert.Contains(t, p.stderr.String(), test.refused)
-					assert.Equal(t, handshake.PhaseConnect, b.x.Phase(), "it said nothing")
+					assert.Equal(t, handshake.PhaseConnect, b.x.Phase(),
+						"the child has sent nothing")
 					return
 				}
 				peer, err := b.x.WaitForPeer(t.Context())
@@ -127,7 +133,7 @@ func TestChildOverTLS(t *testing.T) {
 				require.NoError(t, peer.Channel.Send(t.Context(), sent))
 				require.NoError(t, peer.Channel.Recv(t.Context(), &got))
 				assert.Equal(t, sent, got)
-				require.NoError(t, peer.Cancel(t.Context(), transport.Cancel{}))
+				require.NoError(t, peer.Cancel(t.Context(), handshake.Cancel{}))
 				var bye *transport.GoodbyeError
 				require.ErrorAs(t, peer.Channel.Recv(t.Context(), &got), &bye)
 				assert.Equal(t, 0, bye.Status)
@@ -137,7 +143,7 @@ func TestChildOverTLS(t *testing.T) {
 	}
 }
 
-func TestChildRefusesASpecThatItCannotRead(t *testing.T) {
+func TestChild_RefusesBadSpec(t *testing.T) {
 	spawntest.NoLeaks(t)
 	spec, err := cbor.Marshal(map[string]any{"v": 2})
 	require.NoError(t, err)
@@ -153,10 +159,10 @@ func TestChildRefusesASpecThatItCannotRead(t *testing.T) {
 	})
 }
 
-func TestChildWithoutATicketSaysSo(t *testing.T) {
+func TestChild_WithoutTicket(t *testing.T) {
 	inEach(t, func(t *testing.T, l language) {
 		p := l.start(t, nil, l.child)
 		assert.Equal(t, 1, p.end(t))
-		assert.Contains(t, p.stderr.String(), "ticket")
+		assert.Contains(t, p.stderr.String(), "TICKET")
 	})
 }

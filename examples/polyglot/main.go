@@ -1,9 +1,11 @@
-// Command polyglot has a child in Python, one in Node.js and one in Go, all in one group, share a piece of work: it cuts a file into
-// parts, has each part summed up by two children in different languages, and compares what they say.
+// Polyglot lets children in Python, Node.js and Go do the same work. It cuts a
+// file into parts and sends each part to two children. Both return the SHA-256
+// and the number of words, and polyglot compares the results.
 //
 //	go run ./examples/polyglot [-peers DIR] [-part BYTES] [FILE]
 //
-// The children in other languages are in examples/peers, whose README says what they need.
+// The children in Python and Node.js are in examples/peers. Its README lists
+// what they need.
 package main
 
 import (
@@ -22,23 +24,24 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// summary is what a child says of a part.
+// summary is the answer of a child to one part.
 type summary struct {
 	SHA256 []byte `cbor:"sha256"`
 	Words  int    `cbor:"words"`
 }
 
-// entry is what each of the children is asked to run. This is the one in Go; examples/peers has the others.
+// entry is the name of digest. The children in examples/peers have the same entry.
 const entry = "digest"
 
 func digest(ctx context.Context, parent *forkspawn.Parent) error {
 	for {
 		var data []byte
 		if err := parent.Recv(ctx, &data); err != nil {
-			return err // the parent asks us to stop, or is gone
+			return err // the parent asks us to stop, or has died
 		}
 		sum := sha256.Sum256(data)
-		words := len(bytes.FieldsFunc(data, func(r rune) bool { return r == ' ' || '\t' <= r && r <= '\r' }))
+		words := len(bytes.FieldsFunc(data,
+			func(r rune) bool { return r == ' ' || '\t' <= r && r <= '\r' }))
 		if err := parent.Send(ctx, summary{sum[:], words}); err != nil {
 			return err
 		}
@@ -47,12 +50,14 @@ func digest(ctx context.Context, parent *forkspawn.Parent) error {
 
 func main() {
 	forkspawn.Register(entry, digest)
-	forkspawn.Init() // in the child in Go
+	forkspawn.Init() // in the Go child: runs digest and exits
 
-	dir := flag.String("peers", "examples/peers", "the folder with the children in Python and Node.js")
+	dir := flag.String("peers", "examples/peers",
+		"`folder` with the children in Python and Node.js")
 	part := flag.Int("part", 4096, "bytes of the file in each part")
-	python := flag.String("python", "", "the Python to take; else the first python3 that has cbor2")
-	node := flag.String("node", "", "the Node.js to take; else node in PATH")
+	python := flag.String("python", "",
+		"Python `interpreter`; default: the first python3 that has cbor2")
+	node := flag.String("node", "", "Node.js `interpreter`; default: node in PATH")
 	flag.Parse()
 	file := "README.md"
 	if flag.NArg() > 0 {
@@ -64,13 +69,17 @@ func main() {
 	}
 }
 
-// commands returns what to start, by language; no path is this program.
+// commands returns the command of the child in each language. The zero Command
+// starts this program.
 func commands(ctx context.Context, dir, python, node string) (map[string]forkspawn.Command, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	scripts := map[string]string{"python": filepath.Join(dir, "python", "child.py"), "node": filepath.Join(dir, "node", "child.mjs")}
+	scripts := map[string]string{
+		"python": filepath.Join(dir, "python", "child.py"),
+		"node":   filepath.Join(dir, "node", "child.mjs"),
+	}
 	var errs []error
 	for _, script := range scripts {
 		if _, err := os.Stat(script); err != nil {
@@ -101,7 +110,7 @@ func run(out io.Writer, dir, python, node, file string, part int) error {
 	if err != nil {
 		return err
 	}
-	defer spawner.Close() // no child outlives it
+	defer spawner.Close() // stops all children
 	ctx, stop := spawner.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	commands, err := commands(ctx, dir, python, node)
@@ -116,12 +125,14 @@ func run(out io.Writer, dir, python, node, file string, part int) error {
 	languages := []string{"python", "node", "go"}
 	children := make(map[string]*forkspawn.Child)
 	for _, language := range languages {
-		child, err := group.SpawnCommand(group.Context(), commands[language], spawnspec.Spec{Name: language, Entry: entry})
+		child, err := group.Spawn(group.Context(), spawnspec.Spec{Name: language, Entry: entry},
+			forkspawn.WithCommand(commands[language]))
 		if err != nil {
-			return giveUp(group, err)
+			return cancel(group, err)
 		}
 		children[language] = child
-		fmt.Fprintf(out, "%-6s  pid %d, ready after %v\n", language, child.PID(), child.Boot().Total)
+		fmt.Fprintf(out, "%-6s  pid %d, ready after %v\n", language, child.PID(),
+			child.Boot().Total)
 	}
 
 	for n := 0; n*part < len(data); n++ {
@@ -129,12 +140,14 @@ func run(out io.Writer, dir, python, node, file string, part int) error {
 		first, second := languages[n%3], languages[(n+1)%3]
 		a, b, err := both(group.Context(), children[first], children[second], piece)
 		if err != nil {
-			return giveUp(group, err)
+			return cancel(group, err)
 		}
 		if !bytes.Equal(a.SHA256, b.SHA256) || a.Words != b.Words {
-			return fmt.Errorf("part %d: %s says %x, %d words; %s says %x, %d words", n, first, a.SHA256, a.Words, second, b.SHA256, b.Words)
+			return fmt.Errorf("part %d: %s says %x, %d words; %s says %x, %d words",
+				n, first, a.SHA256, a.Words, second, b.SHA256, b.Words)
 		}
-		fmt.Fprintf(out, "part %d: %d bytes, %d words, sha256 %x...: %s and %s agree\n", n, len(piece), a.Words, a.SHA256[:8], first, second)
+		fmt.Fprintf(out, "part %d: %d bytes, %d words, sha256 %x...: %s and %s agree\n",
+			n, len(piece), a.Words, a.SHA256[:8], first, second)
 	}
 
 	for _, language := range languages {
@@ -147,14 +160,16 @@ func run(out io.Writer, dir, python, node, file string, part int) error {
 	return group.Wait()
 }
 
-// giveUp ends the group. What its children have to say of a failure is in the error too.
-func giveUp(group *forkspawn.Group, err error) error {
+// cancel ends the group. The returned error includes the errors of the children.
+func cancel(group *forkspawn.Group, err error) error {
 	group.Cancel(err)
 	return errors.Join(err, group.Wait())
 }
 
-// both has two children sum up the same data, at the same time.
-func both(ctx context.Context, first, second *forkspawn.Child, data []byte) (a, b summary, err error) {
+// both sends the same data to two children, which work concurrently, and returns
+// their summaries.
+func both(ctx context.Context, first, second *forkspawn.Child,
+	data []byte) (a, b summary, err error) {
 	if err = errors.Join(first.Send(ctx, data), second.Send(ctx, data)); err == nil {
 		err = errors.Join(first.Recv(ctx, &a), second.Recv(ctx, &b))
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/spawnwire/spawnwire/examples/peers"
 )
 
-// polyglot builds the program and runs it in the root of the repository.
+// polyglot builds polyglot and runs it in the root of the repository.
 func polyglot(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -32,7 +32,7 @@ func polyglot(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-func TestThreeLanguagesAgree(t *testing.T) {
+func TestPolyglot_ThreeLanguagesAgree(t *testing.T) {
 	_, python := peers.Python(t.Context(), "")
 	_, node := peers.Node(t.Context(), "../peers/node", "")
 	for _, err := range []error{python, node} {
@@ -42,16 +42,21 @@ func TestThreeLanguagesAgree(t *testing.T) {
 		require.NoError(t, err)
 	}
 	file := filepath.Join(t.TempDir(), "words")
-	require.NoError(t, os.WriteFile(file, []byte(strings.Repeat("vier Wörter mit\x00 \xff\t", 100)), 0o600))
+	require.NoError(t,
+		os.WriteFile(file, []byte(strings.Repeat("vier Wörter mit\x00 \xff\t", 100)), 0o600))
 	stdout, stderr, code := polyglot(t, "-part", "400", file)
 	require.Equal(t, 0, code, stderr)
-	assert.Regexp(t, `part 0: 400 bytes, \d+ words, sha256 [0-9a-f]{16}\.\.\.: python and node agree\n`+
-		`part 1: .*: node and go agree\npart 2: .*: go and python agree\npart 3: .*: python and node agree\n`, stdout)
-	assert.Regexp(t, `python  ended as asked: exit status 0\nnode    ended as asked: exit status 0\ngo      ended as asked: exit status 0\n$`, stdout)
+	assert.Regexp(t,
+		`part 0: 400 bytes, \d+ words, sha256 [0-9a-f]{16}\.\.\.: python and node agree\n`+
+			`part 1: .*: node and go agree\npart 2: .*: go and python agree\n`+
+			`part 3: .*: python and node agree\n`, stdout)
+	assert.Regexp(t,
+		`python  ended as asked: exit status 0\nnode    ended as asked: exit status 0\n`+
+			`go      ended as asked: exit status 0\n$`, stdout)
 	assert.Empty(t, stderr)
 }
 
-func TestWhatIsMissingIsNamed(t *testing.T) {
+func TestPolyglot_NamesWhatIsMissing(t *testing.T) {
 	_, stderr, code := polyglot(t, "-python", "no-such-python", "-node", "no-such-node")
 	assert.Equal(t, 1, code)
 	assert.Contains(t, stderr, "python3-cbor2")

@@ -8,20 +8,22 @@ import (
 	"time"
 )
 
-// console is stderr: whole lines and, on a terminal, one line of progress below them. It may be used
-// concurrently; as a Writer it takes what the workers write to their stderr.
+// console writes whole lines to stderr and, on a terminal, one line of progress
+// below them. It is also the Writer for the workers' stderr. Its methods may be
+// called concurrently.
 type console struct {
 	w        io.Writer
 	terminal bool
 
-	mu    sync.Mutex // guards what follows, and the order of writes
-	shown bool       // the cursor stands in a line of progress
-	last  time.Time  // when that was written
+	mu    sync.Mutex // guards the fields below and the order of writes
+	shown bool       // the cursor is in the line of progress
+	last  time.Time  // when progress was last written
 	ended bool
 }
 
 func newConsole(f *os.File) *console {
-	// Other character devices, such as /dev/null, pass for terminals too, and take no harm.
+	// Other character devices count as terminals too. For /dev/null that does not
+	// matter.
 	info, err := f.Stat()
 	return &console{w: f, terminal: err == nil && info.Mode()&os.ModeCharDevice != 0}
 }
@@ -37,7 +39,7 @@ func (c *console) Write(p []byte) (int, error) {
 	return c.w.Write(p)
 }
 
-// progress shows how many files are done, at most ten times a second.
+// progress shows how many files are done. It writes at most ten times a second.
 func (c *console) progress(done, total int) {
 	if !c.terminal {
 		return
@@ -51,10 +53,10 @@ func (c *console) progress(done, total int) {
 	}
 }
 
-// end clears the progress and lets no more of it appear.
+// end removes the line of progress. After it progress does nothing.
 func (c *console) end() {
 	if !c.terminal {
-		return // and does not wait for somebody whose write to a full pipe blocks
+		return // and does not wait for the lock, whose holder may block in a full pipe
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -64,7 +66,7 @@ func (c *console) end() {
 
 func (c *console) clear() {
 	if c.shown {
-		io.WriteString(c.w, "\r\x1b[K") // to the line's begin, and erase it (ECMA-48)
+		io.WriteString(c.w, "\r\x1b[K") // go to the start of the line and erase it (ECMA-48)
 		c.shown = false
 	}
 }

@@ -1,20 +1,25 @@
-// Treehash prints the SHA-256 of every regular file below a directory, byte for byte as sha256sum would,
-// and has child processes do the work.
+// Treehash prints the SHA-256 of every regular file below a directory. Child
+// processes compute the sums. The output is the same as that of sha256sum.
 //
-//	go run ./examples/treehash [-workers N] [-transport uds|tcp] [-method exec] [-crash-after K] DIR
+//	go run ./examples/treehash [-workers N] [-transport uds|tcp] [-method exec]
+//		[-crash-after K] [-on ssh:HOST,HOST] DIR
 //
-// It is the example from which to learn package forkspawn. Read it in this order:
+// With -on the children run on other machines, and the files are sent to them.
 //
-//   - worker.go is the child: a registered entry that takes its orders, and answers one request after
-//     the other over its channel.
-//   - pool.go is the parent: it spawns workers, talks with them, and puts another one in the place of
-//     one that dies. Try -crash-after 5.
-//   - main.go is how it all ends: whatever happens, Ctrl-C, a reader of stdout that goes away, or kill
-//     -9, no child lives on; and only kill -9 leaves a socket, which a later run removes.
-//   - console.go is stderr, which errors, progress and the workers' own stderr share.
+// It shows how to build a pool of workers with package forkspawn. Read it in
+// this order:
 //
-// It exits with 0; with 1 when a file could not be hashed, which a line on stderr tells, or a worker
-// could not be started; with 2 when it was called wrongly; and with 130 on SIGINT and 143 on SIGTERM.
+//   - worker.go is the child: an entry that receives requests and answers them.
+//   - pool.go is the parent: it spawns workers, sends them requests, and
+//     replaces a worker that dies. Try -crash-after 5.
+//   - main.go reads the command line and handles signals. No child outlives
+//     the program, not even after kill -9. Only kill -9 leaves a socket, and the
+//     next run removes it.
+//   - console.go is stderr, with errors, progress and the workers' own stderr.
+//
+// The exit code is 1 if a file could not be hashed or a worker could not be
+// started, and 2 if the command line is wrong. It is 130 after SIGINT and 143
+// after SIGTERM.
 package main
 
 import (
@@ -33,18 +38,19 @@ import (
 	"syscall"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/launch/ssh"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
 const (
 	exitFailure = 1
 	exitUsage   = 2
-	exitSignal  = 128 // plus the signal's number, as shells count
+	exitSignal  = 128 // plus the signal's number, as in a shell
 )
 
 func main() {
-	forkspawn.Register(entry, hashFiles) // what a child of this program can be asked to run
-	forkspawn.Init()                     // in a child this runs the entry and does not return
+	forkspawn.Register(entry, hashFiles) // an entry that children can run
+	forkspawn.Init()                     // in a child: runs the entry and exits
 	os.Exit(run(parse(os.Args[1:])))
 }
 
@@ -52,10 +58,11 @@ type options struct {
 	dir        string
 	workers    int
 	crashAfter int
+	hosts      []forkspawn.Launcher // where the workers run; none is this machine
 	config     forkspawn.Config
 }
 
-// parse reads the command line. If that is wrong it says so and exits.
+// parse reads the command line. If it is wrong, parse prints why and exits.
 func parse(args []string) options {
 	flags := flag.NewFlagSet("treehash", flag.ExitOnError)
 	flags.Usage = func() {
@@ -69,10 +76,13 @@ func parse(args []string) options {
 	}
 	var o options
 	flags.IntVar(&o.workers, "workers", runtime.NumCPU(), "number of child `processes`")
-	flags.IntVar(&o.crashAfter, "crash-after", 0, "let each first worker kill itself after so many `files`; 0 is never")
+	flags.IntVar(&o.crashAfter, "crash-after", 0,
+		"kill each first worker after this many `files`; 0 means never")
 	network := flags.String("transport", "uds", "`network` between parent and children: uds or tcp")
-	flags.StringVar(&o.config.Method, "method", forkspawn.MethodExec, "start `method` of the children")
+	method := flags.String("method", string(forkspawn.MethodExec), "start `method` of the children")
+	on := flags.String("on", "", "run the workers on other `machines`: ssh:HOST,HOST")
 	flags.Parse(args)
+	o.config.Method = forkspawn.Method(*method)
 
 	if o.workers < 1 {
 		fail("-workers %d: want 1 or more", o.workers)
@@ -81,11 +91,20 @@ func parse(args []string) options {
 		fail("-crash-after %d: want 0 or more", o.crashAfter)
 	}
 	switch *network {
-	case "uds": // the default of Config.Listen, in a private directory
+	case "uds": // the default, in a private directory
 	case "tcp":
 		o.config.Listen = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
 	default:
 		fail("-transport %q: want uds or tcp", *network)
+	}
+	if *on != "" {
+		names, ok := strings.CutPrefix(*on, "ssh:")
+		if !ok || names == "" {
+			fail("-on %q: want ssh:HOST,HOST", *on)
+		}
+		for name := range strings.SplitSeq(names, ",") {
+			o.hosts = append(o.hosts, &ssh.Host{Name: name})
+		}
 	}
 	if flags.NArg() != 1 {
 		fail("want one directory, got %d arguments", flags.NArg())
@@ -96,7 +115,8 @@ func parse(args []string) options {
 		err = &fs.PathError{Op: "open", Path: dir, Err: syscall.ENOTDIR}
 	}
 	if err == nil {
-		o.dir, err = filepath.EvalSymlinks(dir) // as WalkDir follows none, not even this one
+		// WalkDir follows no symlink, not even dir itself.
+		o.dir, err = filepath.EvalSymlinks(dir)
 	}
 	if err != nil {
 		fail("%v", err)
@@ -104,23 +124,24 @@ func parse(args []string) options {
 	return o
 }
 
-// run returns the exit code. It holds the reins: it returns when the work is done or a signal came,
-// even if the work is stuck in a write to a stdout that nobody reads.
+// run returns the exit code. It returns when the work is done or a signal has
+// arrived, even if the work is blocked in a write to stdout.
 func run(opts options) int {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	// Taken so that it does not kill us: a write to a closed pipe is an error like any other then.
+	// Without this SIGPIPE would kill the program. Now a write to a closed pipe
+	// returns EPIPE.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	stderr := newConsole(os.Stderr)
 	defer stderr.end()
-	opts.config.Stdout = forkspawn.Null() // nothing but this process writes to stdout
+	opts.config.Stdout = forkspawn.Null() // only this process writes to stdout
 	opts.config.Stderr = forkspawn.Capture(stderr)
 	spawner, err := forkspawn.New(opts.config)
 	if err != nil {
 		stderr.printf("%v", err)
-		var method *forkspawn.MethodError
-		if errors.As(err, &method) {
+		var config *forkspawn.ConfigError
+		if errors.As(err, &config) {
 			return exitUsage
 		}
 		return exitFailure
@@ -135,22 +156,24 @@ func run(opts options) int {
 		return code
 	case sig := <-signals:
 		cancel()
-		spawner.Shutdown(ctx) // as ctx has ended, it kills at once and does not ask first
+		spawner.Shutdown(ctx) // kills the children at once, because ctx has ended
 		return exitSignal + int(sig.(syscall.Signal))
 	}
 }
 
 // hashTree does the work and returns the exit code.
-func hashTree(ctx context.Context, spawner *forkspawn.Spawner, stderr *console, opts options) (code int) {
+func hashTree(ctx context.Context, spawner *forkspawn.Spawner, stderr *console,
+	opts options) (code int) {
 	paths, complete := regularFiles(ctx, opts.dir, stderr)
 	if !complete {
 		code = exitFailure
 	}
-	p := pool{spawner: spawner, stderr: stderr, dir: opts.dir, workers: opts.workers, crashAfter: opts.crashAfter}
+	p := pool{spawner: spawner, stderr: stderr, dir: opts.dir, workers: opts.workers,
+		crashAfter: opts.crashAfter, hosts: opts.hosts}
 	answers, err := p.hash(ctx, paths)
 	stderr.end()
 	if ctx.Err() != nil {
-		return exitFailure // a signal: nothing more is to be said
+		return exitFailure // after a signal; run returns the exit code for it
 	}
 	if err != nil {
 		stderr.printf("%v", err)
@@ -166,7 +189,7 @@ func hashTree(ctx context.Context, spawner *forkspawn.Spawner, stderr *console, 
 		}
 		writeSum(out, a.Sum[:], "./"+paths[i])
 	}
-	// EPIPE: whoever read it, such as head(1), has seen enough.
+	// EPIPE is no failure: the reader, such as head(1), needs no more lines.
 	if err := out.Flush(); err != nil && !errors.Is(err, syscall.EPIPE) {
 		stderr.printf("%v", err)
 		code = exitFailure
@@ -174,9 +197,11 @@ func hashTree(ctx context.Context, spawner *forkspawn.Spawner, stderr *console, 
 	return code
 }
 
-// regularFiles returns the paths, relative to dir, of all regular files below it in the order of their
-// bytes, and whether it could read every directory. It follows no symlink.
-func regularFiles(ctx context.Context, dir string, stderr *console) (paths []string, complete bool) {
+// regularFiles returns the paths of all regular files below dir, relative to dir
+// and sorted by their bytes. It follows no symlink. complete is false if a
+// directory could not be read.
+func regularFiles(ctx context.Context, dir string,
+	stderr *console) (paths []string, complete bool) {
 	complete = true
 	filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		path, _ = filepath.Rel(dir, path) // it is below dir
@@ -196,8 +221,8 @@ func regularFiles(ctx context.Context, dir string, stderr *console) (paths []str
 
 var escaper = strings.NewReplacer("\\", `\\`, "\n", `\n`, "\r", `\r`)
 
-// writeSum writes what sha256sum does: one line whatever the name, with a backslash in front of it if the
-// name had to be changed for that.
+// writeSum writes one line as sha256sum does. If the name has a backslash or the
+// end of a line in it, these are escaped and the line begins with a backslash.
 func writeSum(w *bufio.Writer, sum []byte, path string) {
 	name := escaper.Replace(path)
 	if name != path {

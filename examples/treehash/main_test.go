@@ -8,8 +8,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -29,18 +27,19 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
 
-// modeEnv makes this test binary the program that is tested, in one of these ways.
+// modeEnv makes this test binary run as treehash, in one of these modes.
 const modeEnv = "TREEHASH_TEST_MODE"
 
 const (
 	asItIs     = "as it is"
-	leakCheck  = "leak check" // exit 99 if a goroutine is left in the end
-	poison     = "poison"     // a worker dies of every file that has poison in its name
+	leakCheck  = "leak check" // exits with 99 if a goroutine is left at the end
+	poison     = "poison"     // a worker exits if the file has poison in its name
 	nothingReg = "nothing registered"
-	oneWorker  = "one worker" // and no other one can boot
+	longGrace  = "long grace" // hangs if it asks a busy worker to stop, and does not kill it
+	oneWorker  = "one worker" // long grace, and no second worker can boot
 )
 
-// claimsEnv is a directory for the mode oneWorker.
+// claimsEnv is the directory that processes of the mode oneWorker share.
 const claimsEnv = "TREEHASH_TEST_CLAIMS"
 
 func TestMain(m *testing.M) {
@@ -63,19 +62,33 @@ func TestMain(m *testing.M) {
 	case nothingReg:
 		forkspawn.Init()
 		os.Exit(run(parse(os.Args[1:])))
+	case longGrace:
+		mainWithLongGrace()
 	case oneWorker:
-		for _, who := range []string{"parent", "worker"} {
-			if os.Mkdir(filepath.Join(os.Getenv(claimsEnv), who), 0o700) == nil {
-				main()
+		// The first two processes are the parent and the first worker.
+		for _, role := range []string{"parent", "worker"} {
+			if os.Mkdir(filepath.Join(os.Getenv(claimsEnv), role), 0o700) == nil {
+				mainWithLongGrace()
 			}
 		}
-		os.ReadFile(filepath.Join(os.Getenv(claimsEnv), "go")) // waits until the test has opened the fifo too
+		// Wait until the test has opened the fifo too. Then Init fails, because no
+		// entry is registered.
+		os.ReadFile(filepath.Join(os.Getenv(claimsEnv), "go"))
 		forkspawn.Init()
 	}
 	spawntest.Main(m)
 }
 
-// dieOfPoison answers with sums of zeros. What it prints must not get into the output.
+func mainWithLongGrace() {
+	forkspawn.Register(entry, hashFiles)
+	forkspawn.Init()
+	opts := parse(os.Args[1:])
+	opts.config.StopGrace = time.Hour
+	os.Exit(run(opts))
+}
+
+// dieOfPoison answers with sums of zeros. It also writes to stdout, which must
+// not appear in the output of treehash.
 func dieOfPoison(ctx context.Context, parent *forkspawn.Parent) error {
 	for {
 		var r request
@@ -92,11 +105,11 @@ func dieOfPoison(ctx context.Context, parent *forkspawn.Parent) error {
 	}
 }
 
-// bound is generous: it is there to find hangs.
+// bound is generous because it only has to find hangs.
 const bound = time.Minute
 
-// program returns the program, not started, with a temporary directory of its own. After a run of it that
-// was not killed there must be nothing in that.
+// program returns a command for treehash and its new temporary directory. After
+// a run the directory must be empty, unless the program was killed.
 func program(t testing.TB, mode string, args ...string) (cmd *exec.Cmd, tmp string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -111,7 +124,7 @@ func program(t testing.TB, mode string, args ...string) (cmd *exec.Cmd, tmp stri
 	return cmd, tmp
 }
 
-// wait returns the exit code.
+// wait waits for cmd and returns its exit code.
 func wait(t testing.TB, cmd *exec.Cmd) int {
 	t.Helper()
 	var exit *exec.ExitError
@@ -121,13 +134,13 @@ func wait(t testing.TB, cmd *exec.Cmd) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// result is what a run of the program has left.
+// result is the output and the exit code of a run.
 type result struct {
 	stdout, stderr string
 	code           int
 }
 
-// runProgram runs the program to its end and checks that no socket is left.
+// runProgram runs treehash to its end and checks that no socket is left.
 func runProgram(t testing.TB, mode string, args ...string) result {
 	t.Helper()
 	cmd, tmp := program(t, mode, args...)
@@ -146,15 +159,15 @@ func assertEmpty(t testing.TB, dir string) {
 	assert.Empty(t, left, "left in $TMPDIR")
 }
 
-// write makes a file and the directories above it.
+// write creates a file and the directories above it.
 func write(t testing.TB, path string, content []byte) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	require.NoError(t, os.WriteFile(path, content, 0o644))
 }
 
-// oddTree makes a tree of files with all sorts of names, and of what is no regular file. It returns what
-// the program should print for it.
+// oddTree creates a tree with unusual names and with files other than regular
+// ones. It returns the expected output.
 func oddTree(t testing.TB) (dir, want string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -166,15 +179,18 @@ func oddTree(t testing.TB) (dir, want string) {
 	}
 	files := map[string][]byte{
 		"plain": size(1000), "empty": nil, "large": size(9<<20 + 1),
-		"a/b": size(1), "a-b": size(2), "a.b": size(3), "a b": size(4), // directories sort by bytes too: a-b, a.b, a/b
-		"with space ": size(5), "new\nline": size(6), "back\\slash": size(7), "carriage\rreturn": size(8),
-		"all\\of\nthem\r": size(9), "tab\tbed": size(10), "esc\x1b[31m": size(11), `"quoted" 'name'`: size(12),
-		"ünïcödé 日本": size(13), "-dash": size(14), "*?[glob]": size(15), "%d%s": size(16),
+		// Directories sort by bytes too: a-b, a.b, a/b.
+		"a/b": size(1), "a-b": size(2), "a.b": size(3), "a b": size(4),
+		"with space ": size(5), "new\nline": size(6), "back\\slash": size(7),
+		"carriage\rreturn": size(8),
+		"all\\of\nthem\r":  size(9), "tab\tbed": size(10), "esc\x1b[31m": size(11),
+		`"quoted" 'name'`: size(12),
+		"ünïcödé 日本":      size(13), "-dash": size(14), "*?[glob]": size(15), "%d%s": size(16),
 		".hidden": size(17), ".hidden dir/.deeper": size(18), "new\nline dir/x\\y": size(19),
 		strings.Repeat("deep/", 50) + "down": size(20), strings.Repeat("n", 255): size(21),
 		strings.Repeat(strings.Repeat("d", 200)+"/", 8) + "long path": size(22),
 	}
-	if runtime.GOOS != "darwin" { // where names are UTF-8
+	if runtime.GOOS != "darwin" { // where names must be UTF-8
 		files["not\xff\xfeutf-8"] = size(23)
 	}
 	for i := range 200 {
@@ -191,7 +207,7 @@ func oddTree(t testing.TB) (dir, want string) {
 	return dir, sums(files)
 }
 
-// sums is the output for files.
+// sums returns the expected output for files.
 func sums(files map[string][]byte) string {
 	paths := make([]string, 0, len(files))
 	for path := range files {
@@ -209,260 +225,4 @@ func sums(files map[string][]byte) string {
 		fmt.Fprintf(&b, "%s%x  ./%s\n", mark, sha256.Sum256(files[path]), name)
 	}
 	return b.String()
-}
-
-func TestOutputIsThatOfSha256sum(t *testing.T) {
-	dir, want := oddTree(t)
-	t.Run("the test's own idea of it", func(t *testing.T) {
-		cmd := exec.Command("sh", "-c", "find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum")
-		cmd.Dir = dir
-		out, err := cmd.Output()
-		if err != nil || !bytes.Contains(out, []byte(`carriage\rreturn`)) {
-			t.Skip("no sha256sum of GNU coreutils 9 here")
-		}
-		assert.Equal(t, string(out), want)
-	})
-	for _, flags := range []string{
-		"", "-workers 1", "-workers 8", "-transport uds -workers 3", "-transport tcp", "-transport tcp -workers 8",
-		"-method exec", "-workers 1000",
-	} {
-		t.Run("flags "+flags, func(t *testing.T) {
-			got := runProgram(t, leakCheck, append(strings.Fields(flags), dir)...)
-			assert.Equal(t, want, got.stdout)
-			assert.Empty(t, got.stderr)
-			assert.Zero(t, got.code)
-		})
-	}
-}
-
-func TestWorkersThatDieAreReplaced(t *testing.T) {
-	dir, want := oddTree(t)
-	for _, c := range []struct {
-		flags               string
-		minDeaths, maxDeath int // a worker that boots late may find nothing left to do
-	}{
-		{"-workers 1 -crash-after 1", 1, 1},
-		{"-workers 1 -crash-after 5 -transport tcp", 1, 1},
-		{"-workers 2 -crash-after 5", 1, 2},
-		{"-workers 8 -crash-after 1 -transport tcp", 1, 8},
-		{"-workers 1 -crash-after 100000", 0, 0},
-	} {
-		t.Run("flags "+c.flags, func(t *testing.T) {
-			got := runProgram(t, leakCheck, append(strings.Fields(c.flags), dir)...)
-			assert.Equal(t, want, got.stdout)
-			assert.Zero(t, got.code)
-			lines := strings.Count(got.stderr, "\n")
-			assert.True(t, c.minDeaths <= lines && lines <= c.maxDeath, got.stderr)
-			assert.Equal(t, lines, strings.Count(got.stderr, "signal: killed; it was at "), got.stderr)
-		})
-	}
-}
-
-func TestFileThatKillsItsWorkersIsGivenUp(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"before", "poison", "with\npoison", "zuletzt"} {
-		write(t, filepath.Join(dir, name), nil)
-	}
-	got := runProgram(t, poison, "-workers", "2", dir)
-	assert.Equal(t, 1, got.code)
-	assert.Regexp(t, `^0{64}  \./before\n0{64}  \./zuletzt\n$`, got.stdout)
-	assert.Equal(t, maxDeaths, strings.Count(got.stderr, `exit status 7; it was at "./poison"`), got.stderr)
-	assert.Equal(t, maxDeaths, strings.Count(got.stderr, `exit status 7; it was at "./with\npoison"`), got.stderr)
-	assert.Contains(t, got.stderr, "treehash: \"./poison\": given up, as 3 workers died of it\n")
-	assert.Equal(t, 2*maxDeaths+2, strings.Count(got.stderr, "\n"), got.stderr)
-}
-
-func TestWorkersThatCannotBootEndTheRun(t *testing.T) {
-	dir, _ := oddTree(t)
-	got := runProgram(t, nothingReg, "-workers", "4", dir)
-	assert.Equal(t, 1, got.code)
-	assert.Empty(t, got.stdout)
-	assert.Equal(t, 1, strings.Count(got.stderr, "treehash: forkspawn: spawn "), got.stderr)
-	assert.Contains(t, got.stderr, `unknown entry "hash"`)
-}
-
-func TestUnreadableFilesAreToldAndTheRestIsPrinted(t *testing.T) {
-	dir := t.TempDir()
-	require.NoError(t, os.Chmod(filepath.Dir(dir), 0o755))
-	readable := map[string][]byte{"a": []byte("a"), "z": []byte("z")}
-	for path, content := range readable {
-		write(t, filepath.Join(dir, path), content)
-	}
-	write(t, filepath.Join(dir, "locked"), []byte("secret"))
-	write(t, filepath.Join(dir, "locked dir/x"), []byte("secret"))
-	require.NoError(t, os.Chmod(filepath.Join(dir, "locked"), 0))
-	require.NoError(t, os.Chmod(filepath.Join(dir, "locked dir"), 0))
-	t.Cleanup(func() { os.Chmod(filepath.Join(dir, "locked dir"), 0o755) })
-
-	cmd, tmp := program(t, asItIs, dir)
-	if os.Getuid() == 0 {
-		becomeNobody(t, cmd, tmp) // nothing is locked for root
-	}
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Start()
-	if errors.Is(err, fs.ErrPermission) {
-		t.Skip("cannot run as another user here: ", err)
-	}
-	require.NoError(t, err)
-	assert.Equal(t, 1, wait(t, cmd))
-	assert.Equal(t, sums(readable), stdout.String())
-	assert.ElementsMatch(t, []string{
-		`treehash: "./locked": permission denied`,
-		`treehash: "./locked dir": permission denied`,
-	}, strings.Split(strings.TrimSpace(stderr.String()), "\n"))
-	assertEmpty(t, tmp)
-}
-
-// becomeNobody lets cmd run as a user who is not root, from a copy that this user can reach.
-func becomeNobody(t testing.TB, cmd *exec.Cmd, tmp string) {
-	t.Helper()
-	const nobody = 65534
-	bin, err := os.MkdirTemp("", "treehash-bin")
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(bin) })
-	require.NoError(t, os.Chmod(bin, 0o755))
-	from, err := os.Open(cmd.Path)
-	require.NoError(t, err)
-	defer from.Close()
-	cmd.Path = filepath.Join(bin, "treehash")
-	to, err := os.OpenFile(cmd.Path, os.O_CREATE|os.O_WRONLY, 0o755)
-	require.NoError(t, err)
-	_, err = io.Copy(to, from)
-	require.NoError(t, errors.Join(err, to.Close()))
-	require.NoError(t, os.Chown(tmp, nobody, nobody))
-	require.NoError(t, os.Chown(bin, nobody, nobody))
-	cmd.Dir = "/"
-	cmd.Env = append(cmd.Env, "GOCOVERDIR="+bin) // else go test -cover complains on stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-}
-
-func TestDirCanBeWrittenInAnyWay(t *testing.T) {
-	above := t.TempDir()
-	files := map[string][]byte{"a": []byte("a"), "sub/b": []byte("b")}
-	for path, content := range files {
-		write(t, filepath.Join(above, "dir", path), content)
-	}
-	require.NoError(t, os.Mkdir(filepath.Join(above, "other"), 0o755))
-	require.NoError(t, os.Symlink("../dir/sub", filepath.Join(above, "other", "sub")))
-	require.NoError(t, os.Symlink("dir", filepath.Join(above, "link")))
-	require.NoError(t, os.Symlink("dir", filepath.Join(above, "l\xffnk")))
-	for _, c := range []struct{ from, dir string }{
-		{"dir", "."}, {"dir", "./"}, {"other", "../dir"}, {"dir/sub", ".."}, {".", "dir/"}, {".", ".//dir/./"},
-		{".", filepath.Join(above, "dir")}, {".", "link"}, {".", "link/"}, {".", "other/sub/.."}, {".", "l\xffnk"},
-	} {
-		t.Run(fmt.Sprintf("%q in %s", c.dir, c.from), func(t *testing.T) {
-			cmd, tmp := program(t, asItIs, c.dir)
-			cmd.Dir = filepath.Join(above, c.from)
-			out, err := cmd.Output()
-			assert.NoError(t, err)
-			assert.Equal(t, sums(files), string(out))
-			assertEmpty(t, tmp)
-		})
-	}
-	t.Run("no file in it", func(t *testing.T) {
-		assert.Equal(t, result{}, runProgram(t, leakCheck, t.TempDir()))
-	})
-}
-
-func TestWrongUseIsExplained(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	write(t, file, nil)
-	for _, c := range []struct {
-		args []string
-		want string
-	}{
-		{nil, "want one directory, got 0 arguments"},
-		{[]string{dir, dir}, "want one directory, got 2 arguments"},
-		{[]string{filepath.Join(dir, "missing")}, "missing: no such file or directory"},
-		{[]string{""}, "no such file or directory"},
-		{[]string{file}, "file: not a directory"},
-		{[]string{file + "/"}, "not a directory"},
-		{[]string{"-workers", "0", dir}, "-workers 0: want 1 or more"},
-		{[]string{"-workers", "-3", dir}, "-workers -3: want 1 or more"},
-		{[]string{"-workers", "many", dir}, `invalid value "many" for flag -workers`},
-		{[]string{"-crash-after", "-1", dir}, "-crash-after -1: want 0 or more"},
-		{[]string{"-transport", "pigeon", dir}, `-transport "pigeon": want uds or tcp`},
-		{[]string{"-method", "spoon", dir}, `start method "spoon": no such start method; use "exec"`},
-		{[]string{"-method", "livefork", dir}, `start method "livefork": the name is reserved`},
-		{[]string{"-nonsense", dir}, "flag provided but not defined: -nonsense"},
-	} {
-		t.Run(strings.ReplaceAll(strings.Join(c.args, " "), dir, "DIR"), func(t *testing.T) {
-			got := runProgram(t, asItIs, c.args...)
-			assert.Equal(t, 2, got.code)
-			assert.Empty(t, got.stdout)
-			assert.Contains(t, got.stderr, c.want)
-		})
-	}
-	t.Run("-h is no error", func(t *testing.T) {
-		got := runProgram(t, asItIs, "-h")
-		assert.Zero(t, got.code)
-		assert.Contains(t, got.stderr, "usage: treehash [flags] DIR")
-	})
-}
-
-// longTree makes a tree whose output is larger than a pipe holds.
-func longTree(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	for i := range 500 {
-		write(t, filepath.Join(dir, fmt.Sprintf("%0200d", i)), nil)
-	}
-	return dir
-}
-
-func TestReaderThatGoesAwayEndsItQuietly(t *testing.T) {
-	for _, when := range []string{"at once", "in the middle"} {
-		t.Run(when, func(t *testing.T) {
-			cmd, tmp := program(t, asItIs, longTree(t))
-			r, w, err := os.Pipe()
-			require.NoError(t, err)
-			defer r.Close()
-			var stderr bytes.Buffer
-			cmd.Stdout, cmd.Stderr = w, &stderr
-			if when == "at once" {
-				r.Close()
-			}
-			require.NoError(t, cmd.Start())
-			w.Close()
-			if when == "in the middle" {
-				_, err := io.ReadFull(r, make([]byte, 100))
-				assert.NoError(t, err)
-				r.Close()
-			}
-			assert.Zero(t, wait(t, cmd))
-			assert.Empty(t, stderr.String())
-			assertEmpty(t, tmp)
-		})
-	}
-	t.Run("and so does one of stderr", func(t *testing.T) {
-		dir, want := oddTree(t)
-		cmd, tmp := program(t, asItIs, "-crash-after", "1", dir)
-		r, w, err := os.Pipe()
-		require.NoError(t, err)
-		r.Close()
-		var stdout bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, w
-		require.NoError(t, cmd.Start())
-		w.Close()
-		assert.Zero(t, wait(t, cmd))
-		assert.Equal(t, want, stdout.String())
-		assertEmpty(t, tmp)
-	})
-}
-
-func TestSignalEndsItEvenWhileNobodyReadsItsOutput(t *testing.T) {
-	cmd, tmp := program(t, asItIs, longTree(t))
-	r, w, err := os.Pipe()
-	require.NoError(t, err)
-	defer r.Close()
-	cmd.Stdout = w
-	require.NoError(t, cmd.Start())
-	w.Close()
-	_, err = io.ReadFull(r, make([]byte, 1)) // so it has begun to write, and cannot end
-	require.NoError(t, err)
-	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
-	assert.Equal(t, 143, wait(t, cmd))
-	assertEmpty(t, tmp)
 }

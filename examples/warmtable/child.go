@@ -10,22 +10,24 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 )
 
-// The names by which the parent asks for what is in this file.
+// Names of the entry and the warm-up.
 const (
 	entry  = "answer"
 	warmUp = "table"
 )
 
-// tableEnv says in children and template which table to load: "bytes" or "bytes pointers". A warm-up has no parameters but these.
+// tableEnv is the environment variable with the table to load, "SIZE" in bytes
+// or "SIZE pointers". It is in the environment because a warm-up has no
+// arguments.
 const tableEnv = "WARMTABLE_TABLE"
 
-// loaded is the table of this process. A forked child finds it here.
+// loaded is the table of this process. In a forked child it is already there.
 var loaded struct {
 	table table
-	by    int // the process that loaded it
+	by    int // pid of the process that has loaded it
 }
 
-// load is the warm-up.
+// load is the warm-up: it loads the table.
 func load() error {
 	var size int
 	var kind string
@@ -38,31 +40,32 @@ func load() error {
 		return nil
 	}
 	loaded.table = newDictionary(size)
-	// A heap grows by so many percent of all that it holds, the table with it, before it is collected. With the default of 100
-	// each child would gather as much garbage as the table is large. Collections are cheap here, as they have nothing to look for in
-	// the table. Forked children have this setting from their template.
+	// By default the heap doubles before a garbage collection, so each child
+	// would keep garbage of the size of the table. Frequent collections are cheap
+	// here, because the table has no pointers. Forked children inherit the
+	// setting.
 	debug.SetGCPercent(1)
 	return nil
 }
 
-// What parent and child say to each other.
-type (
-	// question is about a word, or asks for a collection.
-	question struct {
-		Word    string
-		Collect bool
-	}
-	// answer has what a word means, if it is known.
-	answer struct {
-		Known   bool
-		Meaning string
-		Loader  int // the process that has loaded the table
-	}
-)
+// question is the parent's message. With Collect it asks for a garbage
+// collection instead of the meaning of a word.
+type question struct {
+	Word    string
+	Collect bool
+}
 
-// answerQuestions is the life of a child. It ends when the parent asks it to stop, or is gone.
+// answer is the child's message.
+type answer struct {
+	Known   bool
+	Meaning string
+	Loader  int // pid of the process that has loaded the table
+}
+
+// answerQuestions is the entry of a child. It runs until the parent asks it to
+// stop or has died.
 func answerQuestions(ctx context.Context, parent *forkspawn.Parent) error {
-	if loaded.table == nil { // executed, and not forked from a template
+	if loaded.table == nil { // this child was executed, not forked from a template
 		if err := load(); err != nil {
 			return err
 		}
@@ -70,7 +73,7 @@ func answerQuestions(ctx context.Context, parent *forkspawn.Parent) error {
 	for {
 		var q question
 		if err := parent.Recv(ctx, &q); err != nil {
-			return err // for Init this is success if the parent asked for it
+			return err // Init exits with 0 if the parent has asked for the stop
 		}
 		a := answer{Loader: loaded.by}
 		if q.Collect {

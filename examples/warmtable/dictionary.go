@@ -5,21 +5,22 @@ import (
 	"sort"
 )
 
-// dictionary is a table of words and what they mean. It has two pointers in all, whatever its size: a collection has nothing to look
-// for in its memory, and so does not write to it.
+// dictionary is a table of words and their meanings. It has only two pointers,
+// so a garbage collection does not scan or mark its memory.
 type dictionary struct {
 	records []byte   // "word meaning\n", sorted
 	starts  []uint32 // of each record
 }
 
-// table is what a child looks words up in.
+// table is a dictionary in one of its two forms.
 type table interface {
 	lookup(word string) (meaning string, ok bool)
 }
 
 func (d *dictionary) lookup(word string) (string, bool) {
 	key := []byte(word + " ")
-	i := sort.Search(len(d.starts), func(i int) bool { return bytes.Compare(d.records[d.starts[i]:], key) >= 0 })
+	i := sort.Search(len(d.starts),
+		func(i int) bool { return bytes.Compare(d.records[d.starts[i]:], key) >= 0 })
 	if i == len(d.starts) {
 		return "", false
 	}
@@ -31,7 +32,7 @@ func (d *dictionary) lookup(word string) (string, bool) {
 	return string(meaning), true
 }
 
-// pointers is the same as many programs would have it, with three pointers for each record.
+// pointers is a table with three pointers for each record, as in many programs.
 type pointers map[string]*string
 
 func (p pointers) lookup(word string) (string, bool) {
@@ -42,16 +43,17 @@ func (p pointers) lookup(word string) (string, bool) {
 	return *meaning, true
 }
 
-// extent is how large a dictionary is.
+// extent is the size of a dictionary.
 type extent struct {
 	records int
-	bytes   int // of the records and of where they start
+	bytes   int // of the records and their start offsets
 }
 
-// maxSize is what can be pointed into with a uint32, and what there are words for.
+// maxSize is the largest size in bytes. An offset must fit into a uint32, and
+// there must be enough words.
 const maxSize = 4e9
 
-// extentOf returns that of the largest dictionary of at most so many bytes.
+// extentOf returns the extent of the largest dictionary of at most size bytes.
 func extentOf(size int) (e extent) {
 	for {
 		more := (wordLen+1)*(1+meanings(e.records)) + 4
@@ -63,10 +65,12 @@ func extentOf(size int) (e extent) {
 	}
 }
 
-// newDictionary makes the one of so many bytes: each time the same. Another program would read a file here.
+// newDictionary makes the dictionary of at most size bytes. It is always the
+// same. A real program would read a file here.
 func newDictionary(size int) *dictionary {
 	e := extentOf(size)
-	d := &dictionary{records: make([]byte, 0, e.bytes-4*e.records), starts: make([]uint32, 0, e.records)} // no more than it takes
+	d := &dictionary{records: make([]byte, 0, e.bytes-4*e.records),
+		starts: make([]uint32, 0, e.records)}
 	for i := range e.records {
 		d.starts = append(d.starts, uint32(len(d.records)))
 		d.records = appendWord(d.records, i, 0)
@@ -86,7 +90,8 @@ func newPointers(size int) pointers {
 	return p
 }
 
-// A word is five syllables. The record i has the one with the number spread*i, so that others lie between that are in no dictionary.
+// A word has five syllables. Record i has the word with the number spread*i, and
+// the words between two records are in no dictionary.
 const (
 	wordLen    = 10
 	consonants = "bcdfghjklmnpqrstvwxyz"
@@ -94,12 +99,14 @@ const (
 	spread     = 100
 )
 
-// appendWord appends the word of record i, or with a number below spread one behind it.
-func appendWord(b []byte, i, behind int) []byte {
-	number := spread*i + behind
+// appendWord appends the word of record i, or with 0 < offset < spread a missing
+// word after it.
+func appendWord(b []byte, i, offset int) []byte {
+	number := spread*i + offset
 	var word [wordLen]byte
 	for at := len(word) - 2; at >= 0; at -= 2 {
-		word[at], word[at+1] = consonants[number/len(vowels)%len(consonants)], vowels[number%len(vowels)]
+		word[at] = consonants[number/len(vowels)%len(consonants)]
+		word[at+1] = vowels[number%len(vowels)]
 		number /= len(consonants) * len(vowels)
 	}
 	return append(b, word[:]...)
@@ -107,10 +114,12 @@ func appendWord(b []byte, i, behind int) []byte {
 
 func wordOf(i int) string { return string(appendWord(nil, i, 0)) }
 
-// missingAfter returns a word that is in no dictionary.
-func missingAfter(i int) string { return string(appendWord(nil, i, 1+int(mix(uint64(i))%(spread-1)))) }
+// missingAfter returns a word after that of record i. It is in no dictionary.
+func missingAfter(i int) string {
+	return string(appendWord(nil, i, 1+int(mix(uint64(i))%(spread-1))))
+}
 
-// appendMeaning appends two to seven words.
+// appendMeaning appends the meaning of record i, two to seven words.
 func appendMeaning(b []byte, i int) []byte {
 	x := mix(uint64(i))
 	for k := range meanings(i) {
@@ -126,7 +135,8 @@ func meaningOf(i int) string { return string(appendMeaning(nil, i)) }
 
 func meanings(i int) int { return 2 + int(mix(uint64(i))%6) }
 
-// mix is the finalizer of splitmix64 (Steele, Lea and Flood, 2014): it makes of each number another one that looks random.
+// mix maps each number to one that looks random. It is the finalizer of
+// splitmix64 (Steele, Lea and Flood, 2014).
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9

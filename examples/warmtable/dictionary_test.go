@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheDictionaryHasWhatItShould(t *testing.T) {
+func TestDictionary_Lookup(t *testing.T) {
 	const size = 1_000_000
 	e := extentOf(size)
 	require.Greater(t, e.records, 1000)
@@ -16,7 +16,8 @@ func TestTheDictionaryHasWhatItShould(t *testing.T) {
 	assert.Equal(t, e, extent{records: len(d.starts), bytes: len(d.records) + 4*len(d.starts)})
 	assert.Equal(t, len(d.records), cap(d.records))
 
-	for name, table := range map[string]table{"without pointers": d, "with pointers": newPointers(size)} {
+	for name, table := range map[string]table{"without pointers": d,
+		"with pointers": newPointers(size)} {
 		t.Run(name, func(t *testing.T) {
 			for i := range e.records {
 				meaning, ok := table.lookup(wordOf(i))
@@ -25,7 +26,8 @@ func TestTheDictionaryHasWhatItShould(t *testing.T) {
 				_, ok = table.lookup(missingAfter(i))
 				require.False(t, ok, missingAfter(i))
 			}
-			for _, word := range []string{"", "a", "babababab", "zzz", wordOf(e.records), wordOf(1)[:9], wordOf(1) + " "} {
+			for _, word := range []string{"", "a", "babababab", "zzz", wordOf(e.records),
+				wordOf(1)[:9], wordOf(1) + " "} {
 				_, ok := table.lookup(word)
 				assert.False(t, ok, "%q", word)
 			}
@@ -33,7 +35,7 @@ func TestTheDictionaryHasWhatItShould(t *testing.T) {
 	}
 }
 
-func TestWordsAreSorted(t *testing.T) {
+func TestDictionary_WordsAreSorted(t *testing.T) {
 	for i := range 100_000 {
 		require.Less(t, wordOf(i), missingAfter(i))
 		require.Less(t, missingAfter(i), wordOf(i+1))

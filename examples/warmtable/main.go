@@ -1,28 +1,40 @@
-// Warmtable has children answer questions from a large table: executed ones, of which each loads it, and ones that are forked from a
-// template that has loaded it before. It prints how long the first answer took, and all, and the memory.
+// Warmtable compares children that load a large table with children that share
+// one. It spawns children by exec, and then forks children from a template that
+// has loaded the table before. It prints the times and the memory of both.
 //
-//	CGO_ENABLED=0 go run ./examples/warmtable [-method exec,forkserver] [-children N] [-size MB] [-questions N] [-pointers] [-fallback]
+//	CGO_ENABLED=0 go run ./examples/warmtable [-method exec,forkserver] [-children N]
+//		[-size MB] [-questions N] [-pointers] [-fallback]
 //
-// Read child.go first, which has the warm-up and the child, then main.go; dictionary.go is the table, and memory.go reads what a
-// process takes. The columns:
+// Read child.go first: it has the warm-up and the entry of a child. main.go is
+// the parent, dictionary.go the table, and memory.go measures the memory of a
+// process. The columns of the output:
 //
-//   - template: until there is one, which has tried itself and loaded the table. Children that are executed need none.
-//   - first: from the call of Spawn until the first answer, while there is no other child.
-//   - all: from the same call until the last answer. The other children are spawned one after the other, and answer side by side.
-//   - child: the median child's proportional set size (PSS): memory that k processes share counts a k-th in each of them. It is read
-//     when all have answered, and again when each has collected its garbage once more.
-//   - together: that of all children and the template at the same moment, and how many times the table it is.
+//   - template: the time until the template is ready. Executed children have none.
+//   - first: the time from the first call of Spawn to the first answer.
+//   - all: the time from the same call to the last answer. The parent spawns the
+//     children one after the other, and they answer concurrently.
+//   - child: the median of the children's memory (PSS). A page that k processes
+//     share counts as 1/k page in each. It is measured after all answers, and
+//     again after another garbage collection in each child.
+//   - together: the memory of all children and the template, in MB and as a
+//     multiple of the table.
 //
-// The table is a dictionary that is made up, with no pointers in it: a slice of bytes, and one of offsets. That matters. Forked
-// children share its memory with the template until one writes to it. A lookup does not, but a collection marks what it finds: with
-// -pointers, which has the same dictionary as a map of strings, one collection makes much of it each child's own. (Records in a file
-// that is mapped into memory are shared by executed children too. A template is for what takes time to make, or cannot be mapped.)
+// Forked children share the memory of the template until one of them writes to
+// it. A lookup does not write, but a garbage collection marks each object that a
+// pointer refers to. So the table is a slice of bytes and a slice of offsets,
+// without pointers. With -pointers it is a map of strings, and one collection
+// copies most of it into each child.
 //
-// The parent has no table. It knows by itself what the answers must be, and compares each.
+// A file that is mapped into memory is shared by executed children too. A
+// template is for data that takes long to build or cannot be mapped.
 //
-// When the children could take more than half of the memory that is available, there are fewer, and a line says so. The program
-// exits with 2 when it was called wrongly, and with 1 when something failed, an answer was wrong, or children cannot be forked here: the
-// error says why, and what helps. With -fallback they are executed then, as the first column tells.
+// The parent has no table. It computes the right answers and compares them.
+//
+// If the children could take more than half of the available memory, the program
+// spawns fewer and prints a line about it. The exit code is 1 if something has
+// failed, if an answer was wrong, or if children cannot be forked here. With
+// -fallback they are executed in that case, and the first column shows it. The
+// exit code is 2 if the command line is wrong.
 package main
 
 import (
@@ -45,21 +57,26 @@ import (
 )
 
 func main() {
-	forkspawn.RegisterWarmUp(warmUp, load)     // what a template of this program can do once for all children
-	forkspawn.Register(entry, answerQuestions) // what a child can be asked to run
-	forkspawn.Init()                           // in a child this runs the entry, in a template it warms up and forks, and it does not return
+	forkspawn.RegisterWarmUp(warmUp, load)     // runs once, in the template
+	forkspawn.Register(entry, answerQuestions) // runs in each child
+	forkspawn.Init()                           // in a child or template: does its work and exits
 
 	var o options
-	methods := flag.String("method", "exec,forkserver", "start `methods`, exec and forkserver, with commas between")
+	methods := flag.String("method", "exec,forkserver",
+		"comma-separated start `methods`, exec or forkserver")
 	size := flag.Int("size", 200, "size of the table in `MB` of 1,000,000 bytes, 4,000 at most")
 	flag.IntVar(&o.children, "children", 20, "number of child `processes`")
 	flag.IntVar(&o.questions, "questions", 1000, "`number` of questions to each child")
-	flag.BoolVar(&o.pointers, "pointers", false, "have the table as a map of strings")
-	flag.BoolVar(&o.fallback, "fallback", false, "execute the children of method forkserver where they cannot be forked")
+	flag.BoolVar(&o.pointers, "pointers", false, "make the table a map of strings")
+	flag.BoolVar(&o.fallback, "fallback", false, "execute the children if they cannot be forked")
 	flag.Parse()
 	o.size = *size * megabyte
-	list := strings.Split(*methods, ",")
-	if flag.NArg() > 0 || o.children < 1 || o.questions < 1 || *size < 1 || *size > maxSize/megabyte || slices.Contains(list, forkspawn.MethodInProcess) {
+	var list []forkspawn.Method
+	for _, name := range strings.Split(*methods, ",") {
+		list = append(list, forkspawn.Method(name))
+	}
+	if flag.NArg() > 0 || o.children < 1 || o.questions < 1 || *size < 1 ||
+		*size > maxSize/megabyte || slices.Contains(list, forkspawn.MethodInProcess) {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -76,7 +93,7 @@ type options struct {
 	pointers, fallback        bool
 }
 
-// table says which one to load, to children and template.
+// table returns the value of tableEnv.
 func (o options) table() string {
 	if o.pointers {
 		return fmt.Sprint(o.size, " pointers")
@@ -84,14 +101,16 @@ func (o options) table() string {
 	return fmt.Sprint(o.size)
 }
 
-func run(out io.Writer, methods []string, o options) error {
+func run(out io.Writer, methods []forkspawn.Method, o options) error {
 	if slices.Contains(methods, forkspawn.MethodForkserver) && !o.fallback {
-		if err := forkspawn.ForkserverSupport(); err != nil { // now, and not after minutes with another method
+		// Fail now, and not after minutes with another method.
+		if err := forkspawn.CheckForkserver(context.Background()); err != nil {
 			return err
 		}
 	}
 	table := extentOf(o.size)
-	fmt.Fprintf(out, "a table of %d records, %.0f MB; %d questions to each child\n", table.records, megabytes(table.bytes), o.questions)
+	fmt.Fprintf(out, "a table of %d records, %.0f MB; %d questions to each child\n",
+		table.records, megabytes(table.bytes), o.questions)
 	var rows []row
 	for _, method := range methods {
 		n, err := affordable(method, o)
@@ -99,7 +118,9 @@ func run(out io.Writer, methods []string, o options) error {
 			return err
 		}
 		if n < o.children {
-			fmt.Fprintf(out, "%s: %d children and not %d, which could take more than half of the memory that is available\n", method, n, o.children)
+			fmt.Fprintf(out, "%s: %d children and not %d, "+
+				"which could take more than half of the memory that is available\n",
+				method, n, o.children)
 		}
 		of := o
 		of.children = n
@@ -113,25 +134,27 @@ func run(out io.Writer, methods []string, o options) error {
 	return printTable(out, rows, table.bytes)
 }
 
-// row is what a method gave. Memory is in bytes, and 0 where the system does not tell.
+// row has the results of one method. Memory is in bytes, and 0 if it is unknown.
 type row struct {
-	method              string // by which the children were really started
+	method              string // differs from the requested one after a fallback
 	children            int
 	template            time.Duration
 	first, all          time.Duration
 	answered, collected memory
 }
 
-// memory is that of the median child, and of all children with their template.
+// memory is the memory of the median child and of all children with their
+// template.
 type memory struct{ child, together int }
 
-// measure has one method's children start, answer, and end.
-func measure(method string, o options) (r row, err error) {
+// measure starts the children with one method, asks them, and stops them.
+func measure(method forkspawn.Method, o options) (r row, err error) {
 	cfg := forkspawn.Config{
 		Method:             method,
 		ForkserverFallback: o.fallback,
 		Command:            forkspawn.Command{Env: append(os.Environ(), tableEnv+"="+o.table())},
-		Logger:             slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger: slog.New(slog.NewTextHandler(os.Stderr,
+			&slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	if method == forkspawn.MethodForkserver {
 		cfg.WarmUp = warmUp
@@ -140,12 +163,14 @@ func measure(method string, o options) (r row, err error) {
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, spawner.Close()) }() // no child outlives it, and neither does the template
+	// Close stops the children and the template.
+	defer func() { err = errors.Join(err, spawner.Close()) }()
 	ctx, stop := spawner.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	began := time.Now()
-	if err := spawner.Warm(ctx); err != nil { // else the first Spawn waits for the template
+	// otherwise the first Spawn waits for the template
+	if err := spawner.AwaitTemplate(ctx); err != nil {
 		return r, err
 	}
 	r.template = time.Since(began)
@@ -169,15 +194,17 @@ func measure(method string, o options) (r row, err error) {
 	return r, err
 }
 
-// interrogate spawns the children, asks each its questions, and returns them with the time of the first answer. The first that
-// fails ends it.
-func interrogate(ctx context.Context, spawner *forkspawn.Spawner, o options) (children []*forkspawn.Child, first time.Time, err error) {
+// interrogate spawns the children and asks each all its questions. It returns
+// the children and the time of the first answer. The first failure ends it.
+func interrogate(ctx context.Context, spawner *forkspawn.Spawner,
+	o options) (children []*forkspawn.Child, first time.Time, err error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	records := extentOf(o.size).records
 	var asking sync.WaitGroup
 	for i := range o.children {
-		child, err := spawner.Spawn(ctx, spawnspec.Spec{Name: fmt.Sprintf("%s-%d", entry, i+1), Entry: entry})
+		child, err := spawner.Spawn(ctx,
+			spawnspec.Spec{Name: fmt.Sprintf("%s-%d", entry, i+1), Entry: entry})
 		if err != nil {
 			fail(err)
 			break
@@ -202,7 +229,8 @@ func interrogate(ctx context.Context, spawner *forkspawn.Spawner, o options) (ch
 	return children, first, context.Cause(ctx)
 }
 
-// check asks one question, and compares the answer with the truth. Every tenth is about a word that there is not.
+// check asks one question and compares the answer. Every tenth question is about
+// a missing word.
 func check(ctx context.Context, child *forkspawn.Child, number, records int) error {
 	record := int(mix(uint64(number)) % uint64(records))
 	word, want := wordOf(record), answer{Known: true, Meaning: meaningOf(record)}
@@ -223,11 +251,12 @@ func ask(ctx context.Context, child *forkspawn.Child, q question) (a answer, err
 	if err := child.Send(ctx, q); err != nil {
 		return a, err
 	}
-	err = child.Recv(ctx, &a) // a *forkspawn.ExitError, if it has died: exit status, last lines of stderr
+	err = child.Recv(ctx, &a) // a *forkspawn.ExitError if the child has died
 	return a, err
 }
 
-// memoryOf reads what children take, and their template, of which they tell.
+// memoryOf measures the memory of the children and their template. The first
+// child answers with the pid of the template.
 func memoryOf(ctx context.Context, children []*forkspawn.Child) (m memory, err error) {
 	a, err := ask(ctx, children[0], question{})
 	if err != nil {
@@ -254,8 +283,9 @@ func memoryOf(ctx context.Context, children []*forkspawn.Child) (m memory, err e
 	return m, nil
 }
 
-// affordable returns how many children there can be with what each may take for itself.
-func affordable(method string, o options) (int, error) {
+// affordable returns the number of children that fit into half of the available
+// memory.
+func affordable(method forkspawn.Method, o options) (int, error) {
 	free, err := available()
 	if err != nil || free == 0 {
 		return o.children, err
@@ -275,16 +305,19 @@ func affordable(method string, o options) (int, error) {
 
 func printTable(w io.Writer, rows []row, table int) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(tw, "\t\ttemplate\tfirst\tall\tanswered: child\ttogether\t\tcollected: child\ttogether\t\t")
+	fmt.Fprintln(tw,
+		"\t\ttemplate\tfirst\tall\tanswered: child\ttogether\t\tcollected: child\ttogether\t\t")
 	fmt.Fprintln(tw, "method\tchildren\tms\tms\tms\tMB\tMB\tx table\tMB\tMB\tx table\t")
 	for _, r := range rows {
-		fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.1f\t%.0f\t", r.method, r.children, millis(r.template), millis(r.first), millis(r.all))
+		fmt.Fprintf(tw, "%s\t%d\t%.0f\t%.1f\t%.0f\t", r.method, r.children, millis(r.template),
+			millis(r.first), millis(r.all))
 		for _, m := range []memory{r.answered, r.collected} {
-			if m.together == 0 { // the system does not tell
+			if m.together == 0 { // unknown
 				fmt.Fprint(tw, "-\t-\t-\t")
 				continue
 			}
-			fmt.Fprintf(tw, "%.1f\t%.0f\t%.2f\t", megabytes(m.child), megabytes(m.together), float64(m.together)/float64(table))
+			fmt.Fprintf(tw, "%.1f\t%.0f\t%.2f\t", megabytes(m.child), megabytes(m.together),
+				float64(m.together)/float64(table))
 		}
 		fmt.Fprintln(tw)
 	}

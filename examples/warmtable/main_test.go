@@ -20,6 +20,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
 
+// liar gives the same wrong answer to each question.
 var liar = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) error {
 	for {
 		var q question
@@ -32,7 +33,8 @@ var liar = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) er
 	}
 })
 
-// init registers what children of this test binary are asked to run. The second one dies of its tenth question.
+// init registers the entry for children of this test binary. The second child
+// exits at its tenth question.
 func init() {
 	forkspawn.Register(entry, func(ctx context.Context, parent *forkspawn.Parent) error {
 		table := newDictionary(megabyte)
@@ -41,7 +43,7 @@ func init() {
 			if err := parent.Recv(ctx, &q); err != nil {
 				return err
 			}
-			if n == 10 && parent.Spec.Name == "answer-2" {
+			if n == 10 && parent.Spec().Name == "answer-2" {
 				os.Exit(7)
 			}
 			var a answer
@@ -55,7 +57,7 @@ func init() {
 
 func TestMain(m *testing.M) { spawntest.Main(m) }
 
-// build returns the program, built with cgo or without.
+// build builds warmtable with this value of CGO_ENABLED and returns its path.
 func build(t *testing.T, cgo string) string {
 	t.Helper()
 	exe := filepath.Join(t.TempDir(), "warmtable")
@@ -66,7 +68,7 @@ func build(t *testing.T, cgo string) string {
 	return exe
 }
 
-// start runs the program. The bound is there to find hangs.
+// start runs warmtable. The timeout only has to find hangs.
 func start(t *testing.T, exe string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -83,7 +85,7 @@ func start(t *testing.T, exe string, args ...string) (stdout, stderr string, cod
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// cells returns those of the rows of the table, without the two lines of its head.
+// cells returns the cells of the printed table, without its two head lines.
 func cells(t *testing.T, stdout string) (rows [][]string) {
 	t.Helper()
 	_, table, ok := strings.Cut(stdout, "all answers are right\n")
@@ -103,9 +105,9 @@ func needProcesses(t *testing.T) {
 
 func forkserverIsHere() bool { return runtime.GOOS == "linux" && runtime.GOARCH == "amd64" }
 
-func TestForkedChildrenShareOneTable(t *testing.T) {
+func TestForked_ChildrenShareOneTable(t *testing.T) {
 	if !forkserverIsHere() {
-		t.Skip("children can be forked on linux/amd64 alone; see TestItRefusesWhereChildrenCannotBeForked")
+		t.Skip("children can be forked only on linux/amd64")
 	}
 	spawntest.NoLeaks(t)
 	stdout, stderr, code := start(t, build(t, "0"), "-method", "forkserver", "-children", "20")
@@ -121,10 +123,11 @@ func TestForkedChildrenShareOneTable(t *testing.T) {
 	}
 }
 
-func TestExecutedChildrenHaveATableEach(t *testing.T) {
+func TestExecuted_ChildrenHaveOneTableEach(t *testing.T) {
 	needProcesses(t)
 	spawntest.NoLeaks(t)
-	stdout, stderr, code := start(t, build(t, "0"), "-method", "exec", "-size", "20", "-children", "3", "-questions", "100")
+	stdout, stderr, code := start(t, build(t, "0"), "-method", "exec", "-size", "20", "-children",
+		"3", "-questions", "100")
 	require.Zero(t, code)
 	assert.Empty(t, stderr)
 	rows := cells(t, stdout)
@@ -137,7 +140,7 @@ func TestExecutedChildrenHaveATableEach(t *testing.T) {
 	}
 }
 
-func TestItRefusesWhereChildrenCannotBeForked(t *testing.T) {
+func TestForked_RefusedWithoutForkserver(t *testing.T) {
 	needProcesses(t)
 	spawntest.NoLeaks(t)
 	remedy, cgo := `use "exec"`, "0"
@@ -156,29 +159,31 @@ func TestItRefusesWhereChildrenCannotBeForked(t *testing.T) {
 	assert.Contains(t, stderr, `start method "forkserver"`)
 	assert.Contains(t, stderr, remedy)
 
-	stdout, stderr, code = start(t, exe, "-size", "1", "-children", "2", "-method", "forkserver", "-fallback")
+	stdout, stderr, code = start(t, exe, "-size", "1", "-children", "2", "-method", "forkserver",
+		"-fallback")
 	require.Zero(t, code)
 	assert.Equal(t, 1, strings.Count(stderr, "children are executed"))
 	assert.Equal(t, []string{"exec", "2"}, cells(t, stdout)[0][:2])
 }
 
-func TestAWrongAnswerIsFound(t *testing.T) {
+func TestAnswer_WrongIsFound(t *testing.T) {
 	needProcesses(t)
 	spawntest.NoLeaks(t)
 	child := spawntest.Spawn(t, liar)
-	for number := range 10 { // the last is about a word that there is not
+	for number := range 10 { // the last one is about a missing word
 		err := check(t.Context(), child, number, 1000)
 		assert.ErrorContains(t, err, "whatever")
 	}
 }
 
-func TestAChildThatDiesEndsItAll(t *testing.T) {
+func TestAnswer_ChildDies(t *testing.T) {
 	needProcesses(t)
 	spawntest.NoLeaks(t)
 	spawner, err := forkspawn.New(forkspawn.Config{})
 	require.NoError(t, err)
 	defer func() { assert.NoError(t, spawner.Close()) }()
-	_, _, err = interrogate(t.Context(), spawner, options{size: megabyte, children: 3, questions: 1e9})
+	_, _, err = interrogate(t.Context(), spawner,
+		options{size: megabyte, children: 3, questions: 1e9})
 	var exit *forkspawn.ExitError
 	require.ErrorAs(t, err, &exit)
 	assert.ErrorContains(t, err, `child "answer-2"`)

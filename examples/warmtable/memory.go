@@ -9,17 +9,19 @@ import (
 	"strings"
 )
 
-// proportional returns the memory of a process in bytes, of which what it shares with others counts by its share: Pss of
-// /proc/PID/smaps_rollup, see proc(5). It is 0 where there is no such file.
+// proportional returns the proportional set size of a process in bytes, or 0 on
+// systems without /proc/PID/smaps_rollup. A page shared by k processes counts as
+// 1/k page; see Pss in proc(5).
 func proportional(pid int) (int, error) {
 	n, err := kilobytes(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Pss:")
-	if errors.Is(err, fs.ErrNotExist) && !procThere() {
+	if errors.Is(err, fs.ErrNotExist) && !haveSmaps() {
 		return 0, nil
 	}
 	return n, err
 }
 
-// available returns how many bytes programs can have before the system has to swap, or 0 where it does not say.
+// available returns how many bytes programs can allocate before the system
+// swaps, or 0 if that is unknown.
 func available() (int, error) {
 	n, err := kilobytes("/proc/meminfo", "MemAvailable:")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -28,12 +30,12 @@ func available() (int, error) {
 	return n, err
 }
 
-func procThere() bool {
+func haveSmaps() bool {
 	_, err := os.Stat("/proc/self/smaps_rollup")
 	return err == nil
 }
 
-// kilobytes returns the bytes that a line of the form "key 12 kB" says.
+// kilobytes reads a line such as "key 12 kB" and returns the number of bytes.
 func kilobytes(path, key string) (int, error) {
 	f, err := os.Open(path)
 	if err != nil {

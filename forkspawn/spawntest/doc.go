@@ -1,46 +1,43 @@
-// Package spawntest is for the tests of programs that use package forkspawn: it runs a function of the test
-// as a child, asserts that a test has left nothing behind, and waits for states without sleeping.
+// Package spawntest provides utilities for tests of programs that use package
+// forkspawn. It runs a function of the test as a child process, checks that a
+// test has left nothing behind, and waits for states without fixed sleeps.
 //
-//	var upper = spawntest.Func(func(ctx context.Context, parent *forkspawn.Parent) error {
-//		var s string
-//		if err := parent.Recv(ctx, &s); err != nil {
-//			return err
-//		}
-//		return parent.Send(ctx, strings.ToUpper(s))
-//	})
+//	var upper = spawntest.Func(runUpper) // func(context.Context, *forkspawn.Parent) error
 //
 //	func TestMain(m *testing.M) { spawntest.Main(m) }
 //
 //	func TestUpper(t *testing.T) {
-//		spawntest.NoLeaks(t) // first: what comes later is undone before it looks
+//		spawntest.NoLeaks(t) // first, so that it looks after all other cleanups
 //		child := spawntest.Spawn(t, upper)
 //		...
 //	}
 //
-// The children are the test binary itself. [Main] makes a child of it where it was spawned as one, so it is all
-// of TestMain, or its end: what runs before it runs in every child.
+// Each child is another process of the test binary: [Main] runs the tests in
+// the parent, and the function in the child. TestMain must end with Main. Code
+// before Main runs in every child too.
 //
-// # What was left
+// # Leaks
 //
-// [NoLeaks] and [Snapshot.Leaks] compare what there is with what there was: processes, also those that a child
-// has started and left, whoever is their parent by now and whatever session they are in; zombies of the
-// test binary; its descriptors; its goroutines; sockets, and directories for them, in the temporary directory.
-// Both see the whole test binary, and so are not for tests that run in parallel with others. For one case among
-// many in parallel there is [Mark], which finds the case's processes; a NoLeaks of the test around them
-// finds the rest when all are done.
+// [NoLeaks] and [Snapshot.Leaks] report new ones of these:
 //
-// What is just ending is waited for, for ten seconds, before it is called a leak. When there is nothing to
-// report a look takes a millisecond or so.
+//   - running descendants of the test binary, in any session, even if their
+//     parent has died
+//   - zombies of the test binary
+//   - descriptors and goroutines of the test binary
+//   - sockets, and directories for sockets, in the temporary directory
 //
-// # How it finds them
+// They look at the whole test binary, so parallel tests cannot use them. Call
+// NoLeaks in the test around the parallel ones.
 //
-// Main gives the test binary a temporary directory of its own (TMPDIR and XDG_RUNTIME_DIR), and a random
-// mark in the environment (SPAWNWIRE_TEST_MARKS), which descendants inherit and by which /proc shows them. A
-// process with an environment without the mark is found only as long as its ancestors up to the test binary live.
+// A leak is reported only if it is still there after ten seconds. If there is
+// nothing to report, a check takes about a millisecond.
+//
+// [Main] sets a random value in the variable SPAWNWIRE_TEST_MARKS, and
+// descendants inherit it. A process without that value is found only while all
+// its ancestors, up to the test binary, are alive.
 //
 // # Platforms
 //
-// Processes, zombies and descriptors are found on Linux, where there is /proc. Elsewhere goroutines, sockets and
-// directories are looked for and the other checks are left out. On Windows the package compiles, as
-// forkspawn does, and nothing can be spawned.
+// Processes, zombies and descriptors are found only on Linux, in /proc. On
+// Windows the package compiles, but it cannot spawn a child.
 package spawntest

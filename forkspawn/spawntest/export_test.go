@@ -2,23 +2,21 @@ package spawntest
 
 import "time"
 
-// What tests need that users do not.
+// Exported for the tests of this package only.
 var (
 	MakeDir     = makeDir
 	RaceOptions = raceOptions
 )
 
-const MarksEnv = marksEnv
-
-// SetPatience sets how long what is just ending is waited for, until the returned function is called.
-func SetPatience(d time.Duration) (undo func()) {
+// SetPatience sets how long Leaks waits. The returned function resets it.
+func SetPatience(d time.Duration) (reset func()) {
 	old := patience
 	patience = d
 	return func() { patience = old }
 }
 
-// SetBound sets how long Eventually waits, until the returned function is called.
-func SetBound(d time.Duration) (undo func()) {
+// SetBound sets how long Eventually waits. The returned function resets it.
+func SetBound(d time.Duration) (reset func()) {
 	old := bound
 	bound = d
 	return func() { bound = old }

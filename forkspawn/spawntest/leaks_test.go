@@ -18,8 +18,9 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// leaks are things that a test can leave, by kind. Each makes one, and returns how it is called in a report and
-// what removes it. Files with a platform's name add theirs.
+// leaks has a function for each kind of leak. The function makes one and returns
+// its description in a report and a function that removes it. Files with the
+// name of a platform add more.
 var leaks = map[string]func(testing.TB) (name string, undo func()){
 	"goroutine": func(testing.TB) (string, func()) {
 		stop, ended := make(chan struct{}), make(chan struct{})
@@ -52,37 +53,37 @@ func makeLeak(t testing.TB, kind string) (name string, undo func()) {
 	return leaks[kind](t)
 }
 
-func TestEachKindOfLeakIsReportedByName(t *testing.T) {
+func TestLeaks_EachKindIsNamed(t *testing.T) {
 	spawntest.NoLeaks(t)
 	for kind := range leaks {
 		t.Run(kind, func(t *testing.T) {
 			before := spawntest.TakeSnapshot(t)
 			var name string
 			var undo func()
-			hasty := spawntest.SetPatience(10 * time.Millisecond)
-			told := record(t, func(r testing.TB) {
+			resetPatience := spawntest.SetPatience(10 * time.Millisecond)
+			rec := record(func(r testing.TB) {
 				spawntest.NoLeaks(r)
 				name, undo = makeLeak(t, kind)
 			})
-			assert.True(t, told.failed)
-			assert.Contains(t, told.said.String(), "left behind:\n")
-			assert.Contains(t, told.said.String(), name)
-			hasty()
-			hasty = spawntest.SetPatience(500 * time.Millisecond) // for what is just ending beside it
-			left := before.Leaks()
-			if assert.Len(t, left, 1, "nothing else is taken for a leak") {
-				assert.Contains(t, left[0], name)
-				t.Log(left[0])
-			}
-			hasty()
+			assert.True(t, rec.failed)
+			assert.Contains(t, rec.log(), "left behind:\n")
+			assert.Contains(t, rec.log(), name)
+			var left []string
+			spawntest.Eventually(t, "nothing but "+name+" is left", func() bool {
+				left = before.Leaks()
+				return len(left) == 1
+			})
+			assert.Contains(t, left[0], name)
+			t.Log(left[0])
+			resetPatience()
 			undo()
 			assert.Empty(t, before.Leaks())
 		})
 	}
 }
 
-func TestNothingIsReportedWhenNothingIsLeft(t *testing.T) {
-	told := record(t, func(r testing.TB) {
+func TestLeaks_NoneAfterCleanTest(t *testing.T) {
+	rec := record(func(r testing.TB) {
 		spawntest.NoLeaks(r)
 		for range 3 {
 			child := spawntest.Spawn(r, echo)
@@ -92,20 +93,17 @@ func TestNothingIsReportedWhenNothingIsLeft(t *testing.T) {
 		}
 		spawntest.NewSpawner(r, forkspawn.Config{})
 	})
-	assert.False(t, told.failed, told.said.String())
+	assert.False(t, rec.failed, rec.log())
 }
 
-func TestALookIsQuick(t *testing.T) {
-	const n = 100
-	began := time.Now()
-	s := spawntest.TakeSnapshot(t)
-	for range n {
-		require.Empty(t, s.Leaks())
+func BenchmarkLeaks_None(b *testing.B) {
+	s := spawntest.TakeSnapshot(b)
+	for b.Loop() {
+		require.Empty(b, s.Leaks())
 	}
-	t.Logf("a look at nothing takes %v", time.Since(began)/n)
 }
 
-func TestNoLeaksRefusesParallelTests(t *testing.T) {
+func TestNoLeaks_RefusesParallelTests(t *testing.T) {
 	t.Run("group", func(t *testing.T) {
 		t.Run("parallel", func(t *testing.T) {
 			t.Parallel()
@@ -118,7 +116,7 @@ func TestNoLeaksRefusesParallelTests(t *testing.T) {
 	})
 }
 
-func TestNoLeaksWaitsForParallelSubtests(t *testing.T) {
+func TestNoLeaks_WaitsForParallelSubtests(t *testing.T) {
 	spawntest.NoLeaks(t)
 	for range 4 {
 		t.Run("one", func(t *testing.T) {
@@ -129,31 +127,32 @@ func TestNoLeaksWaitsForParallelSubtests(t *testing.T) {
 	}
 }
 
-func TestEventuallySaysWhatItWaitedFor(t *testing.T) {
-	hasty := spawntest.SetBound(10 * time.Millisecond)
-	told := record(t, func(r testing.TB) {
+func TestEventually_ReportsState(t *testing.T) {
+	resetBound := spawntest.SetBound(10 * time.Millisecond)
+	rec := record(func(r testing.TB) {
 		spawntest.Eventually(r, "the sun comes out", func() bool { return false })
 		r.Errorf("went on")
 	})
-	assert.True(t, told.failed)
-	assert.Contains(t, told.said.String(), "the sun comes out")
-	assert.NotContains(t, told.said.String(), "went on")
+	assert.True(t, rec.failed)
+	assert.Contains(t, rec.log(), "the sun comes out")
+	assert.NotContains(t, rec.log(), "went on")
 
-	hasty()
+	resetBound()
 	looks := 0
-	told = record(t, func(r testing.TB) {
+	rec = record(func(r testing.TB) {
 		spawntest.Eventually(r, "three looks", func() bool { looks++; return looks == 3 })
 	})
-	assert.False(t, told.failed)
+	assert.False(t, rec.failed)
 	assert.Equal(t, 3, looks)
 
-	told = record(t, func(r testing.TB) {
-		spawntest.Eventually(r, "never", func() bool { r.Fatalf("the condition can fail the test"); return true })
+	rec = record(func(r testing.TB) {
+		spawntest.Eventually(r, "never",
+			func() bool { r.Fatalf("the condition can fail the test"); return true })
 	})
-	assert.Equal(t, "the condition can fail the test\n", told.said.String())
+	assert.Equal(t, "the condition can fail the test\n", rec.log())
 }
 
-func TestSpawnRunsAFunctionAsAChild(t *testing.T) {
+func TestSpawn_RunsFunctionInChild(t *testing.T) {
 	spawntest.NoLeaks(t)
 	child := spawntest.Spawn(t, args, func(cfg *forkspawn.Config, spec *spawnspec.Spec) {
 		cfg.Listen.Scheme, cfg.Listen.Target = "tcp", "127.0.0.1:0"
@@ -165,43 +164,41 @@ func TestSpawnRunsAFunctionAsAChild(t *testing.T) {
 	assert.NotEqual(t, os.Getpid(), child.PID())
 }
 
-func TestFunctionsOnOneLineAreToldApart(t *testing.T) {
-	assert.True(t, strings.HasPrefix(echo.Name(), "main_test.go:"), echo.Name())
-	assert.Equal(t, twin.Name()+"#2", sibling.Name())
-	for entry, want := range map[*spawntest.Entry]int{twin: 1, sibling: 2} {
+func TestFunc_NamesDifferOnOneLine(t *testing.T) {
+	assert.True(t, strings.HasPrefix(echo, "main_test.go:"), echo)
+	assert.Equal(t, twin+"#2", sibling)
+	for entry, want := range map[string]int{twin: 1, sibling: 2} {
 		var got int
 		require.NoError(t, spawntest.Spawn(t, entry).Recv(t.Context(), &got))
 		assert.Equal(t, want, got)
 	}
-	assert.PanicsWithValue(t, "spawntest: Func called after Main, so that no child could know it; call it for a package-level variable",
+	assert.PanicsWithValue(t,
+		"spawntest: Func called after Main, so that no child could know it; "+
+			"call it for a package-level variable",
 		func() { spawntest.Func(one) })
 }
 
-func TestStderrOfTheChildIsInTheLogOfAFailedTest(t *testing.T) {
-	for _, fail := range []bool{true, false} {
-		told := record(t, func(r testing.TB) {
-			child := spawntest.Spawn(r, complain)
-			var done string
-			require.NoError(t, child.Recv(t.Context(), &done))
-			if fail {
-				r.Errorf("it failed")
-			}
-		})
-		assert.Equal(t, fail, strings.Contains(told.said.String(), "the moon is locked"), told.said.String())
-	}
+func TestSpawn_LogsStderr(t *testing.T) {
+	rec := record(func(r testing.TB) {
+		child := spawntest.Spawn(r, complain)
+		var done string
+		require.NoError(t, child.Recv(t.Context(), &done))
+	})
+	assert.False(t, rec.failed)
+	assert.Contains(t, rec.log(), "the moon is locked")
 }
 
-func TestChildThatDoesNotStartFailsTheTest(t *testing.T) {
+func TestSpawn_FailsTestWhenChildIsNotReady(t *testing.T) {
 	spawntest.NoLeaks(t)
-	told := record(t, func(r testing.TB) {
-		spawntest.Spawn(r, echo, func(_ *forkspawn.Config, spec *spawnspec.Spec) { spec.Entry = "no such entry" })
+	rec := record(func(r testing.TB) {
+		spawntest.Spawn(r, echo,
+			func(_ *forkspawn.Config, spec *spawnspec.Spec) { spec.Entry = "no such entry" })
 		r.Errorf("went on")
 	})
-	assert.True(t, told.failed)
-	assert.Contains(t, told.said.String(), `unknown entry "no such entry"`)
-	assert.Contains(t, told.said.String(), "stderr of the children")
-	assert.NotContains(t, told.said.String(), "went on")
+	assert.True(t, rec.failed)
+	assert.Contains(t, rec.log(), `unknown entry "no such entry"`)
+	assert.NotContains(t, rec.log(), "went on")
 
-	told = record(t, func(r testing.TB) { spawntest.NewSpawner(r, forkspawn.Config{StopGrace: -1}) })
-	assert.Contains(t, told.said.String(), "Config.StopGrace")
+	rec = record(func(r testing.TB) { spawntest.NewSpawner(r, forkspawn.Config{StopGrace: -1}) })
+	assert.Contains(t, rec.log(), "Config.StopGrace")
 }

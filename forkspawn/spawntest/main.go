@@ -1,6 +1,7 @@
 package spawntest
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"strings"
@@ -9,28 +10,41 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 )
 
-// home is what Main has made for this test binary.
-var home struct {
-	dir  string // the temporary directory
-	mark Mark
-}
+// marksEnv is the environment variable with the marks of a process, separated
+// by commas. A test binary inherits a mark if another one has started it.
+const marksEnv = "SPAWNWIRE_TEST_MARKS"
 
-// Main is for TestMain, as its last call. In a spawned child it runs what the child was asked for. Else it runs the
-// tests and exits with their status, or, when they passed and something is left of them, with 1. It
-// says on stderr what was left, and kills what is left running.
+// Main sets both before the tests.
+var (
+	tempDir string // the temporary directory of this test binary
+	mark    string // in the environment of this test binary and its descendants
+)
+
+// Main runs the tests and exits with their status. TestMain calls it last. In a
+// spawned child Main runs the child's entry instead.
 //
-// The tests run with TMPDIR and XDG_RUNTIME_DIR set to a directory of their own, which is removed in the end, and
-// with GORACE such that children with the race detector do not sleep for a second before they exit. The directory
-// stays when the test binary does not come to its end, as on a panic or a timeout of go test.
+// After the tests, Main looks for leaks as [NoLeaks] does. It reports them on
+// stderr and kills the processes among them. Then it exits with status 1, even
+// if all tests have passed.
+//
+// Main sets TMPDIR and XDG_RUNTIME_DIR to a new directory, and removes it after
+// the tests. The directory stays if the test binary does not get that far, as
+// after a panic or the timeout of go test. Main also adds atexit_sleep_ms=0 to
+// GORACE, because children with the race detector sleep for a second before
+// they exit otherwise.
 func Main(m *testing.M) {
 	forkspawn.Init()
+	if os.Getenv(floorEnv) != "" {
+		os.Stdout.Write([]byte{'.'})
+		os.Exit(0)
+	}
 	os.Exit(runTests(m.Run))
 }
 
-// needMain fails a test whose TestMain has not called Main.
+// needMain fails the test if TestMain has not called Main.
 func needMain(t testing.TB) {
 	t.Helper()
-	if home.dir == "" {
+	if tempDir == "" {
 		t.Fatalf("spawntest: TestMain must call spawntest.Main")
 	}
 }
@@ -43,8 +57,13 @@ func runTests(run func() int) int {
 	}
 	code := run()
 	left := before.Leaks()
-	before.kill()
-	if err := os.RemoveAll(home.dir); err != nil {
+	appeared, _ := before.appeared()
+	for _, t := range appeared {
+		if p, ok := t.(process); ok {
+			p.kill()
+		}
+	}
+	if err := os.RemoveAll(tempDir); err != nil {
 		left = append(left, err.Error())
 	}
 	if len(left) > 0 {
@@ -54,42 +73,38 @@ func runTests(run func() int) int {
 	return code
 }
 
-// setUp prepares the environment that tests and children get, and returns what there is before the first test.
-func setUp() (*Snapshot, error) {
-	dir, err := makeDir()
-	if err != nil {
+// setUp prepares the environment of the tests and their children, and returns
+// a snapshot from before the first test.
+func setUp() (before *Snapshot, err error) {
+	if tempDir, err = makeDir(); err != nil {
 		return nil, err
 	}
-	home.dir, home.mark = dir, NewMark()
-	for key, value := range map[string]string{
-		"TMPDIR":          dir,
-		"XDG_RUNTIME_DIR": dir,
-		"GORACE":          raceOptions(os.Getenv("GORACE")),
-		marksEnv:          home.mark.in(os.Getenv(marksEnv)),
-	} {
-		os.Setenv(key, value)
+	mark = rand.Text()
+	os.Setenv("TMPDIR", tempDir)
+	os.Setenv("XDG_RUNTIME_DIR", tempDir)
+	os.Setenv("GORACE", raceOptions(os.Getenv("GORACE")))
+	os.Setenv(marksEnv, strings.TrimPrefix(os.Getenv(marksEnv)+","+mark, ","))
+	if before, err = takeSnapshot(); err != nil {
+		os.RemoveAll(tempDir)
 	}
-	s, err := takeSnapshot()
-	if err != nil {
-		os.RemoveAll(dir)
-	}
-	return s, err
+	return before, err
 }
 
-// maxDir is how long the directory's path can be for the path of a Unix socket to fit into 103 bytes, which is the
-// least that platforms allow: package transport/uds adds /spawnwire-<10 digits>/ and a name of up to 16 bytes.
+// maxDir is the longest path of the directory in bytes. Package transport/uds
+// adds /spawnwire-<10 digits>/ and a name of up to 16 bytes, and the path of a
+// Unix socket has at most 103 bytes on some platforms.
 const maxDir = 103 - len("/spawnwire-0123456789/") - 16
 
 func makeDir() (string, error) {
-	const name = "spawntest-*"
-	place := os.TempDir()
-	if len(place)+len("/spawntest-0123456789") > maxDir {
-		place = "/tmp"
+	parent := os.TempDir()
+	if len(parent)+len("/spawntest-0123456789") > maxDir {
+		parent = "/tmp"
 	}
-	return os.MkdirTemp(place, name)
+	return os.MkdirTemp(parent, "spawntest-*")
 }
 
-// raceOptions adds to GORACE that a process does not sleep at its end, unless it says something of that.
+// raceOptions adds to the value of GORACE that a process does not sleep at its
+// end, unless the value already sets that option.
 func raceOptions(set string) string {
 	if strings.Contains(set, "atexit_sleep_ms") {
 		return set
@@ -97,7 +112,7 @@ func raceOptions(set string) string {
 	return strings.TrimSpace(set + " atexit_sleep_ms=0")
 }
 
-// indent makes a list of what may have several lines each.
+// indent formats a list whose elements may have several lines each.
 func indent(list []string) string {
 	var b strings.Builder
 	for _, s := range list {

@@ -5,10 +5,13 @@ package spawntest_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,7 +23,8 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
 
-// leakEnv makes the test binary, when a test runs it, one whose only test leaks something.
+// leakEnv selects the leak of TestLeaks_OnPurpose, in a test binary started by
+// another test.
 const leakEnv = "SPAWNTEST_LEAK"
 
 func TestMain(m *testing.M) {
@@ -32,7 +36,7 @@ func TestMain(m *testing.M) {
 	spawntest.Main(m)
 }
 
-// Children of the tests.
+// Entries that the tests run in children.
 var (
 	echo = spawntest.Func(func(ctx context.Context, p *forkspawn.Parent) error {
 		for {
@@ -47,11 +51,12 @@ var (
 	})
 	args = spawntest.Func(func(ctx context.Context, p *forkspawn.Parent) error {
 		var v any
-		if err := p.Spec.DecodeArgs(&v); err != nil {
+		if err := p.Spec().DecodeArgs(&v); err != nil {
 			return err
 		}
-		return p.Send(ctx, []any{p.Spec.Name, p.Channel().RemoteAddr().Network(), v})
+		return p.Send(ctx, []any{p.Spec().Name, p.Channel().NetConn().RemoteAddr().Network(), v})
 	})
+	// complain writes to stderr and then waits until it is stopped.
 	complain = spawntest.Func(func(ctx context.Context, p *forkspawn.Parent) error {
 		fmt.Fprintln(os.Stderr, "the moon is locked")
 		if err := p.Send(ctx, "complained"); err != nil {
@@ -60,7 +65,8 @@ var (
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	// leave starts a program that no process group and no parent leads back to.
+	// leave starts a program in a session of its own and exits without waiting
+	// for it.
 	leave = spawntest.Func(func(ctx context.Context, p *forkspawn.Parent) error {
 		cmd := exec.Command("sleep", "60")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -75,23 +81,39 @@ var (
 func one(ctx context.Context, p *forkspawn.Parent) error { return p.Send(ctx, 1) }
 func two(ctx context.Context, p *forkspawn.Parent) error { return p.Send(ctx, 2) }
 
-// recorder is a test's T that keeps to itself what a test is told.
+// recorder is a testing.TB. It records failures and log lines and does not
+// report them. It implements only the methods that the tests need.
 type recorder struct {
 	testing.TB
-	failed   bool
-	said     strings.Builder
+	ctx      context.Context
 	cleanups []func()
+	failed   bool
+
+	mu    sync.Mutex // guards lines, because children's stderr is written concurrently
+	lines strings.Builder
 }
 
-func (r *recorder) Helper()                 { r.TB.Helper() }
-func (r *recorder) Failed() bool            { return r.failed }
-func (r *recorder) Cleanup(f func())        { r.cleanups = append(r.cleanups, f) }
-func (r *recorder) Setenv(_, _ string)      {}
-func (r *recorder) Logf(f string, a ...any) { fmt.Fprintf(&r.said, f+"\n", a...) }
+func (r *recorder) Helper()                  {}
+func (r *recorder) Context() context.Context { return r.ctx }
+func (r *recorder) Cleanup(f func())         { r.cleanups = append(r.cleanups, f) }
+func (r *recorder) Setenv(_, _ string)       {}
+func (r *recorder) Output() io.Writer        { return r }
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lines.Write(p)
+}
+
+func (r *recorder) log() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lines.String()
+}
 
 func (r *recorder) Errorf(f string, a ...any) {
 	r.failed = true
-	r.Logf(f, a...)
+	fmt.Fprintf(r, f+"\n", a...)
 }
 
 func (r *recorder) Fatalf(f string, a ...any) {
@@ -99,18 +121,21 @@ func (r *recorder) Fatalf(f string, a ...any) {
 	runtime.Goexit()
 }
 
-// record runs a test to its end, with what it has registered for that, and returns what it was told.
-func record(t testing.TB, test func(testing.TB)) *recorder {
-	t.Helper()
-	r := &recorder{TB: t}
+func (r *recorder) FailNow() {
+	r.failed = true
+	runtime.Goexit()
+}
+
+// record runs a test and its cleanups with a recorder, and returns the recorder.
+func record(test func(testing.TB)) *recorder {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &recorder{ctx: ctx}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		defer func() {
-			for len(r.cleanups) > 0 {
-				last := len(r.cleanups) - 1
-				f := r.cleanups[last]
-				r.cleanups = r.cleanups[:last]
+			cancel()
+			for _, f := range slices.Backward(r.cleanups) {
 				f()
 			}
 		}()
@@ -120,19 +145,20 @@ func record(t testing.TB, test func(testing.TB)) *recorder {
 	return r
 }
 
-// bound is generous: it is there to find hangs.
+// bound is generous because it only has to find hangs.
 const bound = time.Minute
 
-// runMain runs the test binary with one test that leaks, and returns how it ended and what it said.
-func runMain(t *testing.T, leak string) (code int, said string) {
+// runMain runs TestLeaks_OnPurpose in another process, and returns its exit code
+// and output.
+func runMain(t *testing.T, leak string) (code int, output string) {
 	t.Helper()
-	place, err := os.MkdirTemp("", "m-") // t.TempDir is too long
+	place, err := os.MkdirTemp("", "m-") // t.TempDir is too long for the path of a socket
 	require.NoError(t, err)
 	self, err := os.Executable()
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-test.run=^TestThatLeaks$")
+	cmd := exec.CommandContext(ctx, self, "-test.run=^TestLeaks_OnPurpose$")
 	cmd.Env = append(os.Environ(), leakEnv+"="+leak, "TMPDIR="+place)
 	out, err := cmd.CombinedOutput()
 	if cmd.ProcessState == nil {
@@ -142,8 +168,8 @@ func runMain(t *testing.T, leak string) (code int, said string) {
 	return cmd.ProcessState.ExitCode(), string(out)
 }
 
-// TestThatLeaks is the only test of the processes that runMain starts.
-func TestThatLeaks(t *testing.T) {
+// TestLeaks_OnPurpose is the only test that runMain runs.
+func TestLeaks_OnPurpose(t *testing.T) {
 	switch leak := os.Getenv(leakEnv); leak {
 	case "":
 		t.Skip("leaks on purpose, when another test runs it")
@@ -157,9 +183,9 @@ func TestThatLeaks(t *testing.T) {
 	}
 }
 
-func TestMainFailsWhenSomethingIsLeft(t *testing.T) {
+func TestMain_FailsWhenSomethingIsLeft(t *testing.T) {
 	spawntest.NoLeaks(t)
-	for leak, said := range map[string]string{
+	for leak, want := range map[string]string{
 		"goroutine": "found unexpected goroutines",
 		"socket":    "  socket /",
 		"directory": "  directory /",
@@ -168,7 +194,7 @@ func TestMainFailsWhenSomethingIsLeft(t *testing.T) {
 			code, out := runMain(t, leak)
 			assert.Equal(t, 1, code)
 			assert.Contains(t, out, "PASS\nspawntest: left after all tests:\n")
-			assert.Contains(t, out, said)
+			assert.Contains(t, out, want)
 		})
 	}
 	t.Run("nothing", func(t *testing.T) {
@@ -183,7 +209,7 @@ func TestMainFailsWhenSomethingIsLeft(t *testing.T) {
 	})
 }
 
-func TestMainPreparesTheEnvironment(t *testing.T) {
+func TestMain_PreparesEnvironment(t *testing.T) {
 	assert.Equal(t, os.Getenv("TMPDIR"), os.Getenv("XDG_RUNTIME_DIR"))
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
 	assert.True(t, strings.HasPrefix(s.Addr().Target, os.Getenv("TMPDIR")+"/spawnwire-"), s.Addr())
@@ -194,7 +220,7 @@ func TestMainPreparesTheEnvironment(t *testing.T) {
 	assert.Equal(t, "atexit_sleep_ms=5", spawntest.RaceOptions("atexit_sleep_ms=5"))
 }
 
-func TestPathsFitIntoSocketsWhateverTMPDIRIs(t *testing.T) {
+func TestMain_ShortensLongTMPDIR(t *testing.T) {
 	long := t.TempDir() + "/" + strings.Repeat("x", 100)
 	require.NoError(t, os.Mkdir(long, 0o700))
 	t.Setenv("TMPDIR", long)

@@ -4,29 +4,21 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
-// State returns the state of a process as proc_pid_stat(5) has it: "R" running, "S" sleeping, "D" in an
-// uninterruptible sleep, "T" stopped, "t" stopped by a debugger, "Z" a zombie; or "" when there is no such process.
-// It is found on Linux only; elsewhere a process that is there has the state "?".
+// State returns the state of a process as in proc_pid_stat(5), such as "R" for
+// running, "S" for sleeping, "T" for stopped and "Z" for a zombie. It returns ""
+// if the process does not exist.
+//
+// On platforms other than Linux it returns "?" if the process exists, and on
+// Windows it always returns "".
 func State(pid int) string {
-	p, ok := readProcess(pid)
-	if !ok {
-		return ""
-	}
+	p, _ := readProcess(pid)
 	return p.state
-}
-
-// Running tells whether there is such a process, and it is not a zombie. Where there is no /proc a zombie runs too, and
-// on Windows nothing does.
-func Running(pid int) bool {
-	p, ok := readProcess(pid)
-	return ok && p.running()
 }
 
 func gone(pid int) bool {
@@ -34,32 +26,63 @@ func gone(pid int) bool {
 	return !ok || !p.running() && p.parent != os.Getpid()
 }
 
-// process is what /proc tells of one.
+// process is a process as /proc shows it.
 type process struct {
 	processID
-	parent int
-	state  string
-	name   string // of the program, 15 bytes at most
+	parent     int
+	state      string
+	name       string // of the program, cut to 15 bytes
+	descendant bool   // of this process; set by addProcesses
 }
 
-// processID is a number and, as numbers come again, when the process was started, in clock ticks since boot.
+// processID identifies a process. It has the start time, in clock ticks since
+// boot, because the kernel gives the same pid to another process later.
 type processID struct {
 	pid   int
 	start string
 }
 
-// running is false of what waits for its parent only: a zombie, or what is about to be ("X").
+// running reports whether the process is neither a zombie nor "X", the state of
+// a zombie while its parent waits for it.
 func (p process) running() bool { return p.state != "Z" && p.state != "X" }
 
+// ours reports whether the process descends from this one. A zombie must be a
+// child of this process, because only its parent can wait for it. A process
+// whose ancestors have died is found by the mark in its environment.
+func (p process) ours() bool {
+	if self := os.Getpid(); p.pid == self || !p.running() && p.parent != self {
+		return false
+	}
+	return p.descendant || p.marked()
+}
+
+func (p process) marked() bool {
+	env, err := os.ReadFile(procFile(p.pid, "environ"))
+	return err == nil && bytes.Contains(env, []byte(mark))
+}
+
 func (p process) String() string {
-	what, command := "process", "["+p.name+"]"
+	kind, command := "process", "["+p.name+"]"
 	if b, err := os.ReadFile(procFile(p.pid, "cmdline")); err == nil && len(b) > 0 {
-		command = strings.Join(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"), " ")
+		command = strings.ReplaceAll(strings.TrimRight(string(b), "\x00"), "\x00", " ")
 	}
 	if !p.running() {
-		what = "zombie"
+		kind = "zombie"
 	}
-	return fmt.Sprintf("%s %d (%s): %s", what, p.pid, p.state, command)
+	return fmt.Sprintf("%s %d (%s): %s", kind, p.pid, p.state, command)
+}
+
+// kill kills the process, and no other process that has got the same pid since.
+func (p process) kill() {
+	h, err := os.FindProcess(p.pid)
+	if err != nil {
+		return
+	}
+	defer h.Release()
+	// From here on h refers to one process, even if the kernel reuses the pid.
+	if again, ok := readProcess(p.pid); ok && again.processID == p.processID {
+		h.Kill()
+	}
 }
 
 func procFile(pid int, name string) string { return "/proc/" + strconv.Itoa(pid) + "/" + name }
@@ -69,7 +92,8 @@ func readProcess(pid int) (process, bool) {
 	if err != nil {
 		return process{}, false
 	}
-	// The name may have anything in it, also brackets. It is followed by state, ppid, and as the 20th the start.
+	// The second field is the name in brackets, which may itself have brackets
+	// and spaces. State and parent follow it, and the start time is the 22nd.
 	open, end := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if open < 0 || end < open {
 		return process{}, false
@@ -79,76 +103,38 @@ func readProcess(pid int) (process, bool) {
 		return process{}, false
 	}
 	parent, err := strconv.Atoi(rest[1])
-	return process{processID{pid, rest[19]}, parent, rest[0], string(b[open+1 : end])}, err == nil
+	id, name := processID{pid, rest[19]}, string(b[open+1:end])
+	return process{processID: id, parent: parent, state: rest[0], name: name}, err == nil
 }
 
-// processes are all that there are.
-type processes map[processID]process
-
-func listProcesses() (processes, error) {
-	dir, err := os.Open("/proc")
+// addProcesses adds all processes of the machine.
+func (all things) addProcesses() error {
+	pids, err := listNumbers("/proc")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, err
-	}
-	all := make(processes)
-	for _, name := range names {
-		if pid, err := strconv.Atoi(name); err == nil {
-			if p, ok := readProcess(pid); ok {
-				all[p.processID] = p
-			}
+	list, parents := make([]process, 0, len(pids)), make(map[int]int, len(pids))
+	for _, pid := range pids {
+		if p, ok := readProcess(pid); ok {
+			list, parents[pid] = append(list, p), p.parent
 		}
 	}
-	if len(all) == 0 {
-		return nil, errors.New("/proc shows no processes")
+	if len(list) == 0 {
+		return errors.New("/proc shows no processes")
 	}
-	return all, nil
+	for _, p := range list {
+		p.descendant = descends(p.pid, os.Getpid(), parents)
+		all[p.processID] = p
+	}
+	return nil
 }
 
-// since describes the descendants of this process that have come since.
-func (before processes) since() (list []string) {
-	come, err := before.come()
-	if err != nil {
-		return []string{err.Error()}
-	}
-	for _, p := range come {
-		list = append(list, p.String())
-	}
-	return list
-}
-
-// come finds the descendants of this process that were not there before.
-func (before processes) come() (list []process, err error) {
-	now, err := listProcesses()
-	if err != nil {
-		return nil, err
-	}
-	self := os.Getpid()
-	parents := make(map[int]int, len(now))
-	for _, p := range now {
-		parents[p.pid] = p.parent
-	}
-	for id, p := range now {
-		if _, ok := before[id]; ok || p.pid == self {
-			continue
-		}
-		switch {
-		case !p.running() && p.parent != self: // its parent's matter
-		case descends(p.pid, self, parents), home.mark.isOn(p.pid):
-			list = append(list, p)
-		}
-	}
-	return list, nil
-}
-
-// descends tells whether a process has another among its ancestors.
-func descends(pid, from int, parents map[int]int) bool {
-	for range parents { // there may be a circle, as the list was not made in one moment
-		if pid == from {
+// descends reports whether a process is another one or a descendant of it.
+func descends(pid, ancestor int, parents map[int]int) bool {
+	// The steps are counted, because parents can have a cycle: the kernel may
+	// have reused a pid while the processes were read.
+	for range parents {
+		if pid == ancestor {
 			return true
 		}
 		pid = parents[pid]
@@ -156,94 +142,42 @@ func descends(pid, from int, parents map[int]int) bool {
 	return false
 }
 
-// killSince kills the descendants of this process that have come since.
-func (before processes) killSince() {
-	come, _ := before.come()
-	for _, p := range come {
-		h, err := os.FindProcess(p.pid)
-		if err != nil {
-			continue
-		}
-		// Once there is a hold on it its number cannot come to mean another process.
-		if again, ok := readProcess(p.pid); ok && again.processID == p.processID {
-			h.Kill()
-		}
-		h.Release()
-	}
-}
+const fdDir = "/proc/self/fd"
 
-// isOn tells whether a process has the mark in the environment that it was started with.
-func (m Mark) isOn(pid int) bool {
-	if m.value == "" {
-		return false
-	}
-	b, err := os.ReadFile(procFile(pid, "environ"))
-	return err == nil && bytes.Contains(b, []byte(m.value))
-}
-
-func (m Mark) running() (list []string) {
-	all, err := listProcesses()
-	if err != nil {
-		return []string{err.Error()}
-	}
-	for _, p := range all {
-		if p.running() && m.isOn(p.pid) {
-			list = append(list, p.String())
-		}
-	}
-	return list
-}
-
-// descriptors are those of this process, with what they are open on.
-type descriptors map[descriptor]struct{}
-
+// descriptor is an open descriptor of this process and its file.
 type descriptor struct {
 	fd       int
 	dev, ino uint64
 }
 
-const fdDir = "/proc/self/fd"
+func (descriptor) ours() bool { return true }
 
-func listDescriptors() (descriptors, error) {
-	dir, err := os.Open(fdDir)
-	if err != nil {
-		return nil, err
-	}
-	names, err := dir.Readdirnames(-1)
-	own := int(dir.Fd())
-	dir.Close()
-	if err != nil {
-		return nil, err
-	}
-	all := make(descriptors)
-	for _, name := range names {
-		fd, err := strconv.Atoi(name)
-		if err != nil || fd == own {
-			continue
-		}
-		var st syscall.Stat_t
-		if err := syscall.Fstat(fd, &st); err == nil { // and not closed meanwhile
-			all[descriptor{fd, uint64(st.Dev), st.Ino}] = struct{}{}
-		}
-	}
-	return all, nil
+func (d descriptor) String() string {
+	target, _ := os.Readlink(fdDir + "/" + strconv.Itoa(d.fd))
+	return fmt.Sprintf("descriptor %d: %s", d.fd, target)
 }
 
-// since describes the descriptors that have come since.
-func (before descriptors) since() (list []string) {
-	now, err := listDescriptors()
-	if err != nil {
-		return []string{err.Error()} // such as too many open files
-	}
-	for d := range now {
-		if _, ok := before[d]; ok {
-			continue
+func (all things) addDescriptors() error {
+	fds, err := listNumbers(fdDir)
+	for _, fd := range fds {
+		// Fstat fails if the descriptor has been closed. ReadDir itself had one
+		// open.
+		var st syscall.Stat_t
+		if syscall.Fstat(fd, &st) == nil {
+			d := descriptor{fd, uint64(st.Dev), st.Ino}
+			all[d] = d
 		}
-		target, err := os.Readlink(fdDir + "/" + strconv.Itoa(d.fd))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		list = append(list, fmt.Sprintf("descriptor %d: %s", d.fd, target))
 	}
-	return list
+	return err
+}
+
+// listNumbers returns the names in a directory that are numbers.
+func listNumbers(dir string) (list []int, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			list = append(list, n)
+		}
+	}
+	return list, err
 }

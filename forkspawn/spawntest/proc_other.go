@@ -9,39 +9,29 @@ import (
 	"syscall"
 )
 
-// State returns "" when there is no such process, and else "?", as its state is not found on this platform.
+// State returns "?" if the process exists and "" otherwise. On this platform a
+// zombie exists too. On Windows State always returns "".
 func State(pid int) string {
-	if !Running(pid) {
+	if gone(pid) {
 		return ""
 	}
 	return "?"
 }
 
-// Running tells whether there is such a process; on this platform a zombie runs too, and on Windows nothing
-// does.
-func Running(pid int) bool {
+func gone(pid int) bool {
 	p, err := os.FindProcess(pid)
 	if err != nil {
-		return false
+		return true
 	}
 	defer p.Release()
 	err = p.Signal(syscall.Signal(0))
-	return err == nil || errors.Is(err, fs.ErrPermission)
+	return err != nil && !errors.Is(err, fs.ErrPermission)
 }
 
-func gone(pid int) bool { return !Running(pid) }
+// process is never listed on this platform, because that needs /proc.
+type process struct{ thing }
 
-// Without /proc there are no means to list processes, or what is open.
-type (
-	processes   struct{}
-	descriptors struct{}
-)
+func (process) kill() {}
 
-func listProcesses() (processes, error)     { return processes{}, nil }
-func listDescriptors() (descriptors, error) { return descriptors{}, nil }
-
-func (processes) since() []string   { return nil }
-func (processes) killSince()        {}
-func (descriptors) since() []string { return nil }
-
-func (Mark) running() []string { return nil }
+func (things) addProcesses() error   { return nil }
+func (things) addDescriptors() error { return nil }

@@ -1,29 +1,56 @@
 package spawntest
 
 import (
-	"sync"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// Spawn runs a function as a child that is ready when Spawn returns. The test's end stops it, and if the test
-// has failed by then, the last lines that the child wrote to stderr are in the test's log. A child that does not
-// become ready fails the test.
+// names counts how often Func has made each name. It needs no lock, because
+// one goroutine initializes all package-level variables. It does so in the same
+// order in parent and child, so both make the same names.
+var names = map[string]int{}
+
+// Func registers run as an entry for child processes and returns the entry's
+// name, for [Spawn] or for spawnspec.Spec.Entry. The name is the position of
+// the call, such as "upper_test.go:12".
 //
-// Each with may change the settings and the orders, such as Listen and Args, before the child is started:
+// Func must be called to initialize a package-level variable, because the child
+// must make the same call. It panics if it is called after [Main].
+func Func(run forkspawn.Run) string {
+	if tempDir != "" {
+		panic("spawntest: Func called after Main, so that no child could know it; " +
+			"call it for a package-level variable")
+	}
+	name := "func"
+	if _, file, line, ok := runtime.Caller(1); ok {
+		name = fmt.Sprintf("%s:%d", filepath.Base(file), line)
+	}
+	names[name]++
+	if n := names[name]; n > 1 {
+		name = fmt.Sprintf("%s#%d", name, n)
+	}
+	forkspawn.Register(name, run)
+	return name
+}
+
+// Spawn spawns a child that runs the named entry, and returns it when it is
+// ready. The entry comes from [Func] or from forkspawn.Register. If the child
+// does not become ready, the test fails at once.
 //
-//	child := spawntest.Spawn(t, sum, func(cfg *forkspawn.Config, spec *spawnspec.Spec) {
-//		cfg.Listen = transport.Addr{Scheme: "tcp", Target: "127.0.0.1:0"}
-//		spec.Args = []int{1, 2, 3}
-//	})
+// The child is stopped when the test ends. Its stderr goes to the test's log.
 //
-// What a zero Config means for stdout and stderr is as with [NewSpawner].
-func Spawn(t testing.TB, entry *Entry, with ...func(*forkspawn.Config, *spawnspec.Spec)) *forkspawn.Child {
+// Each function in with can change the configuration and the spec first.
+func Spawn(t testing.TB, entry string,
+	with ...func(*forkspawn.Config, *spawnspec.Spec)) *forkspawn.Child {
 	t.Helper()
 	needMain(t)
-	cfg, spec := forkspawn.Config{}, spawnspec.Spec{Entry: entry.name}
+	cfg, spec := forkspawn.Config{}, spawnspec.Spec{Entry: entry}
 	for _, change := range with {
 		change(&cfg, &spec)
 	}
@@ -34,54 +61,41 @@ func Spawn(t testing.TB, entry *Entry, with ...func(*forkspawn.Config, *spawnspe
 	return child
 }
 
-// NewSpawner returns a Spawner that the test's end closes; when that fails, the test does. Where cfg leaves
-// them open, the children's stdout and stderr are captured, and the last 16 KiB that all children together
-// wrote to stderr are logged if the test has failed.
+// NewSpawner returns a new Spawner, which is closed when the test ends. The test
+// fails at once if cfg is not valid, and it fails if Close returns an error. Lost
+// output is only logged, because a test's log can be slow on a busy machine.
+//
+// If cfg.Stdout is zero, the children's stdout is captured and not shown. If
+// cfg.Stderr is zero, their stderr goes to the test's log, where go test shows
+// it if the test fails.
 func NewSpawner(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
 	if cfg.Stdout == (forkspawn.Stream{}) {
 		cfg.Stdout = forkspawn.Capture(nil)
 	}
-	said := new(lastBytes)
 	if cfg.Stderr == (forkspawn.Stream{}) {
-		cfg.Stderr = forkspawn.Capture(said)
+		cfg.Stderr = forkspawn.Capture(t.Output())
 	}
 	s, err := forkspawn.New(cfg)
 	if err != nil {
 		t.Fatalf("spawntest: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
+		switch err := s.Close(); {
+		case err == nil:
+		case isLostOutput(err):
+			t.Logf("spawntest: %v", err)
+		default:
 			t.Errorf("spawntest: %v", err)
-		}
-		if text := said.String(); t.Failed() && text != "" {
-			t.Logf("stderr of the children, at its end:\n%s", text)
 		}
 	})
 	return s
 }
 
-// keep is how much of the children's stderr can get into a test's log, in bytes.
-const keep = 16 << 10
-
-// lastBytes keeps the end of what is written to it, by any number of children.
-type lastBytes struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-func (l *lastBytes) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = append(l.buf, p[max(0, len(p)-keep):]...)
-	if over := len(l.buf) - keep; over > 0 {
-		l.buf = append(l.buf[:0], l.buf[over:]...)
+// isLostOutput reports whether lost output is the only error of a Close.
+func isLostOutput(err error) bool {
+	if all, ok := err.(interface{ Unwrap() []error }); ok && len(all.Unwrap()) > 1 {
+		return false
 	}
-	return len(p), nil
-}
-
-func (l *lastBytes) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.buf)
+	return errors.As(err, new(*forkspawn.LostOutputError))
 }

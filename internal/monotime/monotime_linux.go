@@ -7,10 +7,13 @@ import (
 
 const clockMonotonic = 1
 
-// The syscall package alone, because this package must come early among a child's package inits.
+// now imports syscall alone, because the runtime initialises packages with few
+// imports first.
 func now() int64 {
 	var ts syscall.Timespec
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&ts)), 0); errno != 0 {
+	_, _, errno := syscall.RawSyscall(syscall.SYS_CLOCK_GETTIME, clockMonotonic,
+		uintptr(unsafe.Pointer(&ts)), 0)
+	if errno != 0 {
 		return 0
 	}
 	return ts.Nano()

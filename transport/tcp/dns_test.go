@@ -13,39 +13,41 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// useDNS makes names resolve to what answer says about the n-th IPv4 question, which is counted
-// from 0. IPv6 questions get no address.
+// useDNS makes answer resolve all names. n counts the questions for IPv4 from 0. Questions
+// for IPv6 get no address.
 func useDNS(t *testing.T, answer func(n int) []string) {
 	t.Helper()
 	var asked atomic.Int64
 	old := net.DefaultResolver
 	t.Cleanup(func() { net.DefaultResolver = old })
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		client, server := net.Pipe()
-		go func() {
-			defer server.Close()
-			for {
-				question, err := readDNS(server)
-				if err != nil {
-					return
+	net.DefaultResolver = &net.Resolver{PreferGo: true,
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			client, server := net.Pipe()
+			go func() {
+				defer server.Close()
+				for {
+					question, err := readDNS(server)
+					if err != nil {
+						return
+					}
+					var ips []string
+					if isIPv4Question(question) {
+						ips = answer(int(asked.Add(1)) - 1)
+					}
+					if err := writeDNS(server, question, ips); err != nil {
+						return
+					}
 				}
-				var ips []string
-				if isIPv4Question(question) {
-					ips = answer(int(asked.Add(1)) - 1)
-				}
-				if err := writeDNS(server, question, ips); err != nil {
-					return
-				}
-			}
-		}()
-		return client, nil
-	}}
+			}()
+			return client, nil
+		}}
 }
 
-// readDNS reads a message with the length in front that DNS has on a stream (RFC 1035, section 4.2.2).
+// readDNS reads a message and the length before it, as on TCP (RFC 1035, section 4.2.2).
 func readDNS(r io.Reader) ([]byte, error) {
 	var size [2]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -58,7 +60,7 @@ func readDNS(r io.Reader) ([]byte, error) {
 
 const dnsHeader = 12
 
-// questionEnd is where the one question of a message ends: after its name, type and class.
+// questionEnd returns the end of a message's question: of its name, type and class.
 func questionEnd(msg []byte) int {
 	i := dnsHeader
 	for msg[i] != 0 {
@@ -76,7 +78,8 @@ func writeDNS(w io.Writer, question []byte, ips []string) error {
 	msg = append(msg, 0x81, 0x80, 0, 1, 0, byte(len(ips)), 0, 0, 0, 0)
 	msg = append(msg, question[dnsHeader:questionEnd(question)]...)
 	for _, ip := range ips {
-		msg = append(msg, 0xc0, dnsHeader, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4) // the question's name, A, IN, TTL 0
+		// the question's name, A, IN, TTL 0
+		msg = append(msg, 0xc0, dnsHeader, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4)
 		msg = append(msg, netip.MustParseAddr(ip).AsSlice()...)
 	}
 	binary.BigEndian.PutUint16(msg, uint16(len(msg)-2))
@@ -84,7 +87,7 @@ func writeDNS(w io.Writer, question []byte, ips []string) error {
 	return err
 }
 
-func TestHostNames(t *testing.T) {
+func TestHostName_IsResolved(t *testing.T) {
 	for name, tc := range map[string]struct {
 		ips    []string
 		remote string
@@ -98,26 +101,24 @@ func TestHostNames(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			useDNS(t, func(int) []string { return tc.ips })
 			var tr Transport
-			l, err := tr.Listen(testContext(t), tcpAddr("peer.test:0"))
+			l, err := tr.Listen(testkit.Context(t), tcpAddr("peer.test:0"))
 			if tc.remote != "" {
 				var remote *RemoteError
 				require.ErrorAs(t, err, &remote)
 				assert.Equal(t, tc.remote, remote.IP.String())
-				_, err = tr.Dial(testContext(t), tcpAddr("peer.test:1"))
+				_, err = tr.Dial(testkit.Context(t), tcpAddr("peer.test:1"))
 				require.ErrorAs(t, err, &remote)
 				return
 			}
 			require.NoError(t, err)
 			defer l.Close()
-			_, port, err := net.SplitHostPort(l.Addr().String())
-			require.NoError(t, err)
-			connect(t, tr, l, tcpAddr("peer.test:"+port))
+			connect(t, tr, l, tcpAddr("peer.test:"+portOf(t, l)))
 		})
 	}
 }
 
-// Who answers DNS must not get a second say between the check and the use of an address.
-func TestHostNamesAreResolvedOnce(t *testing.T) {
+// A DNS server must not change its answer between the check and the use of an address.
+func TestHostName_IsResolvedOnce(t *testing.T) {
 	questions := 0
 	useDNS(t, func(n int) []string {
 		questions = n + 1
@@ -127,9 +128,7 @@ func TestHostNamesAreResolvedOnce(t *testing.T) {
 		return []string{"192.0.2.1"}
 	})
 	server := mustListen(t, Transport{}, "127.0.0.1:0")
-	_, port, err := net.SplitHostPort(server.Addr().String())
-	require.NoError(t, err)
-	connect(t, Transport{}, server, tcpAddr("peer.test:"+port))
+	connect(t, Transport{}, server, tcpAddr("peer.test:"+portOf(t, server)))
 	assert.Equal(t, 1, questions)
 }
 
@@ -137,25 +136,26 @@ func noDNS(t *testing.T) {
 	t.Helper()
 	old := net.DefaultResolver
 	t.Cleanup(func() { net.DefaultResolver = old })
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
-		return nil, errors.New("no DNS here")
-	}}
+	net.DefaultResolver = &net.Resolver{PreferGo: true,
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			return nil, errors.New("no DNS here")
+		}}
 }
 
-func TestLocalhostNeedsNoDNS(t *testing.T) {
+func TestHostName_LocalhostNeedsNoDNS(t *testing.T) {
 	noDNS(t)
-	ips, err := lookup(testContext(t), "localhost")
+	ips, err := lookup(testkit.Context(t), "localhost")
 	require.NoError(t, err)
 	assert.Equal(t, []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}, ips)
 	l := mustListen(t, Transport{}, "localhost:0")
 	connect(t, Transport{}, l, transport.AddrOf(l.Addr()))
 }
 
-func TestHostThatCannotBeResolved(t *testing.T) {
+func TestHostName_CannotBeResolved(t *testing.T) {
 	noDNS(t)
 	var dnsErr *net.DNSError
-	_, err := Transport{}.Dial(testContext(t), tcpAddr("nowhere.invalid:1"))
+	_, err := Transport{}.Dial(testkit.Context(t), tcpAddr("nowhere.invalid:1"))
 	assert.ErrorAs(t, err, &dnsErr)
-	_, err = Transport{}.Listen(testContext(t), tcpAddr("nowhere.invalid:1"))
+	_, err = Transport{}.Listen(testkit.Context(t), tcpAddr("nowhere.invalid:1"))
 	assert.ErrorAs(t, err, &dnsErr)
 }

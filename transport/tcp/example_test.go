@@ -12,7 +12,7 @@ import (
 	"github.com/spawnwire/spawnwire/transport/tcp"
 )
 
-// The zero Transport serves this machine and no other.
+// The zero Transport serves only this machine.
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -29,7 +29,7 @@ func Example() {
 	defer l.Close()
 	addr := transport.AddrOf(l.Addr()) // with the port that the kernel chose
 
-	go func() { // the child, which would be another process
+	go func() { // usually another process
 		conn, err := tr.Dial(ctx, addr)
 		if err != nil {
 			log.Fatal(err)
@@ -43,8 +43,8 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer conn.Close()
-	said, err := io.ReadAll(conn)
-	fmt.Println(string(said), err)
+	text, err := io.ReadAll(conn)
+	fmt.Println(string(text), err)
 	// Output:
 	// the world may not connect: true
 	// hello <nil>

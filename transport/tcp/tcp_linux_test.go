@@ -8,27 +8,28 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestKeepAliveIdle(t *testing.T) {
+func TestSocket_KeepAliveIdle(t *testing.T) {
 	l := mustListen(t, Transport{}, "127.0.0.1:0")
 	dialed, accepted := connect(t, Transport{}, l, transport.AddrOf(l.Addr()))
 	assert.Equal(t, 15, sockopt(t, dialed.(*net.TCPConn), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE))
 	assert.Equal(t, 15, sockopt(t, accepted.(*net.TCPConn), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE))
-	assert.Equal(t, unix.IPPROTO_TCP, sockopt(t, accepted.(*net.TCPConn), unix.SOL_SOCKET, unix.SO_PROTOCOL), "not multipath TCP")
+	assert.Equal(t, unix.IPPROTO_TCP,
+		sockopt(t, accepted.(*net.TCPConn), unix.SOL_SOCKET, unix.SO_PROTOCOL), "not multipath TCP")
 }
 
-// The first address may be one where nobody listens. All of 127.0.0.0/8 is there on Linux only.
-func TestDialTriesAllAddresses(t *testing.T) {
+// Only Linux has all of 127.0.0.0/8.
+func TestDial_TriesAllAddresses(t *testing.T) {
 	useDNS(t, func(int) []string { return []string{"127.0.0.3", "127.0.0.1"} })
 	l := mustListen(t, Transport{}, "127.0.0.1:0")
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	require.NoError(t, err)
+	port := portOf(t, l)
 	connect(t, Transport{}, l, tcpAddr("peer.test:"+port))
 
 	require.NoError(t, l.Close())
-	_, err = Transport{}.Dial(testContext(t), tcpAddr("peer.test:"+port))
+	_, err := Transport{}.Dial(testkit.Context(t), tcpAddr("peer.test:"+port))
 	var opErr *net.OpError
 	if assert.ErrorAs(t, err, &opErr) {
 		assert.Equal(t, "127.0.0.3:"+port, opErr.Addr.String(), "the error is that of the first")

@@ -9,8 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -19,12 +17,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
-
-func init() {
-	children["serve"] = serveChild
-}
 
 func sockopt(t *testing.T, conn syscall.Conn, level, opt int) int {
 	t.Helper()
@@ -32,12 +27,14 @@ func sockopt(t *testing.T, conn syscall.Conn, level, opt int) int {
 	require.NoError(t, err)
 	var value int
 	var optErr error
-	require.NoError(t, raw.Control(func(fd uintptr) { value, optErr = unix.GetsockoptInt(int(fd), level, opt) }))
+	require.NoError(t, raw.Control(func(fd uintptr) {
+		value, optErr = unix.GetsockoptInt(int(fd), level, opt)
+	}))
 	require.NoError(t, optErr)
 	return value
 }
 
-func TestSocketOptions(t *testing.T) {
+func TestSocket_Options(t *testing.T) {
 	var tr Transport
 	l := mustListen(t, tr, "127.0.0.1:0")
 	assert.Zero(t, sockopt(t, l.(*listener), unix.SOL_SOCKET, unix.SO_REUSEPORT))
@@ -53,18 +50,16 @@ func TestSocketOptions(t *testing.T) {
 	}
 }
 
-func TestConnectionRefused(t *testing.T) {
-	l := mustListen(t, Transport{}, "127.0.0.1:0")
-	require.NoError(t, l.Close())
+func TestDial_IsRefused(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "localhost"} {
-		_, port, _ := strings.Cut(l.Addr().String(), ":")
-		_, err := Transport{}.Dial(testContext(t), tcpAddr(host+":"+port))
+		l := mustListen(t, Transport{}, "127.0.0.1:0")
+		require.NoError(t, l.Close())
+		_, err := Transport{}.Dial(testkit.Context(t), tcpAddr(host+":"+portOf(t, l)))
 		assert.ErrorIs(t, err, syscall.ECONNREFUSED, host)
 	}
 }
 
-func TestTakenPort(t *testing.T) {
-	ctx := testContext(t)
+func TestListen_PortIsTaken(t *testing.T) {
 	for name, tc := range map[string]struct{ first, second Transport }{
 		"without ReusePort":    {},
 		"only the first sets":  {first: Transport{ReusePort: true}},
@@ -72,7 +67,7 @@ func TestTakenPort(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := mustListen(t, tc.first, "127.0.0.1:0")
-			_, err := tc.second.Listen(ctx, transport.AddrOf(l.Addr()))
+			_, err := tc.second.Listen(testkit.Context(t), transport.AddrOf(l.Addr()))
 			assert.ErrorIs(t, err, syscall.EADDRINUSE)
 			var opErr *net.OpError
 			assert.ErrorAs(t, err, &opErr)
@@ -80,17 +75,20 @@ func TestTakenPort(t *testing.T) {
 	}
 }
 
-func TestReusePortInOneProcess(t *testing.T) {
+func TestReusePort_OneProcess(t *testing.T) {
 	tr := Transport{ReusePort: true}
 	first := mustListen(t, tr, "127.0.0.1:0")
 	second := mustListen(t, tr, first.Addr().String())
 	assert.Equal(t, first.Addr(), second.Addr())
 }
 
-// serveChild listens on the port that it is told, says "ready", and then says its pid to whoever
-// connects, until its standard input ends.
-func serveChild(ctx context.Context) error {
-	l, err := Transport{ReusePort: true}.Listen(ctx, tcpAddr(os.Getenv("TCP_TEST_ADDR")))
+// addrEnv is the environment variable with the address of the role "serves".
+const addrEnv = "TCP_TEST_ADDR"
+
+// serves listens, prints "ready", and sends its pid on each connection until its stdin
+// ends.
+func serves(ctx context.Context) error {
+	l, err := Transport{ReusePort: true}.Listen(ctx, tcpAddr(os.Getenv(addrEnv)))
 	if err != nil {
 		return err
 	}
@@ -109,18 +107,18 @@ func serveChild(ctx context.Context) error {
 	}
 }
 
-func TestProcessesShareAPort(t *testing.T) {
+func TestReusePort_ManyProcesses(t *testing.T) {
 	const n = 3
 	tr := Transport{ReusePort: true}
-	// The parent holds the port until the children have it, and gets no connection: its socket is
-	// closed before the first is made.
+	// This process holds the port until the children have it. It gets no connection,
+	// because it closes its socket before the first one.
 	holder := mustListen(t, tr, "127.0.0.1:0")
 	addr := transport.AddrOf(holder.Addr())
 	got := map[string]int{}
 	var stdins []io.Closer
 	for range n {
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childEnv+"=serve", "TCP_TEST_ADDR="+addr.Target)
+		cmd := testkit.RoleCommand(t, "serves")
+		cmd.Env = append(cmd.Env, addrEnv+"="+addr.Target)
 		cmd.Stderr = os.Stderr
 		stdin, err := cmd.StdinPipe()
 		require.NoError(t, err)
@@ -129,7 +127,7 @@ func TestProcessesShareAPort(t *testing.T) {
 		require.NoError(t, cmd.Start())
 		t.Cleanup(func() { assert.NoError(t, cmd.Wait()) })
 		stdins = append(stdins, stdin)
-		t.Cleanup(func() { // all of them before the first wait, so that the children end side by side
+		t.Cleanup(func() { // closes all before the first Wait
 			for _, stdin := range stdins {
 				stdin.Close()
 			}
@@ -141,13 +139,14 @@ func TestProcessesShareAPort(t *testing.T) {
 	}
 	require.NoError(t, holder.Close())
 
-	// The kernel chooses a listener by a hash of both ends' addresses and ports, and each connection
-	// has a port of its own: that 2000 of them miss one of three has a chance of 1 in 10^350.
+	// The kernel chooses a listener by a hash of both ends' addresses and ports. Each
+	// connection has another port. So 2000 connections miss one of three listeners with a
+	// probability of 1 in 10^350.
 	idle := n
 	for i := 0; i < 2000 && idle > 0; i++ {
-		conn, err := tr.Dial(testContext(t), addr)
+		conn, err := tr.Dial(testkit.Context(t), addr)
 		require.NoError(t, err)
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Second)))
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(testkit.Patience)))
 		pid, err := io.ReadAll(conn)
 		require.NoError(t, err)
 		conn.Close()

@@ -1,7 +1,6 @@
 package tls_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -17,21 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/spawnwire/spawnwire/internal/network"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 	spawntls "github.com/spawnwire/spawnwire/transport/tls"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// patience is how long a test waits for what should take moments before it calls it a hang.
-const patience = 30 * time.Second
-
-func testContext(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 func tlsAddr(target string) transport.Addr {
 	return transport.Addr{Scheme: transport.SchemeTLS, Target: target}
@@ -39,41 +30,41 @@ func tlsAddr(target string) transport.Addr {
 
 func listen(t testing.TB, tr spawntls.Transport) (net.Listener, transport.Addr) {
 	t.Helper()
-	ln, err := tr.Listen(testContext(t), tlsAddr("127.0.0.1:0"))
+	ln, err := tr.Listen(testkit.Context(t), tlsAddr("127.0.0.1:0"))
 	require.NoError(t, err)
 	t.Cleanup(func() { ln.Close() })
 	return ln, transport.AddrOf(ln.Addr())
 }
 
-// accepted is what came of an accepted connection.
+// accepted is an accepted connection.
 type accepted struct {
 	conn *tls.Conn
 	err  error // of its TLS handshake
 }
 
-// accept accepts one connection, secures it, and sends what came of that.
+// accept accepts one connection, makes its TLS handshake, and sends the result.
 func accept(t testing.TB, ln net.Listener) <-chan accepted {
-	ctx, done := testContext(t), make(chan accepted, 1)
+	ctx, done := testkit.Context(t), make(chan accepted, 1)
 	go func() {
 		conn, err := ln.Accept()
 		if err != nil {
 			done <- accepted{err: err}
 			return
 		}
-		done <- accepted{conn.(*tls.Conn), transport.Secure(ctx, conn)}
+		done <- accepted{conn.(*tls.Conn), network.Secure(ctx, conn)}
 	}()
 	return done
 }
 
-// connect dials with one Transport where another listens.
+// connect connects one Transport to the listener of another.
 func connect(t testing.TB, dialer, listener spawntls.Transport) (near, far *tls.Conn) {
 	t.Helper()
 	ln, addr := listen(t, listener)
 	incoming := accept(t, ln)
-	conn, err := dialer.Dial(testContext(t), addr)
+	conn, err := dialer.Dial(testkit.Context(t), addr)
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close() })
-	in := <-incoming
+	in := testkit.Receive(t, incoming)
 	require.NoError(t, in.err)
 	t.Cleanup(func() { in.conn.Close() })
 	return conn.(*tls.Conn), in.conn
@@ -83,7 +74,7 @@ func connect(t testing.TB, dialer, listener spawntls.Transport) (near, far *tls.
 func requireCarries(t testing.TB, from, to net.Conn) {
 	t.Helper()
 	go from.Write([]byte("word"))
-	require.NoError(t, to.SetReadDeadline(time.Now().Add(patience)))
+	require.NoError(t, to.SetReadDeadline(time.Now().Add(testkit.Patience)))
 	got := make([]byte, 4)
 	_, err := io.ReadFull(to, got)
 	require.NoError(t, err)
@@ -100,7 +91,8 @@ func newAuthority(t testing.TB) *authority {
 	t.Helper()
 	a := &authority{key: newKey(t)}
 	a.cert = a.sign(t, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: "authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
 	}, a.key)
 	return a
 }
@@ -112,7 +104,9 @@ func newKey(t testing.TB) *ecdsa.PrivateKey {
 	return key
 }
 
-func (a *authority) sign(t testing.TB, template *x509.Certificate, key *ecdsa.PrivateKey) *x509.Certificate {
+func (a *authority) sign(
+	t testing.TB, template *x509.Certificate, key *ecdsa.PrivateKey,
+) *x509.Certificate {
 	t.Helper()
 	template.SerialNumber = big.NewInt(time.Now().UnixNano())
 	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
@@ -133,13 +127,15 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-// config is that of a peer which has a certificate by a and wants one of the other by trusted.
+// config returns the settings of a peer. Its certificate is signed by a, and it wants one
+// that is signed by trusted.
 func (a *authority) config(t testing.TB, name string, trusted *authority) *tls.Config {
 	t.Helper()
 	key := newKey(t)
 	cert := a.sign(t, &x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}, key)
 	return &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}},

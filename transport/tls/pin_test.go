@@ -13,11 +13,13 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/network"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 	spawntls "github.com/spawnwire/spawnwire/transport/tls"
 )
 
-func TestAListenersAddressIsAllThatADialerNeeds(t *testing.T) {
+func TestPin_AddressIsEnoughToDial(t *testing.T) {
 	near, far := connect(t, spawntls.Transport{}, spawntls.Transport{})
 	requireCarries(t, near, far)
 	requireCarries(t, far, near)
@@ -31,14 +33,14 @@ func TestAListenersAddressIsAllThatADialerNeeds(t *testing.T) {
 	assert.Greater(t, cert.NotAfter.Year(), 9000, "a listener may live for years")
 }
 
-func TestTheRegisteredTransportIsTheZeroOne(t *testing.T) {
-	network, err := transport.Registered(transport.SchemeTLS)
+func TestTransport_IsRegistered(t *testing.T) {
+	n, err := network.Registered(transport.Addr{Scheme: transport.SchemeTLS})
 	require.NoError(t, err)
-	assert.Equal(t, spawntls.Transport{}, network)
-	assert.Panics(t, func() { transport.Register(transport.SchemeTLS, network) })
+	assert.Equal(t, spawntls.Transport{}, n)
+	assert.Panics(t, func() { network.Register(transport.SchemeTLS, n) })
 }
 
-func TestEveryListenerHasACertificateOfItsOwn(t *testing.T) {
+func TestPin_EachListenerHasItsOwn(t *testing.T) {
 	_, first := listen(t, spawntls.Transport{})
 	ln, second := listen(t, spawntls.Transport{})
 	require.True(t, first.IsPinned() && second.IsPinned())
@@ -47,19 +49,20 @@ func TestEveryListenerHasACertificateOfItsOwn(t *testing.T) {
 	incoming := accept(t, ln)
 	wrong := second
 	wrong.Pin = first.Pin
-	_, err := spawntls.Transport{}.Dial(testContext(t), wrong)
+	_, err := spawntls.Transport{}.Dial(testkit.Context(t), wrong)
 	var pin *spawntls.PinError
 	require.ErrorAs(t, err, &pin)
-	assert.Equal(t, wrong, pin.Addr)
 	assert.Equal(t, second.Pin, pin.Got)
-	assert.ErrorContains(t, err, second.Target+": the listener has another certificate than the one that is pinned")
-	assert.ErrorContains(t, (<-incoming).err, "bad certificate", "the listener learns why")
+	assert.ErrorContains(t, err,
+		second.Target+": the listener has another certificate than the one that is pinned")
+	assert.ErrorContains(t, testkit.Receive(t, incoming).err, "bad certificate",
+		"the listener learns why")
 }
 
-func TestAPinIsNeededToDialWithoutAConfig(t *testing.T) {
+func TestPin_IsNeededWithoutConfig(t *testing.T) {
 	ln, addr := listen(t, spawntls.Transport{})
 	addr.Pin = [32]byte{}
-	_, err := spawntls.Transport{}.Dial(testContext(t), addr)
+	_, err := spawntls.Transport{}.Dial(testkit.Context(t), addr)
 	var addrErr *transport.AddrError
 	require.ErrorAs(t, err, &addrErr)
 	assert.ErrorContains(t, err, "no certificate is pinned")
@@ -68,7 +71,7 @@ func TestAPinIsNeededToDialWithoutAConfig(t *testing.T) {
 	assert.ErrorIs(t, err, net.ErrClosed)
 }
 
-func TestAddressesThatAreNotOurs(t *testing.T) {
+func TestAddr_OtherAddressesAreRefused(t *testing.T) {
 	pinned := tlsAddr("127.0.0.1:1")
 	pinned.Pin[0] = 1
 	for name, addr := range map[string]transport.Addr{
@@ -79,20 +82,20 @@ func TestAddressesThatAreNotOurs(t *testing.T) {
 		"a pin in target": tlsAddr("127.0.0.1:1#00"),
 	} {
 		var addrErr *transport.AddrError
-		_, err := spawntls.Transport{}.Dial(testContext(t), addr)
+		_, err := spawntls.Transport{}.Dial(testkit.Context(t), addr)
 		assert.ErrorAs(t, err, &addrErr, name)
-		_, err = spawntls.Transport{}.Listen(testContext(t), addr)
+		_, err = spawntls.Transport{}.Listen(testkit.Context(t), addr)
 		assert.ErrorAs(t, err, &addrErr, name)
 	}
-	_, err := spawntls.Transport{}.Listen(testContext(t), pinned)
+	_, err := spawntls.Transport{}.Listen(testkit.Context(t), pinned)
 	var addrErr *transport.AddrError
 	require.ErrorAs(t, err, &addrErr)
 	assert.ErrorContains(t, err, "with a pin an address can be dialed only")
 }
 
-// Somebody in the middle has no key for the pinned certificate: he can show another one, or the right one without being able to
-// prove it.
-func TestSomebodyInTheMiddleIsFoundOut(t *testing.T) {
+// A man in the middle has no key for the pinned certificate. He can show another
+// certificate, or the right one without its key.
+func TestPin_ManInTheMiddle(t *testing.T) {
 	ln, addr := listen(t, spawntls.Transport{})
 	other, between := listen(t, spawntls.Transport{})
 	go func() { // the proxy: TLS with the victim, TLS with the listener
@@ -101,7 +104,7 @@ func TestSomebodyInTheMiddleIsFoundOut(t *testing.T) {
 			return
 		}
 		defer conn.Close()
-		up, err := spawntls.Transport{}.Dial(testContext(t), addr)
+		up, err := spawntls.Transport{}.Dial(testkit.Context(t), addr)
 		if err != nil {
 			return
 		}
@@ -112,11 +115,11 @@ func TestSomebodyInTheMiddleIsFoundOut(t *testing.T) {
 	incoming := accept(t, ln)
 	victims := between
 	victims.Pin = addr.Pin
-	_, err := spawntls.Transport{}.Dial(testContext(t), victims)
+	_, err := spawntls.Transport{}.Dial(testkit.Context(t), victims)
 	var pin *spawntls.PinError
 	require.ErrorAs(t, err, &pin)
 	assert.Equal(t, between.Pin, pin.Got)
-	if in := <-incoming; in.conn != nil {
+	if in := testkit.Receive(t, incoming); in.conn != nil {
 		in.conn.Close()
 	}
 
@@ -124,31 +127,32 @@ func TestSomebodyInTheMiddleIsFoundOut(t *testing.T) {
 		near, _ := connect(t, spawntls.Transport{}, spawntls.Transport{})
 		der := near.ConnectionState().PeerCertificates[0].Raw
 		stolen := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: newKey(t)}
-		ln, addr := listen(t, spawntls.Transport{Config: &tls.Config{Certificates: []tls.Certificate{stolen}}})
+		ln, addr := listen(t,
+			spawntls.Transport{Config: &tls.Config{Certificates: []tls.Certificate{stolen}}})
 		incoming := accept(t, ln)
 		addr.Pin = sha256.Sum256(der)
-		_, err := spawntls.Transport{}.Dial(testContext(t), addr)
+		_, err := spawntls.Transport{}.Dial(testkit.Context(t), addr)
 		require.Error(t, err)
 		require.NotErrorIs(t, err, context.DeadlineExceeded)
-		require.Error(t, (<-incoming).err)
+		require.Error(t, testkit.Receive(t, incoming).err)
 	})
 }
 
-func TestDialEndsWithItsContext(t *testing.T) {
+func TestDial_EndsWithItsContext(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer silent.Close()
 	addr := tlsAddr(silent.Addr().String())
 	addr.Pin[0] = 1
 	enough := errors.New("enough")
-	ctx, cancel := context.WithCancelCause(testContext(t))
+	ctx, cancel := context.WithCancelCause(testkit.Context(t))
 	time.AfterFunc(20*time.Millisecond, func() { cancel(enough) })
 	_, err = spawntls.Transport{}.Dial(ctx, addr)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorIs(t, err, enough)
 }
 
-func TestAConnectionThatIsCutInTheHandshakeIsAPeerThatIsGone(t *testing.T) {
+func TestDial_ConnectionIsCutInTheHandshake(t *testing.T) {
 	for name, cut := range map[string]func(*net.TCPConn){
 		"closed":    func(c *net.TCPConn) { io.CopyN(io.Discard, c, 100); c.CloseWrite() },
 		"reset":     func(c *net.TCPConn) { io.CopyN(io.Discard, c, 100); c.SetLinger(0) },
@@ -168,16 +172,16 @@ func TestAConnectionThatIsCutInTheHandshakeIsAPeerThatIsGone(t *testing.T) {
 			}()
 			addr := tlsAddr(ln.Addr().String())
 			addr.Pin[0] = 1
-			_, err = spawntls.Transport{}.Dial(testContext(t), addr)
+			_, err = spawntls.Transport{}.Dial(testkit.Context(t), addr)
 			require.ErrorIs(t, err, transport.ErrPeerGone)
 		})
 	}
 }
 
-func TestProcessesMayShareAPort(t *testing.T) {
+func TestReusePort_SharesAPort(t *testing.T) {
 	shared := spawntls.Transport{ReusePort: true}
 	first, addr := listen(t, shared)
-	second, err := shared.Listen(testContext(t), tlsAddr(addr.Target))
+	second, err := shared.Listen(testkit.Context(t), tlsAddr(addr.Target))
 	if errors.Is(err, errors.ErrUnsupported) {
 		t.Skip(err)
 	}

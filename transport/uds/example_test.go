@@ -6,29 +6,32 @@ import (
 	"io"
 	"log"
 	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
-// A parent listens in a private directory, a child dials, and the parent asks the kernel who came.
+// One process listens in a private directory and another one dials. Then the first one
+// asks the kernel for the credentials.
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 
-	dir, err := uds.NewDir()
+	dir, err := os.MkdirTemp("", "") // with mode 0700
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer dir.Remove()
-	addr := dir.Addr("parent")
+	defer os.RemoveAll(dir)
+	addr := transport.Addr{Scheme: transport.SchemeUDS, Target: filepath.Join(dir, "s")}
 	l, err := uds.Listen(ctx, addr)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer l.Close()
 
-	go func() { // the child, which would be another process
+	go func() { // usually another process
 		conn, err := uds.Dial(ctx, addr)
 		if err != nil {
 			log.Fatal(err)
@@ -42,11 +45,11 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer conn.Close()
-	// Where the kernel does not tell, the directory's mode is what keeps others out.
+	// Where PeerCred is unsupported, the directory's mode alone keeps others out.
 	if cred, err := uds.PeerCred(conn); err == nil && int(cred.UID) != os.Geteuid() {
 		log.Fatalf("user %d is not welcome", cred.UID)
 	}
-	said, err := io.ReadAll(conn)
-	fmt.Println(string(said), err)
+	text, err := io.ReadAll(conn)
+	fmt.Println(string(text), err)
 	// Output: hello <nil>
 }

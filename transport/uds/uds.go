@@ -1,79 +1,97 @@
-// Package uds carries a [transport.Channel] over Unix domain sockets, and takes care of what goes
-// wrong with them: paths that are too long, socket files that a killed process left behind,
-// directories that others can write to, and the question who is at the other end.
+// Package uds carries a [transport.Channel] over Unix domain sockets. It reports paths
+// that are too long, replaces socket files of killed processes, and asks the kernel who
+// is at the other end.
 //
-// A parent makes a private directory, listens in it and tells its child the address; the child
-// dials it; the parent asks the kernel who came:
+// Listen in a directory that other users cannot enter, such as one of [os.MkdirTemp]:
 //
-//	dir, err := uds.NewDir()                      // 0700, below $XDG_RUNTIME_DIR or the temporary directory
-//	defer dir.Remove()
-//	l, err := uds.Listen(ctx, dir.Addr("parent")) // takes over a stale file, never a live one
+//	dir, err := os.MkdirTemp("", "")
+//	defer os.RemoveAll(dir)
+//	addr := transport.Addr{Scheme: transport.SchemeUDS, Target: filepath.Join(dir, "s")}
+//	l, err := uds.Listen(ctx, addr)
 //	defer l.Close()                               // removes the socket file
 //	conn, err := l.Accept()
 //	cred, err := uds.PeerCred(conn)               // pid, uid and gid, from the kernel
 //
-//	conn, err := uds.Dial(ctx, addr)              // in the child
+//	conn, err := uds.Dial(ctx, addr)              // in the other process
 //
-// [Transport] is the same behind the interfaces [transport.Dialer] and [transport.Listener].
-//
-// On Linux there are also abstract names, which are no files: [transport.Addr] writes them
-// uds://@name. Everybody on the machine who shares the network namespace can connect to one, so
-// a path in a private directory is the better default.
+// Linux also has abstract names, which are no files. A [transport.Addr] writes them
+// uds://@name. Every process in the network namespace can connect to one, so a path in
+// a private directory is the better default.
 package uds
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"syscall"
-	"time"
 
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// maxName is how many bytes a path, or an abstract name without its "@", can have: sun_path of
-// struct sockaddr_un less one byte, which is the NUL after a path or the NUL before an abstract
-// name. That gives 107 on Linux and Windows and 103 on Darwin; see unix(7).
-const maxName = len(syscall.RawSockaddrUnix{}.Path) - 1
-
-// Transport dials and listens on Unix domain sockets. The zero value is ready to use, and its
-// methods may be called concurrently.
-type Transport struct{}
-
 var (
-	_ transport.Dialer   = Transport{}
-	_ transport.Listener = Transport{}
+	// ErrInUse: a process has bound the socket, or it is not known that none has. It
+	// matches syscall.EADDRINUSE.
+	ErrInUse = unixsock.ErrInUse
+
+	// ErrNotSocket: there is something else than a socket at the path. It stays.
+	ErrNotSocket = unixsock.ErrNotSocket
+
+	// ErrNoAbstract: only Linux has abstract names. It matches errors.ErrUnsupported.
+	ErrNoAbstract error = noAbstract{}
+
+	// ErrNotUnix: a connection is not a Unix socket's.
+	ErrNotUnix = unixsock.ErrNotUnix
 )
 
-// Dial is the function [Dial]; the connection is a [*net.UnixConn].
+type noAbstract struct{}
+
+func (noAbstract) Error() string { return "abstract socket names exist on Linux only; use a path" }
+func (noAbstract) Unwrap() error { return errors.ErrUnsupported }
+
+// PathError reports a path or an abstract name that is too long for the platform
+// (sun_path in unix(7)).
+type PathError struct {
+	Path  string // the path, or the abstract name with its "@"
+	Len   int    // its length in bytes, without the "@"
+	Limit int    // in bytes: 107 on Linux and Windows, 103 on Darwin
+}
+
+func (e *PathError) Error() string {
+	return fmt.Sprintf("uds: socket path %q has %d bytes, the limit is %d", e.Path, e.Len, e.Limit)
+}
+
+// Transport is the functions [Dial] and [Listen] as a [transport.Network].
+type Transport struct{}
+
+var _ transport.Network = Transport{}
+
+// Dial calls the function [Dial].
 func (Transport) Dial(ctx context.Context, addr transport.Addr) (net.Conn, error) {
 	conn, err := Dial(ctx, addr)
 	if err != nil {
-		return nil, err // and not a nil *net.UnixConn inside a net.Conn that is not nil
+		return nil, err // and no nil *net.UnixConn in the interface
 	}
 	return conn, nil
 }
 
-// Listen is the function [Listen]; the listener is a [*Listener].
+// Listen calls the function [Listen].
 func (Transport) Listen(ctx context.Context, addr transport.Addr) (net.Listener, error) {
-	l, err := Listen(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	return l, nil
+	return Listen(ctx, addr)
 }
 
 // Dial connects to the Unix socket at addr. It may be called concurrently.
 //
-// An address of another scheme, or a malformed one, is a [*transport.AddrError]; a name that is too
-// long is a [*PathError]; an abstract name where there are none is [ErrNoAbstract]. What the system
-// refuses has the [*net.OpError] in its chain: on Unix, syscall.ECONNREFUSED says that nobody
-// listens at the file and fs.ErrNotExist that there is no file.
+// An address that is malformed or of another scheme gives a [*transport.AddrError], a
+// name that is too long a [*PathError], and an abstract name elsewhere than on Linux
+// [ErrNoAbstract]. Other errors have the [*net.OpError] in their chain. On Unix they
+// match syscall.ECONNREFUSED if nobody listens, and fs.ErrNotExist if there is no file.
 //
-// Where the listener's queue of waiting connections is full, as in a mass start, Linux would fail a
-// non-blocking connect with EAGAIN (connect(2)). Dial waits instead, as it does for other sockets,
-// until there is room or ctx ends; then both ctx.Err() and the EAGAIN are in the chain. Give ctx a
-// deadline: a listener that never accepts is waited for.
+// If the listener's queue of connections is full, Dial waits until there is room or ctx
+// ends. Then the error matches ctx.Err() and, on Linux, syscall.EAGAIN. A listener that
+// never accepts makes Dial wait for ever, so give ctx a deadline.
 func Dial(ctx context.Context, addr transport.Addr) (*net.UnixConn, error) {
 	if err := checkAddr(addr); err != nil {
 		return nil, err
@@ -83,49 +101,60 @@ func Dial(ctx context.Context, addr transport.Addr) (*net.UnixConn, error) {
 		if err == nil {
 			return conn.(*net.UnixConn), nil
 		}
-		if !isQueueFull(err) {
+		if !errors.Is(err, syscall.EAGAIN) { // connect(2): the queue is full
 			return nil, fmt.Errorf("uds: %w", err)
 		}
-		if ctxErr := backOff(ctx, try); ctxErr != nil {
+		if ctxErr := unixsock.BackOff(ctx, try); ctxErr != nil {
 			return nil, fmt.Errorf("uds: %w while the listener's queue was full: %w", ctxErr, err)
 		}
 	}
 }
 
-// checkAddr finds what is wrong with addr without a system call.
+// checkAddr checks addr without a system call.
 func checkAddr(addr transport.Addr) error {
 	if addr.Scheme != transport.SchemeUDS {
-		return &transport.AddrError{Input: addr.String(), Reason: "not a Unix socket's; want uds:///path or uds://@name"}
+		return &transport.AddrError{Input: addr.String(),
+			Reason: "not a Unix socket's; want uds:///path or uds://@name"}
 	}
-	// An Addr can be made by hand: a NUL would make package net take a path for an abstract name,
-	// and a relative path would be another socket after a chdir.
+	// The caller may have made addr by hand. With a NUL package net would take a path
+	// for an abstract name, and a relative path changes its meaning with a chdir.
 	if _, err := transport.ParseAddr(addr.String()); err != nil {
 		return err
 	}
 	name := addr.Target
 	if isAbstract(name) {
-		if !haveAbstract {
+		if runtime.GOOS != "linux" {
 			return fmt.Errorf("uds: %s: %w", addr, ErrNoAbstract)
 		}
 		name = name[1:]
 	}
-	if len(name) > maxName {
-		return &PathError{Path: addr.Target, Len: len(name), Limit: maxName}
+	if len(name) > unixsock.MaxName {
+		return &PathError{Path: addr.Target, Len: len(name), Limit: unixsock.MaxName}
 	}
 	return nil
 }
 
 func isAbstract(name string) bool { return name[0] == '@' }
 
-// backOff waits before the next try: 1 ms after try 0, doubling up to 32 ms. It returns ctx.Err()
-// if ctx ends first.
-func backOff(ctx context.Context, try int) error {
-	t := time.NewTimer(time.Millisecond << min(try, 5))
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
+// Cred has the credentials of the process at the other end of a Unix socket.
+type Cred struct {
+	PID      int    // in the caller's PID namespace; 0 if the process is not in it
+	UID, GID uint32 // the effective ones, in the caller's user namespace
+}
+
+// PeerCred asks the kernel for the credentials of the process at the other end of conn:
+// SO_PEERCRED on Linux (unix(7)), LOCAL_PEERCRED and LOCAL_PEERPID on Darwin (unix(4)).
+// Elsewhere the error matches [errors.ErrUnsupported].
+//
+// The kernel records the credentials when the connection is made. On the accepting side
+// they are those of the process that called connect(2), and on the dialing side of the
+// one that called listen(2). This process may have passed its descriptor on since, and
+// after its end its pid may belong to another process. So rely on the uid and gid more
+// than on the pid.
+//
+// conn is a [*net.UnixConn] or a type that embeds one. Others give [ErrNotUnix].
+// PeerCred may be called concurrently with all methods of conn.
+func PeerCred(conn net.Conn) (Cred, error) {
+	cred, err := unixsock.PeerCred(conn)
+	return Cred(cred), err
 }

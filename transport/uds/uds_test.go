@@ -1,24 +1,65 @@
 package uds
 
 import (
+	"bufio"
 	"context"
-	"io/fs"
+	"fmt"
 	"net"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-func TestTransportRoundTrip(t *testing.T) {
-	ctx := testContext(t)
+func pathAddr(path string) transport.Addr {
+	return transport.Addr{Scheme: transport.SchemeUDS, Target: path}
+}
+
+// newAddr returns an address in a new directory.
+func newAddr(t testing.TB) transport.Addr {
+	return pathAddr(filepath.Join(testkit.ShortDir(t), "s"))
+}
+
+func mustListen(t testing.TB, addr transport.Addr) *listener {
+	t.Helper()
+	l, err := Listen(testkit.Context(t), addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { l.Close() })
+	return l.(*listener)
+}
+
+// requireAnswers dials addr, and l must accept.
+func requireAnswers(t testing.TB, l net.Listener, addr transport.Addr) {
+	t.Helper()
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(conn, "here")
+		conn.Close()
+	}()
+	conn, err := Dial(testkit.Context(t), addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(testkit.Patience)))
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "here\n", line)
+}
+
+func TestTransport_RoundTrip(t *testing.T) {
+	ctx := testkit.Context(t)
 	var tr Transport
-	l, err := tr.Listen(ctx, pathAddr(filepath.Join(shortDir(t), "s")))
+	l, err := tr.Listen(ctx, newAddr(t))
 	require.NoError(t, err)
 	defer l.Close()
 	accepted := make(chan net.Conn, 1)
@@ -30,7 +71,7 @@ func TestTransportRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	defer conn.Close()
 	assert.IsType(t, &net.UnixConn{}, conn)
-	peer := <-accepted
+	peer := testkit.Receive(t, accepted)
 	defer peer.Close()
 	assert.IsType(t, &net.UnixConn{}, peer)
 
@@ -42,7 +83,7 @@ func TestTransportRoundTrip(t *testing.T) {
 	assert.Equal(t, "hi", string(buf))
 }
 
-func TestAddressesThatAreNotOurs(t *testing.T) {
+func TestAddr_OtherAddressesAreRefused(t *testing.T) {
 	for name, addr := range map[string]transport.Addr{
 		"zero":              {},
 		"another scheme":    {Scheme: transport.SchemeTCP, Target: "127.0.0.1:1"},
@@ -56,164 +97,100 @@ func TestAddressesThatAreNotOurs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var addrErr *transport.AddrError
-			conn, err := Transport{}.Dial(testContext(t), addr)
+			conn, err := Transport{}.Dial(testkit.Context(t), addr)
 			assert.ErrorAs(t, err, &addrErr)
 			assert.True(t, conn == nil, "no typed nil in the interface")
-			l, err := Transport{}.Listen(testContext(t), addr)
+			l, err := Transport{}.Listen(testkit.Context(t), addr)
 			assert.ErrorAs(t, err, &addrErr)
 			assert.True(t, l == nil, "no typed nil in the interface")
 		})
 	}
 }
 
-func TestPathOverTheLimit(t *testing.T) {
+func TestAddr_LongPath(t *testing.T) {
 	want, ok := map[string]int{"linux": 107, "darwin": 103, "windows": 107}[runtime.GOOS]
-	require.True(t, ok, "unix(7) or its like of this platform says")
-	assert.Equal(t, want, maxName)
+	require.True(t, ok, "unix(7) of this platform has the limit")
+	assert.Equal(t, want, unixsock.MaxName)
 
-	dir := shortDir(t)
-	long := filepath.Join(dir, strings.Repeat("x", maxName-len(dir)))
-	require.Len(t, long, maxName+1)
-	for name, err := range map[string]error{
-		"dial":   second(Dial(testContext(t), pathAddr(long))),
-		"listen": second(Listen(testContext(t), pathAddr(long))),
-	} {
-		var pathErr *PathError
-		if assert.ErrorAs(t, err, &pathErr, name) {
-			assert.Equal(t, PathError{Path: long, Len: maxName + 1, Limit: maxName}, *pathErr, name)
-			assert.Contains(t, err.Error(), long, name)
-		}
-	}
+	dir := testkit.ShortDir(t)
+	long := filepath.Join(dir, strings.Repeat("x", want-len(dir)))
+	requireTooLong(t, pathAddr(long), PathError{Path: long, Len: want + 1, Limit: want})
 
-	// One byte less works, so the limit is not too low.
-	addr := pathAddr(long[:maxName])
+	addr := pathAddr(long[:want]) // the limit is not too low
 	requireAnswers(t, mustListen(t, addr), addr)
 }
 
-func TestPathErrorText(t *testing.T) {
+func requireTooLong(t *testing.T, addr transport.Addr, want PathError) {
+	t.Helper()
+	for name, err := range map[string]error{
+		"dial":   testkit.Second(Dial(testkit.Context(t), addr)),
+		"listen": testkit.Second(Listen(testkit.Context(t), addr)),
+	} {
+		var pathErr *PathError
+		if assert.ErrorAs(t, err, &pathErr, name) {
+			assert.Equal(t, want, *pathErr, name)
+			assert.Contains(t, err.Error(), addr.Target, name)
+		}
+	}
+}
+
+func TestPathError_Text(t *testing.T) {
 	err := &PathError{Path: "/very/long", Len: 130, Limit: 107}
 	assert.EqualError(t, err, `uds: socket path "/very/long" has 130 bytes, the limit is 107`)
 }
 
-func TestDialWhereNothingIs(t *testing.T) {
-	_, err := Dial(testContext(t), pathAddr(filepath.Join(shortDir(t), "none")))
-	require.Error(t, err)
+func TestDial_NoFile(t *testing.T) {
+	_, err := Dial(testkit.Context(t), newAddr(t))
 	var opErr *net.OpError
 	assert.ErrorAs(t, err, &opErr)
 	assert.True(t, strings.HasPrefix(err.Error(), "uds: dial unix "), err)
 }
 
-func TestEndedContext(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	path := filepath.Join(shortDir(t), "s")
-	_, err := Listen(ctx, pathAddr(path))
-	assert.ErrorIs(t, err, context.Canceled)
-	assert.NoFileExists(t, path)
-
-	mustListen(t, pathAddr(path))
-	_, err = Dial(ctx, pathAddr(path))
-	assert.ErrorIs(t, err, context.Canceled)
-	_, err = Listen(ctx, pathAddr(path))
-	assert.ErrorIs(t, err, context.Canceled, "and not ErrInUse, which nobody has found out")
+func TestListen_NoDirectory(t *testing.T) {
+	_, err := Listen(testkit.Context(t), pathAddr(filepath.Join(testkit.ShortDir(t), "none", "s")))
+	var opErr *net.OpError
+	assert.ErrorAs(t, err, &opErr)
 }
 
-func TestPeerCredOfOtherConns(t *testing.T) {
-	a, b := net.Pipe()
-	defer a.Close()
-	defer b.Close()
+func TestListen_RegularFileStays(t *testing.T) {
+	addr := newAddr(t)
+	testkit.WriteFile(t, addr.Target, "precious")
+	_, err := Listen(testkit.Context(t), addr)
+	assert.ErrorIs(t, err, ErrNotSocket)
+	assert.ErrorContains(t, err, addr.Target)
+	assert.ErrorContains(t, err, "a regular file")
+	assert.Equal(t, "precious", testkit.ReadFile(t, addr.Target))
+}
+
+func TestContext_HasEnded(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	addr := newAddr(t)
+	_, err := Listen(ctx, addr)
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.NoFileExists(t, addr.Target)
+
+	mustListen(t, addr)
+	_, err = Dial(ctx, addr)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = Listen(ctx, addr)
+	assert.ErrorIs(t, err, context.Canceled, "and not ErrInUse, because it is not known")
+}
+
+func TestPeerCred_OtherConnections(t *testing.T) {
+	a, _ := testkit.Pipe(t)
 	_, err := PeerCred(a)
 	assert.ErrorIs(t, err, ErrNotUnix)
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	require.NoError(t, err)
-	defer conn.Close()
+	conn, _ := testkit.TCP(t)
 	_, err = PeerCred(conn)
 	assert.ErrorIs(t, err, ErrNotUnix)
 	assert.ErrorContains(t, err, "*net.TCPConn")
 }
 
-func TestPeerCredOfAClosedConn(t *testing.T) {
-	addr := pathAddr(filepath.Join(shortDir(t), "s"))
-	mustListen(t, addr)
-	conn, err := Dial(testContext(t), addr)
-	require.NoError(t, err)
+func TestPeerCred_ClosedConnection(t *testing.T) {
+	conn, _ := testkit.Unix(t)
 	require.NoError(t, conn.Close())
-	_, err = PeerCred(conn)
+	_, err := PeerCred(conn)
 	assert.ErrorIs(t, err, net.ErrClosed)
-}
-
-func TestMissingDirectory(t *testing.T) {
-	_, err := Listen(testContext(t), pathAddr(filepath.Join(shortDir(t), "none", "s")))
-	var opErr *net.OpError
-	assert.ErrorAs(t, err, &opErr)
-}
-
-func TestFilesThatAreNoSocketsStay(t *testing.T) {
-	path := filepath.Join(shortDir(t), "f")
-	writeFile(t, path, "precious")
-	_, err := Listen(testContext(t), pathAddr(path))
-	assert.ErrorIs(t, err, ErrNotSocket)
-	assert.ErrorContains(t, err, path)
-	assert.ErrorContains(t, err, "a regular file")
-	assert.Equal(t, "precious", readFile(t, path))
-}
-
-func TestDirAddr(t *testing.T) {
-	d := mustNewDir(t)
-	assert.Equal(t, pathAddr(filepath.Join(d.Path(), "parent")), d.Addr("parent"))
-	assert.Equal(t, pathAddr(filepath.Join(d.Path(), "@x")), d.Addr("@x"), "a file like any other")
-	for _, name := range []string{"", ".", "..", "a/b", "/a", "a/", "../a"} {
-		assert.True(t, d.Addr(name).IsZero(), name)
-	}
-	requireAnswers(t, mustListen(t, d.Addr("parent")), d.Addr("parent"))
-	longest := d.Addr(strings.Repeat("x", maxShortName))
-	requireAnswers(t, mustListen(t, longest), longest)
-}
-
-func TestDirRemove(t *testing.T) {
-	d := mustNewDir(t)
-	l := mustListen(t, d.Addr("s"))
-	require.NoError(t, d.Remove())
-	assert.NoDirExists(t, d.Path())
-	assert.NoError(t, l.Close(), "its file is gone already, which is no error")
-	assert.NoError(t, d.Remove(), "a second time")
-}
-
-func TestDirRemoveKeepsWhatIsNoSocket(t *testing.T) {
-	d := mustNewDir(t)
-	mustListen(t, d.Addr("s"))
-	keep := filepath.Join(d.Path(), "notes.txt")
-	writeFile(t, keep, "precious")
-	err := d.Remove()
-	assert.ErrorIs(t, err, ErrNotSocket)
-	assert.ErrorContains(t, err, "notes.txt")
-	assert.Equal(t, "precious", readFile(t, keep))
-	assert.NoFileExists(t, d.Addr("s").Target)
-
-	removePath(t, keep)
-	assert.NoError(t, d.Remove(), "again, when the file is gone")
-	assert.NoDirExists(t, d.Path())
-}
-
-func TestNewDirWhereNoPlaceWorks(t *testing.T) {
-	dir := shortDir(t)
-	file := filepath.Join(dir, "file")
-	writeFile(t, file, "")
-	long := filepath.Join(dir, strings.Repeat("x", 200))
-	missing := filepath.Join(dir, "missing")
-	_, err := newDirIn([]place{{name: "first", dir: missing}, {name: "second", dir: long}, {name: "third", dir: file}, {name: "fourth", dir: "relative"}})
-	require.Error(t, err)
-	assert.ErrorIs(t, err, fs.ErrNotExist)
-	var pathErr *PathError
-	if assert.ErrorAs(t, err, &pathErr) {
-		assert.Contains(t, pathErr.Path, long)
-		assert.Equal(t, len(long)+len("/spawnwire-0123456789/")+maxShortName, pathErr.Len)
-	}
-	for _, part := range []string{"first " + missing, "second " + long, "third " + file, "fourth relative: not an absolute path"} {
-		assert.ErrorContains(t, err, part)
-	}
 }

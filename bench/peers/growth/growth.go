@@ -1,5 +1,6 @@
-// Package growth measures whether a message of this library costs more when there are many: channels between two processes, or
-// messages on one channel. The floor, a plain net.Conn, grows beside it.
+// Package growth measures how the cost of a message depends on the number of
+// channels between two processes, and on the number of messages on one channel.
+// The floor is a plain net.Conn.
 package growth
 
 import (
@@ -16,19 +17,20 @@ import (
 // size is the payload of a message, in bytes.
 const size = 64
 
-// Line is how one competitor grows.
+// Line has the results of one competitor.
 type Line struct {
 	Peer   string  `json:"peer"`
 	Points []Point `json:"points"`
 }
 
-// Point is the cost of one operation at one number.
+// Point is the cost of one operation for one number of channels or messages.
 type Point struct {
 	N  int     `json:"n"`
 	Op float64 `json:"op_ns"`
 }
 
-// Channels measures a round trip over n channels that are used in turn, for each n of counts.
+// Channels measures a round trip over n channels, used in turn, for each n in
+// counts.
 func Channels(ctx context.Context, counts []int, opt measure.Options) ([]Line, error) {
 	var lines []Line
 	for _, n := range counts {
@@ -49,9 +51,10 @@ func Channels(ctx context.Context, counts []int, opt measure.Options) ([]Line, e
 	return lines, nil
 }
 
-// Messages measures a stream of n messages on a new channel, for each n of counts: the time of all of them, from the first
-// send until the receiver has reported, less what a report of nothing takes just before, by n. Short streams are repeated, and the
-// median counts.
+// Messages measures a stream of n messages on a new channel, for each n in counts.
+// A result is the time from the first send to the receiver's report, minus the
+// time of a report alone, divided by n. Short streams are repeated, and the
+// median is the result.
 func Messages(ctx context.Context, counts []int, progress func(string)) ([]Line, error) {
 	var lines []Line
 	for _, p := range find(messageWays) {
@@ -67,7 +70,7 @@ func Messages(ctx context.Context, counts []int, progress func(string)) ([]Line,
 	return lines, nil
 }
 
-// enough is how long streams of one length are repeated.
+// enough is the time for which streams of one length are repeated.
 const enough = 50 * time.Millisecond
 
 func messages(ctx context.Context, p peer.Peer, n int) (float64, error) {
@@ -78,7 +81,8 @@ func messages(ctx context.Context, p peer.Peer, n int) (float64, error) {
 		return 0, err
 	}
 	defer w.Close()
-	// Nothing here has a bound of its own but the messages' number: 10 million take 30 s on a slow machine.
+	// Only the number of messages bounds a Run: 10 million take 30 s on a slow
+	// machine.
 	bounded, cancel := context.WithTimeout(ctx, 5*peer.Patience)
 	defer cancel()
 	defer context.AfterFunc(bounded, func() { w.Close() })()
@@ -97,14 +101,16 @@ func messages(ctx context.Context, p peer.Peer, n int) (float64, error) {
 	return max(stats.Percentile(took, 50), 0) / float64(n), nil
 }
 
-// The ways of using this library that grow; the others cost the same but for what the tables show.
+// The measured ways to use this library. The others grow in the same way.
 var (
 	channelWays = []string{peer.Floor, "spawnwire, bytes", "spawnwire, typed, Bytes"}
-	messageWays = []string{peer.Floor, "spawnwire, typed, Bytes", "spawnwire, borrowed, batched", "spawnwire, typed, Bytes, batched"}
+	messageWays = []string{peer.Floor, "spawnwire, typed, Bytes", "spawnwire, borrowed, batched",
+		"spawnwire, typed, Bytes, batched"}
 )
 
 func find(names []string) []peer.Peer {
-	return slices.DeleteFunc(peer.All(), func(p peer.Peer) bool { return !slices.Contains(names, p.Name()) })
+	return slices.DeleteFunc(peer.All(),
+		func(p peer.Peer) bool { return !slices.Contains(names, p.Name()) })
 }
 
 func add(lines []Line, name string, p Point) []Line {

@@ -17,7 +17,7 @@ func TestMain(m *testing.M) {
 	spawntest.Main(m)
 }
 
-func TestGrowthHasAPointForEachNumber(t *testing.T) {
+func TestGrowth_PointPerNumber(t *testing.T) {
 	spawntest.NoLeaks(t)
 	check := func(names []string, lines []Line, err error, numbers ...int) {
 		t.Helper()

@@ -13,11 +13,11 @@ import (
 	"github.com/spawnwire/spawnwire/bench/peers/peer"
 )
 
-// fake takes a time for each operation that it only says it takes.
+// fake is a peer that reports a fixed time for each operation.
 type fake struct {
 	name  string
 	op    time.Duration
-	fails int // the Run that fails, from 1; 0 is none
+	fails int // number of the Run that fails, from 1; 0: none
 	hangs bool
 	order *[]string
 
@@ -67,8 +67,9 @@ func options(rounds int) Options {
 
 var trips = peer.Job{Work: peer.RoundTrip, Network: "unix", Size: 64}
 
-func TestRatiosAreToTheFloorOfTheSameRound(t *testing.T) {
-	all := []peer.Peer{&fake{name: "slow", op: 30 * time.Microsecond}, &fake{name: peer.Floor, op: 20 * time.Microsecond}}
+func TestJob_RatiosWithinRound(t *testing.T) {
+	all := []peer.Peer{&fake{name: "slow", op: 30 * time.Microsecond},
+		&fake{name: peer.Floor, op: 20 * time.Microsecond}}
 	table, err := Job(t.Context(), all, trips, options(5))
 	require.NoError(t, err)
 	require.Len(t, table.Rows, 2)
@@ -81,12 +82,13 @@ func TestRatiosAreToTheFloorOfTheSameRound(t *testing.T) {
 	require.NotNil(t, slow.Allocs)
 }
 
-func TestOneThatFailsLeavesTheOthersTheirFigures(t *testing.T) {
+func TestJob_FailureOfOneCompetitor(t *testing.T) {
 	broken := &fake{name: "broken", op: time.Microsecond, fails: 20}
 	hangs := &fake{name: "hangs", hangs: true, closed: make(chan struct{})}
 	opt := options(10)
 	opt.Patience = 3 * time.Second
-	table, err := Job(t.Context(), []peer.Peer{broken, hangs, &fake{name: peer.Floor, op: time.Microsecond}}, trips, opt)
+	table, err := Job(t.Context(),
+		[]peer.Peer{broken, hangs, &fake{name: peer.Floor, op: time.Microsecond}}, trips, opt)
 	require.NoError(t, err)
 	assert.Contains(t, table.Rows[0].Error, "it is broken")
 	assert.Zero(t, table.Rows[0].Ratio)
@@ -95,8 +97,8 @@ func TestOneThatFailsLeavesTheOthersTheirFigures(t *testing.T) {
 	assert.InDelta(t, 1, table.Rows[2].Ratio.P50, 1e-9)
 }
 
-// Over the rounds each competitor is first as often as the others, and comes after each other one.
-func TestTheOrderOfTurnsChanges(t *testing.T) {
+// Each competitor is first equally often, and follows each other competitor.
+func TestJob_OrderOfTurnsChanges(t *testing.T) {
 	var order []string
 	var all []peer.Peer
 	for _, name := range []string{"a", "b", "c"} {
@@ -108,7 +110,7 @@ func TestTheOrderOfTurnsChanges(t *testing.T) {
 	order = order[len(order)-rounds*6:] // each turn is two runs
 	first, pairs := map[string]int{}, map[string]bool{}
 	for i := 0; i < len(order); i += 2 {
-		assert.Equal(t, order[i], order[i+1], "the run that does not count is before the one that does")
+		assert.Equal(t, order[i], order[i+1], "the unmeasured run is before the measured one")
 		if i%6 == 0 {
 			first[order[i]]++
 		} else {
@@ -119,12 +121,12 @@ func TestTheOrderOfTurnsChanges(t *testing.T) {
 	assert.Len(t, pairs, 6)
 }
 
-func TestJobEndsWithItsContext(t *testing.T) {
+func TestJob_EndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	enough := errors.New("enough")
 	opt := options(math.MaxInt16)
-	opt.Progress = func(what string) {
-		if what != trips.String()+": a" {
+	opt.Progress = func(step string) {
+		if step != trips.String()+": a" {
 			cancel(enough)
 		}
 	}

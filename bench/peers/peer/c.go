@@ -15,8 +15,9 @@ import (
 	"time"
 )
 
-// c is the floor below Go: both processes are a program in C (cfloor/floor.c), built with the system's compiler. Where there is
-// none, it does nothing; see CompileC. The program takes the times itself.
+// c is the floor below Go: a C program (cfloor/floor.c) in both processes, built
+// with the system's compiler. If there is none, c does no jobs; see CompileC. The
+// program measures the times itself.
 type c struct{}
 
 //go:embed cfloor/floor.c
@@ -25,16 +26,17 @@ var floorSource []byte
 func (c) Name() string   { return "C" }
 func (c) Module() string { return "" }
 func (c) Does(job Job) bool {
-	return job.Network == "unix" && job.Work != Senders && cProgram.err == nil
+	return job.Network == "unix" && job.Work != Senders && !job.calls() && cProgram.err == nil
 }
 
-// cProgram is the compiled program.
+// cProgram is the compiled program, or the reason why there is none.
 var cProgram = struct {
 	path string
 	err  error
 }{err: errors.New("not compiled")}
 
-// CompileC builds the floor in C below dir. Without it, or when it fails, that peer does no job; the error says why.
+// CompileC compiles the C floor into dir. If it is not called or fails, the C floor
+// does no jobs.
 func CompileC(ctx context.Context, dir string) error {
 	cProgram.path, cProgram.err = compileC(ctx, dir)
 	return cProgram.err
@@ -49,13 +51,14 @@ func compileC(ctx context.Context, dir string) (string, error) {
 	if err := os.WriteFile(source, floorSource, 0o600); err != nil {
 		return "", err
 	}
-	if out, err := exec.CommandContext(ctx, compiler, "-O2", "-Wall", "-o", program, source).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(ctx, compiler, "-O2", "-Wall", "-o", program,
+		source).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%s: %w: %s", compiler, err, out)
 	}
 	return program, nil
 }
 
-// Serve: the program in C forks the other process itself.
+// Serve returns an error, because the C program forks the other process itself.
 func (c) Serve(Job, Ready) error {
 	return errors.New("the program in C forks its other process itself")
 }
@@ -67,7 +70,7 @@ func (c) Open(_ context.Context, job Job) (Worker, error) {
 	}
 	cmd := exec.Command(cProgram.path, kind, strconv.Itoa(job.Size))
 	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe() // the program ends at the end of this, so also with this process
+	in, err := cmd.StdinPipe() // the program exits at EOF, so also when this process ends
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +100,8 @@ func (w *cWorker) Run(n int) (Took, error) {
 	if w.job.Work == RoundTrip {
 		w.each = append(w.each[:0], make([]time.Duration, n)...)
 		var took time.Duration
-		err := errors.Join(binary.Read(w.out, binary.NativeEndian, &took), binary.Read(w.out, binary.NativeEndian, w.each))
+		err := errors.Join(binary.Read(w.out, binary.NativeEndian, &took),
+			binary.Read(w.out, binary.NativeEndian, w.each))
 		return Took{Total: took, Each: w.each, Elsewhere: true}, err
 	}
 	var answer struct {
@@ -117,7 +121,7 @@ func (w *cWorker) Run(n int) (Took, error) {
 func (w *cWorker) Close() error {
 	w.close.Do(func() {
 		w.in.Close()
-		w.cmd.Process.Kill() // its child sees the end of their socket
+		w.cmd.Process.Kill() // its child then reads EOF from their socket
 		w.cmd.Wait()
 	})
 	return nil

@@ -13,10 +13,11 @@ import (
 	"google.golang.org/grpc"
 )
 
-// goPlugin is HashiCorp's go-plugin in its two modes, with the plugin started and served as its documentation says: a
-// Client with a Cmd on one side, plugin.Serve on the other, the connection's kind and place being its own (a Unix socket, in the
-// net/rpc mode with yamux on it). The handshake is its cookie; AutoMTLS, which is optional, is off, and so is its log, both of which would
-// cost it time. What goes over the connection is what the peers net/rpc and grpc do.
+// goPlugin is HashiCorp's go-plugin in its two modes. As in its documentation, one
+// side has a Client with a Cmd, and the other calls plugin.Serve. The
+// connection is a Unix socket, with yamux in the net/rpc mode. The handshake is
+// its cookie. AutoMTLS, which is optional, and the log are off, because both
+// cost time. The messages are those of the peers net/rpc and grpc.
 type goPlugin struct{ grpc bool }
 
 func (p goPlugin) Name() string {
@@ -26,10 +27,17 @@ func (p goPlugin) Name() string {
 	return "go-plugin net/rpc"
 }
 
-func (goPlugin) Module() string    { return "github.com/hashicorp/go-plugin" }
-func (goPlugin) Does(job Job) bool { return job.Network == "unix" }
+func (goPlugin) Module() string { return "github.com/hashicorp/go-plugin" }
 
-var pluginHandshake = plugin.HandshakeConfig{ProtocolVersion: 1, MagicCookieKey: "PEERS_PLUGIN", MagicCookieValue: "bench"}
+func (p goPlugin) Does(job Job) bool {
+	if p.grpc {
+		return grpcUnary{}.Does(job)
+	}
+	return netRPC{}.Does(job)
+}
+
+var pluginHandshake = plugin.HandshakeConfig{ProtocolVersion: 1, MagicCookieKey: "PEERS_PLUGIN",
+	MagicCookieValue: "bench"}
 
 const pluginName = "bench"
 
@@ -54,7 +62,7 @@ func (p goPlugin) Open(ctx context.Context, job Job) (_ Worker, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd.Stderr = nil // it is the client's
+	cmd.Stderr = nil // the client sets it
 	timeout := Patience
 	if end, ok := ctx.Deadline(); ok {
 		timeout = time.Until(end)
@@ -67,7 +75,7 @@ func (p goPlugin) Open(ctx context.Context, job Job) (_ Worker, err error) {
 			grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage))},
 	})
 	end := sync.OnceValue(func() error {
-		client.Kill() // asks, waits two seconds at most, and kills
+		client.Kill() // asks, waits for up to two seconds, and kills
 		return os.RemoveAll(dir)
 	})
 	conn, err := client.Client()
@@ -82,29 +90,33 @@ func (p goPlugin) Open(ctx context.Context, job Job) (_ Worker, err error) {
 	}
 	switch c := plugged.(type) {
 	case *rpc.Client:
-		return rpcWorker(c, "Plugin", job, end), nil
+		return rpcWorker(c, "Plugin", job, dir, end), nil
 	case *grpc.ClientConn:
-		return grpcWorker(c, job, false, end)
+		return grpcWorker(c, job, false, dir, end)
 	}
 	client.Kill()
 	return nil, fmt.Errorf("the plugin is a %T", plugged)
 }
 
 func (p goPlugin) Serve(Job, Ready) error {
-	cfg := &plugin.ServeConfig{HandshakeConfig: pluginHandshake, Plugins: p.plugins(), Logger: hclog.NewNullLogger()}
+	cfg := &plugin.ServeConfig{HandshakeConfig: pluginHandshake, Plugins: p.plugins(),
+		Logger: hclog.NewNullLogger()}
 	if p.grpc {
 		cfg.GRPCServer = func(opts []grpc.ServerOption) *grpc.Server {
-			return plugin.DefaultGRPCServer(append(opts, grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage)))
+			return plugin.DefaultGRPCServer(append(opts, grpc.MaxRecvMsgSize(maxMessage),
+				grpc.MaxSendMsgSize(maxMessage)))
 		}
 	}
-	plugin.Serve(cfg) // until the caller says that it is done
+	plugin.Serve(cfg) // until the caller stops it
 	return nil
 }
 
 // pluginRPC is the plugin in the net/rpc mode.
 type pluginRPC struct{}
 
-func (pluginRPC) Server(*plugin.MuxBroker) (any, error)                  { return &RPCService{}, nil }
+func (pluginRPC) Server(*plugin.MuxBroker) (any, error) {
+	return &RPCService{}, nil
+}
 func (pluginRPC) Client(_ *plugin.MuxBroker, c *rpc.Client) (any, error) { return c, nil }
 
 // pluginGRPC is the plugin in the gRPC mode.
@@ -115,6 +127,7 @@ func (pluginGRPC) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
 	return nil
 }
 
-func (pluginGRPC) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
+func (pluginGRPC) GRPCClient(_ context.Context, _ *plugin.GRPCBroker,
+	c *grpc.ClientConn) (any, error) {
 	return c, nil
 }

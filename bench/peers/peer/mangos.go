@@ -8,26 +8,29 @@ import (
 	"go.nanomsg.org/mangos/v3/protocol/pair"
 	"go.nanomsg.org/mangos/v3/protocol/rep"
 	"go.nanomsg.org/mangos/v3/protocol/req"
-	_ "go.nanomsg.org/mangos/v3/transport/ipc" // as its examples do, but only the one in use
+	_ "go.nanomsg.org/mangos/v3/transport/ipc" // as in its examples, but only this transport
 )
 
-// mangosPair is the Scalability Protocols' pair over ipc, by mangos. Messages are NewMessage, SendMsg, RecvMsg and Free, as
-// in its own performance tests: that spares copies which Send and Recv make. Queues are
-// the defaults; the limit of a received message, 1 MiB with its header, is raised.
+// mangosPair is the pair protocol of mangos over ipc. It uses NewMessage, SendMsg,
+// RecvMsg and Free, as mangos' own performance tests do, because Send and Recv
+// copy. The queues have their default lengths. The limit of a received message is
+// higher than the default of 1 MiB with its header.
 type mangosPair struct{}
 
 func (mangosPair) Name() string      { return "mangos pair" }
 func (mangosPair) Module() string    { return "go.nanomsg.org/mangos/v3" }
-func (mangosPair) Does(job Job) bool { return job.Network == "unix" }
+func (mangosPair) Does(job Job) bool { return job.Network == "unix" && !job.calls() }
 
 func (p mangosPair) Open(ctx context.Context, job Job) (Worker, error) {
 	return openMangos(ctx, p, job, pair.NewSocket)
 }
 
-func (mangosPair) Serve(job Job, ready Ready) error { return serveMangos(job, ready, pair.NewSocket) }
+func (mangosPair) Serve(job Job, ready Ready) error {
+	return serveMangos(job, ready, pair.NewSocket)
+}
 
-// mangosReqRep is req and rep, which answer each message: it has no streams. Its default of sending a request again after
-// a minute is left as it is.
+// mangosReqRep is the req and rep protocols of mangos. They answer each message, so
+// there are no streams. A request is repeated after a minute, the default.
 type mangosReqRep struct{}
 
 func (mangosReqRep) Name() string      { return "mangos req/rep" }
@@ -38,9 +41,12 @@ func (p mangosReqRep) Open(ctx context.Context, job Job) (Worker, error) {
 	return openMangos(ctx, p, job, req.NewSocket)
 }
 
-func (mangosReqRep) Serve(job Job, ready Ready) error { return serveMangos(job, ready, rep.NewSocket) }
+func (mangosReqRep) Serve(job Job, ready Ready) error {
+	return serveMangos(job, ready, rep.NewSocket)
+}
 
-func openMangos(ctx context.Context, p Peer, job Job, newSocket func() (mangos.Socket, error)) (_ Worker, err error) {
+func openMangos(ctx context.Context, p Peer, job Job,
+	newSocket func() (mangos.Socket, error)) (_ Worker, err error) {
 	s, err := start(ctx, p, job)
 	if err != nil {
 		return nil, err
@@ -54,8 +60,9 @@ func openMangos(ctx context.Context, p Peer, job Job, newSocket func() (mangos.S
 	if err != nil {
 		return nil, err
 	}
-	// Without deadlines a socket waits for its peer to come back.
-	err = errors.Join(sock.SetOption(mangos.OptionRecvDeadline, Patience), sock.SetOption(mangos.OptionSendDeadline, Patience),
+	// Without deadlines a socket waits forever for a peer that has gone.
+	err = errors.Join(sock.SetOption(mangos.OptionRecvDeadline, Patience),
+		sock.SetOption(mangos.OptionSendDeadline, Patience),
 		sock.SetOption(mangos.OptionMaxRecvSize, maxMessage))
 	if err == nil {
 		err = sock.Dial("ipc://" + s.addr)
@@ -65,38 +72,41 @@ func openMangos(ctx context.Context, p Peer, job Job, newSocket func() (mangos.S
 	}
 	if job.Work == RoundTrip {
 		var last *mangos.Message
-		return &roundTrips{size: job.Size, close: closer(sock, s), trip: func(payload []byte) ([]byte, error) {
-			if last != nil {
-				last.Free()
-				last = nil
-			}
-			if err := sendMangos(sock, payload); err != nil {
-				return nil, err
-			}
-			m, err := sock.RecvMsg()
-			if err != nil {
-				return nil, err
-			}
-			last = m
-			return m.Body, nil
-		}}, nil
+		return &roundTrips{size: job.Size, close: closer(sock, s),
+			trip: func(payload []byte) ([]byte, error) {
+				if last != nil {
+					last.Free()
+					last = nil
+				}
+				if err := sendMangos(sock, payload); err != nil {
+					return nil, err
+				}
+				m, err := sock.RecvMsg()
+				if err != nil {
+					return nil, err
+				}
+				last = m
+				return m.Body, nil
+			}}, nil
 	}
 	send := sendFunc(func(payload []byte) error { return sendMangos(sock, payload) })
 	end := endPayload(job.Size)
-	return &stream{job: job, close: closer(sock, s), open: each(send), report: func() (report, error) {
-		if err := send(end); err != nil {
-			return report{}, err
-		}
-		m, err := sock.RecvMsg()
-		if err != nil {
-			return report{}, err
-		}
-		defer m.Free()
-		return parseReport(m.Body)
-	}}, nil
+	return &stream{job: job, close: closer(sock, s), open: each(send),
+		report: func() (report, error) {
+			if err := send(end); err != nil {
+				return report{}, err
+			}
+			m, err := sock.RecvMsg()
+			if err != nil {
+				return report{}, err
+			}
+			defer m.Free()
+			return parseReport(m.Body)
+		}}, nil
 }
 
-// sendMangos sends a copy of payload: a message that was sent belongs to the socket.
+// sendMangos sends a copy of payload, because the socket owns a message after
+// SendMsg.
 func sendMangos(sock mangos.Socket, payload []byte) error {
 	m := mangos.NewMessage(len(payload))
 	m.Body = append(m.Body, payload...)
@@ -123,7 +133,7 @@ func serveMangos(job Job, ready Ready, newSocket func() (mangos.Socket, error)) 
 		return err
 	}
 	var got report
-	for { // until the process is ended
+	for { // until the process is killed
 		m, err := sock.RecvMsg()
 		if err != nil {
 			return err

@@ -5,17 +5,18 @@ import (
 	"net/rpc"
 )
 
-// netRPC is the standard library's net/rpc with its own codec (gob), one client and one connection. Round trips are
-// Call. A stream is Go, the asynchronous call that its documentation has, with up to pendingCalls under way, as a Call for each
-// message would wait for each: the message has arrived when its call is done.
+// netRPC is the standard library's net/rpc with its default codec (gob), one client
+// and one connection. Round trips use Call. A stream uses the asynchronous Go with
+// up to pendingCalls at a time, because Call would wait for each message. A
+// message has arrived when its call is done.
 type netRPC struct{}
 
-// pendingCalls is how many calls a sender of a stream has under way.
+// pendingCalls is the number of concurrent calls of a sender.
 const pendingCalls = 128
 
 func (netRPC) Name() string      { return "net/rpc" }
 func (netRPC) Module() string    { return "" }
-func (netRPC) Does(job Job) bool { return job.Network == "unix" }
+func (netRPC) Does(job Job) bool { return job.Network == "unix" && hasUnary(job) }
 
 func (p netRPC) Open(ctx context.Context, job Job) (Worker, error) {
 	s, conn, err := open(ctx, p, job)
@@ -23,7 +24,7 @@ func (p netRPC) Open(ctx context.Context, job Job) (Worker, error) {
 		return nil, err
 	}
 	client := rpc.NewClient(conn)
-	return rpcWorker(client, "Service", job, closer(client, s)), nil
+	return rpcWorker(client, "Service", job, s.dir, closer(client, s)), nil
 }
 
 func (netRPC) Serve(job Job, ready Ready) error {
@@ -35,23 +36,24 @@ func (netRPC) Serve(job Job, ready Ready) error {
 	if err != nil {
 		return err
 	}
-	server.ServeConn(conn) // until the caller hangs up
+	server.ServeConn(conn) // until the caller closes the connection
 	return nil
 }
 
-// RPCMessage is what net/rpc carries.
+// RPCMessage is a message of net/rpc.
 type RPCMessage struct {
 	ID   uint64
 	Body []byte
 }
 
-// RPCNothing is an argument or a result that says nothing.
+// RPCNothing is an empty argument or result.
 type RPCNothing struct{}
 
-// RPCService is the other side of net/rpc. It and its types are exported as net/rpc demands.
+// RPCService is the server. It and its types are exported because net/rpc requires
+// that.
 type RPCService struct{ got tally }
 
-// Echo gives back what it gets.
+// Echo returns its argument.
 func (*RPCService) Echo(args *RPCMessage, reply *RPCMessage) error {
 	*reply = *args
 	return nil
@@ -63,24 +65,31 @@ func (s *RPCService) Put(args *RPCMessage, _ *RPCNothing) error {
 	return nil
 }
 
-// Report says what Put has got since the last Report.
+// Report returns what Put has received since the last Report.
 func (s *RPCService) Report(_ *RPCNothing, reply *RPCMessage) error {
 	reply.Body = s.got.take().bytes()
 	return nil
 }
 
-// rpcWorker is the caller's side of RPCService, registered under a name.
-func rpcWorker(client *rpc.Client, service string, job Job, end func() error) Worker {
-	if job.Work == RoundTrip {
-		var args, reply RPCMessage // gob decodes into the capacity that the last reply had
-		return &roundTrips{size: job.Size, close: end, trip: func(payload []byte) ([]byte, error) {
-			args.ID, args.Body = args.ID+1, payload
-			err := client.Call(service+".Echo", &args, &reply)
-			return reply.Body, err
-		}}
+// hasUnary reports whether unary calls are enough for the job.
+func hasUnary(job Job) bool { return job.Work != Unread && job.Work != Cancel }
+
+// rpcWorker returns the caller's side of RPCService, registered as service. dir is
+// the other process's.
+func rpcWorker(client *rpc.Client, service string, job Job, dir string, end func() error) Worker {
+	if job.Work != Stream && job.Work != Senders {
+		return (&caller{close: end, allocs: allocsOf(dir), unary: func() trip {
+			var args, reply RPCMessage // gob decodes into the capacity of the last reply
+			return func(payload []byte) ([]byte, error) {
+				args.ID, args.Body = args.ID+1, payload
+				err := client.Call(service+".Echo", &args, &reply)
+				return reply.Body, err
+			}
+		}}).worker(job)
 	}
 	open := func() (sender, error) {
-		return &rpcSender{client: client, method: service + ".Put", calls: make(chan *rpc.Call, pendingCalls)}, nil
+		return &rpcSender{client: client, method: service + ".Put",
+			calls: make(chan *rpc.Call, pendingCalls)}, nil
 	}
 	return &stream{job: job, open: open, close: end, report: func() (report, error) {
 		var reply RPCMessage
@@ -91,7 +100,7 @@ func rpcWorker(client *rpc.Client, service string, job Job, end func() error) Wo
 	}}
 }
 
-// rpcSender keeps calls under way.
+// rpcSender keeps up to cap(calls) calls pending.
 type rpcSender struct {
 	client  *rpc.Client
 	method  string
@@ -108,7 +117,7 @@ func (s *rpcSender) send(payload []byte) error {
 		}
 	}
 	s.args.ID, s.args.Body = s.args.ID+1, payload
-	s.client.Go(s.method, &s.args, &s.nothing, s.calls) // it is encoded when Go returns
+	s.client.Go(s.method, &s.args, &s.nothing, s.calls) // has encoded the arguments when it returns
 	s.pending++
 	return nil
 }

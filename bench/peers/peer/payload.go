@@ -9,16 +9,17 @@ import (
 	"time"
 )
 
-// MinSize is the smallest payload: the number at its head and the mark at its tail.
+// MinSize is the size of the smallest payload, with a number at its head and the
+// constant tail at its end.
 const MinSize = 16
 
-// endOfStream is the number of the message that asks for the receiver's report.
+// endOfStream is the number of a message that requests the report.
 const endOfStream = ^uint64(0)
 
-// tail is what the last eight bytes of each payload are.
+// tail is the value of the last eight bytes of each payload.
 const tail = 0x5350574e53505752
 
-// newPayload returns size bytes to send: a number at the head, which stamp sets, and the mark at the tail.
+// newPayload returns a payload of size bytes with the tail. stamp sets its number.
 func newPayload(size int) []byte {
 	p := make([]byte, size)
 	for i := range p {
@@ -28,22 +29,24 @@ func newPayload(size int) []byte {
 	return p
 }
 
-// endPayload returns the message that asks for the receiver's report.
+// endPayload returns a payload that requests the report.
 func endPayload(size int) []byte {
 	p := newPayload(size)
 	stamp(p, endOfStream)
 	return p
 }
 
-// stamp gives the payload its number, so that a message that is lost, doubled or stale is found.
+// stamp sets the number of a payload. The numbers show lost, doubled and stale
+// messages.
 func stamp(p []byte, number uint64) { binary.LittleEndian.PutUint64(p, number) }
 
-// number returns what stamp has set.
+// number returns the number of a payload.
 func number(p []byte) uint64 { return binary.LittleEndian.Uint64(p) }
 
-// report is what the receiver of a stream has seen. A message's part in the sum is its number, its tail and its
-// length: touching every byte would measure the memory and not the peers, and reading none would let a peer
-// hand out what it has not decoded.
+// report counts the messages of a stream at the receiver. Sum adds the number, the
+// tail and the length of each message. Reading every byte would measure the
+// memory and not the peers. Reading no byte would accept a message that the peer
+// has not decoded.
 type report struct {
 	Count uint64
 	Sum   uint64
@@ -54,7 +57,7 @@ func (r *report) add(p []byte) {
 	r.Sum += number(p) + binary.LittleEndian.Uint64(p[len(p)-8:]) + uint64(len(p))
 }
 
-// take adds a payload of a stream, or says that it asks for the report.
+// take adds a payload, or reports whether it requests the report.
 func (r *report) take(p []byte) (asked bool) {
 	if number(p) == endOfStream {
 		return true
@@ -63,7 +66,7 @@ func (r *report) take(p []byte) (asked bool) {
 	return false
 }
 
-// reportSize is a report's size on the wire.
+// reportSize is the size of an encoded report, in bytes.
 const reportSize = 16
 
 func (r report) bytes() []byte {
@@ -72,17 +75,19 @@ func (r report) bytes() []byte {
 
 func parseReport(b []byte) (report, error) {
 	if len(b) != reportSize {
-		return report{}, fmt.Errorf("the receiver's report has %d bytes, want %d", len(b), reportSize)
+		return report{}, fmt.Errorf("the receiver's report has %d bytes, want %d", len(b),
+			reportSize)
 	}
 	return report{binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])}, nil
 }
 
-// want returns the report of a receiver that got n messages of that size, whose numbers add up to numbers.
+// want returns the expected report for n messages of this size. numbers is the sum
+// of their numbers.
 func want(n, size int, numbers uint64) report {
 	return report{Count: uint64(n), Sum: numbers + uint64(n)*(tail+uint64(size))}
 }
 
-// tally is a report that several goroutines add to.
+// tally is a report for concurrent use.
 type tally struct{ count, sum atomic.Uint64 }
 
 func (t *tally) add(p []byte) {
@@ -96,15 +101,15 @@ func (t *tally) merge(r report) {
 	t.sum.Add(r.Sum)
 }
 
-// take returns the report so far and starts anew.
+// take returns the report and resets it.
 func (t *tally) take() report { return report{t.count.Swap(0), t.sum.Swap(0)} }
 
-// roundTrips is a Worker for peers whose round trip is a function from the payload to the answer, which is good
-// until the next call.
+// roundTrips is a Worker for round trips.
 type roundTrips struct {
-	size  int
-	trip  func(payload []byte) ([]byte, error)
-	close func() error
+	size   int
+	trip   trip
+	close  func() error
+	allocs func() (uint64, error) // of the other process, or nil
 
 	payload []byte
 	next    uint64
@@ -126,7 +131,8 @@ func (w *roundTrips) Run(n int) (Took, error) {
 			return Took{}, err
 		}
 		if len(answer) != w.size || number(answer) != w.next {
-			return Took{}, fmt.Errorf("round trip %d: the answer is not what was sent (%d bytes)", w.next, len(answer))
+			return Took{}, fmt.Errorf("round trip %d: the answer is not what was sent (%d bytes)",
+				w.next, len(answer))
 		}
 		now := time.Now()
 		w.each = append(w.each, now.Sub(last))
@@ -137,13 +143,16 @@ func (w *roundTrips) Run(n int) (Took, error) {
 
 func (w *roundTrips) Close() error { return w.close() }
 
-// stream is a Worker for peers that send one message after the other, from one goroutine or from many.
+func (w *roundTrips) OtherAllocs() (uint64, error) { return otherAllocs(w.allocs) }
+
+// stream is a Worker for one-way messages from one or many goroutines.
 type stream struct {
 	job Job
-	// open makes what one goroutine sends with. It is called once for each of them, before the first message.
+	// open returns the sender of one goroutine. It is called once for each
+	// goroutine, before the first message.
 	open func() (sender, error)
-	// report asks the receiver for what it has got since it was last asked, after all senders are done. Nil: each
-	// sender's own report says it.
+	// report requests the receiver's report since the last call, after all senders
+	// are done. It is nil if each sender has a report of its own.
 	report func() (report, error)
 	close  func() error
 
@@ -151,12 +160,12 @@ type stream struct {
 	payloads [][]byte // of each sender
 }
 
-// sender is what one goroutine sends with.
+// sender sends the messages of one goroutine.
 type sender interface {
-	// send sends the payload, which the caller changes afterwards.
+	// send sends the payload. The caller may change it afterwards.
 	send(payload []byte) error
-	// done is called after the last send of a Run: everything is on its way when it returns. It gives the receiver's report
-	// where each sender has its own.
+	// done is called after the last send of a Run. It flushes all buffers. It
+	// returns the receiver's report if each sender has one of its own.
 	done() (report, error)
 }
 
@@ -178,7 +187,8 @@ func (w *stream) Run(n int) (Took, error) {
 	var wg sync.WaitGroup
 	start := time.Now()
 	for i, s := range w.senders {
-		part := func() { errs[i] = sendPart(s, w.payloads[i], i*n/goroutines, (i+1)*n/goroutines, &got) }
+		from, to := i*n/goroutines, (i+1)*n/goroutines
+		part := func() { errs[i] = sendPart(s, w.payloads[i], from, to, &got) }
 		if goroutines == 1 {
 			part()
 		} else {
@@ -199,12 +209,13 @@ func (w *stream) Run(n int) (Took, error) {
 	took := time.Since(start)
 	all := uint64(n)
 	if got, want := got.take(), want(n, w.job.Size, all*(all-1)/2); got != want {
-		return Took{}, fmt.Errorf("the receiver got %d of %d messages, checksum %#x, want %#x", got.Count, n, got.Sum, want.Sum)
+		return Took{}, fmt.Errorf("the receiver got %d of %d messages, checksum %#x, want %#x",
+			got.Count, n, got.Sum, want.Sum)
 	}
 	return Took{Total: took}, nil
 }
 
-// sendPart sends the messages from one number up to another.
+// sendPart sends the messages with numbers from <= number < to.
 func sendPart(s sender, payload []byte, from, to int, got *tally) error {
 	for i := from; i < to; i++ {
 		stamp(payload, uint64(i))
@@ -219,11 +230,11 @@ func sendPart(s sender, payload []byte, from, to int, got *tally) error {
 
 func (w *stream) Close() error { return w.close() }
 
-// sendFunc is a sender that has nothing to do at the end.
+// sendFunc is a sender whose done does nothing.
 type sendFunc func(payload []byte) error
 
 func (f sendFunc) send(payload []byte) error { return f(payload) }
 func (f sendFunc) done() (report, error)     { return report{}, nil }
 
-// each is for a sender that goroutines share.
+// each returns an open function for a sender that all goroutines share.
 func each(s sender) func() (sender, error) { return func() (sender, error) { return s, nil } }

@@ -1,5 +1,6 @@
-// Package peer has the competitors: this library, the floors below it and the peers beside it, each in a
-// file of its own, behind one interface. Whoever adds one writes such a file and names it in All.
+// Package peer has the competitors behind one interface: this library, the floors,
+// and other libraries, each in a file of its own. To add one, write such a file
+// and add it to All.
 package peer
 
 import (
@@ -8,37 +9,43 @@ import (
 	"time"
 )
 
-// Peer is one competitor, and one row of the tables: a library in one way of using it.
+// Peer is one competitor: a library in one way of using it. It is one row of the
+// tables.
 type Peer interface {
-	// Name is the row's name.
+	// Name returns the name of the row.
 	Name() string
-	// Module is the module whose version is printed, "" for what comes with Go or the system.
+	// Module returns the module whose version is printed, or "" if the competitor
+	// is part of Go or the system.
 	Module() string
-	// Does says whether it has a way to do the job.
+	// Does reports whether the competitor can do the job.
 	Does(Job) bool
-	// Open starts the other process, connects to it and returns the caller's side of the job. ctx bounds the start.
+	// Open starts the other process, connects to it and returns the caller's side.
+	// ctx bounds the start.
 	Open(ctx context.Context, job Job) (Worker, error)
-	// Serve is the other process: it does its side of the job, tells where it can be reached through ready, and
+	// Serve runs in the other process. It announces its address through ready and
 	// returns when the caller is done.
 	Serve(job Job, ready Ready) error
 }
 
-// All returns every competitor, in the order of the tables.
+// All returns all competitors in the order of the tables.
 func All() []Peer {
 	return []Peer{
 		c{}, raw{}, raw{batched: true}, raw{shared: true},
-		spawnwire{}, spawnwire{borrowed: true}, spawnwire{typed: true}, spawnwire{typed: true, reused: true},
-		spawnwire{borrowed: true, batched: true}, spawnwire{typed: true, reused: true, batched: true},
-		netRPC{}, grpcUnary{}, grpcStream{}, ttrpcPeer{},
+		spawnwire{}, spawnwire{borrowed: true}, spawnwire{typed: true},
+		spawnwire{typed: true, reused: true},
+		spawnwire{borrowed: true, batched: true},
+		spawnwire{typed: true, reused: true, batched: true}, spawnwireCall{},
+		netRPC{}, grpcUnary{}, grpcStream{}, ttrpcPeer{}, drpcPeer{}, connectPeer{},
 		goPlugin{}, goPlugin{grpc: true},
 		mangosPair{}, mangosReqRep{},
 	}
 }
 
-// Floor is the name of the competitor that all ratios are to: a plain net.Conn, one write for each message.
+// Floor is the name of the competitor that all ratios refer to: a plain net.Conn
+// with one write for each message.
 const Floor = "raw"
 
-// Find returns the competitor of that name.
+// Find returns the competitor with this name.
 func Find(name string) (Peer, error) {
 	for _, p := range All() {
 		if p.Name() == name {
@@ -52,30 +59,38 @@ func Find(name string) (Peer, error) {
 type Work string
 
 const (
-	// RoundTrip is one message there and the same bytes back, one after the other.
+	// RoundTrip is a message to the other process and the same bytes back.
 	RoundTrip Work = "round trip"
-	// Stream is messages in one direction from one goroutine; the receiver decodes each, and reports at the end.
+	// Stream is messages in one direction from one goroutine. The receiver decodes
+	// each and sends a report at the end.
 	Stream Work = "stream"
-	// Senders is Stream from Goroutines goroutines over one connection.
+	// Senders is Stream from many goroutines over one connection.
 	Senders Work = "senders"
 )
 
-// Goroutines is how many of them the work Senders has.
+// Goroutines is the number of goroutines of Senders.
 const Goroutines = 64
 
-// Job is what a pair of processes is to do.
+// Job is the task of a pair of processes.
 type Job struct {
 	Work    Work   `json:"work"`
 	Network string `json:"network"` // "unix" or "tcp", on this machine
-	Size    int    `json:"size"`    // of a message's payload, in bytes; at least MinSize
-	// Connections is how many there are between the two processes: round trips use them in turn. 0 is one. Only the peers
-	// whose growth is measured know of more.
+	Size    int    `json:"size"`    // of a payload in bytes; at least MinSize
+	// Connections is the number of connections between the two processes. Round
+	// trips use them in turn. Zero means one. Only the peers of package growth
+	// support more.
 	Connections int `json:"connections,omitempty"`
+	// Large is the size of the large messages of Beside, in bytes.
+	Large int `json:"large,omitempty"`
+	// Alone has the work done without its disturbance; see Job.HasAlone.
+	Alone bool `json:"alone,omitempty"`
 }
 
-func (j Job) String() string { return fmt.Sprintf("%s %s, %s", j.Work, SizeName(j.Size), j.Network) }
+func (j Job) String() string {
+	return fmt.Sprintf("%s %s, %s", j.Work, SizeName(j.Size), j.Network)
+}
 
-// SizeName writes a size in bytes as "64 B" or "1 MiB".
+// SizeName formats a size in bytes, such as "64 B" or "1 MiB".
 func SizeName(n int) string {
 	switch {
 	case n >= 1<<20 && n%(1<<20) == 0:
@@ -86,22 +101,30 @@ func SizeName(n int) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// Worker is the caller's side of a job, connected.
+// Worker is the connected caller's side of a job.
 type Worker interface {
-	// Run does n operations: round trips, or messages of a stream with the receiver's report after them. An answer
-	// that is not what was sent is an error.
+	// Run does n operations: round trips, or messages of a stream and then the
+	// receiver's report. A wrong answer is an error.
 	Run(n int) (Took, error)
-	// Close ends the connection and the other process. It may be called more than once, and while Run runs, which then fails.
+	// Close ends the connection and the other process. It may be called more than
+	// once, and during Run, which then returns an error.
 	Close() error
 }
 
-// Took is what a Run took.
+// AllocCounter is a Worker that counts the allocations of the other process.
+type AllocCounter interface {
+	// OtherAllocs returns the number since the start of the process. It returns
+	// ErrNoAllocs if it is unknown.
+	OtherAllocs() (uint64, error)
+}
+
+// Took is the time of a Run.
 type Took struct {
 	Total time.Duration
-	Each  []time.Duration // of round trips, each one; the slice is good until the next Run
-	// Elsewhere says that the caller's side is another process than this one.
+	Each  []time.Duration // of each round trip; valid until the next Run
+	// Elsewhere reports whether the caller's side is in another process.
 	Elsewhere bool
 }
 
-// Patience bounds every wait for a peer that has no end of its own: to find a hang, not to judge a speed.
+// Patience bounds waits for a peer. It only has to find hangs.
 const Patience = time.Minute

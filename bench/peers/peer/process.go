@@ -16,47 +16,51 @@ import (
 	"time"
 )
 
-// serveEnv makes this program the other process of a peer. It holds a serveOrder as JSON.
+// serveEnv makes this program the other process of a peer. It has a serveTask as
+// JSON.
 const serveEnv = "PEERS_SERVE"
 
-// serveOrder is what the other process is told.
-type serveOrder struct {
+// serveTask is the task of the other process.
+type serveTask struct {
 	Peer   string `json:"peer"`
 	Job    Job    `json:"job"`
-	Parent int    `json:"parent"` // process id
+	Parent int    `json:"parent"` // pid
 	Dir    string `json:"dir"`    // for its socket
 }
 
-// Ready is how a server says where it is.
+// Ready announces the address of the other process.
 type Ready struct {
 	dir string
 }
 
-// Init makes this process the other one of a pair if it was started as such, and exits then. Call it first thing in
-// main, and in TestMain.
+// Init serves and exits if this process was started as the other one of a pair.
+// Call it first in main and in TestMain.
 func Init() {
 	initSpawnwire()
 	text, ok := os.LookupEnv(serveEnv)
 	if !ok {
 		return
 	}
-	var order serveOrder
-	err := json.Unmarshal([]byte(text), &order)
+	var task serveTask
+	err := json.Unmarshal([]byte(text), &task)
 	if err == nil {
-		go exitWithParent(order.Parent)
+		go exitWithParent(task.Parent)
 		var p Peer
-		if p, err = Find(order.Peer); err == nil {
-			err = p.Serve(order.Job, Ready{order.Dir})
+		if p, err = Find(task.Peer); err == nil {
+			err = serveAllocs(task.Dir)
+		}
+		if err == nil {
+			err = p.Serve(task.Job, Ready{task.Dir})
 		}
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "peers: the other process of %s: %v\n", order.Peer, err)
+		fmt.Fprintf(os.Stderr, "peers: the other process of %s: %v\n", task.Peer, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-// exitWithParent ends this process when its parent has ended, in whatever way.
+// exitWithParent exits when the parent has ended.
 func exitWithParent(parent int) {
 	for os.Getppid() == parent {
 		time.Sleep(250 * time.Millisecond)
@@ -64,7 +68,7 @@ func exitWithParent(parent int) {
 	os.Exit(125)
 }
 
-// Listen listens where the job says, and tells the caller's process the address.
+// Listen listens on the job's network and announces the address.
 func (r Ready) Listen(job Job) (net.Listener, error) {
 	ln, err := r.listen(job)
 	if err != nil {
@@ -80,7 +84,7 @@ func (r Ready) listen(job Job) (net.Listener, error) {
 	return net.Listen("unix", r.Path())
 }
 
-// Accept waits for the caller's one connection.
+// Accept listens and accepts one connection.
 func (r Ready) Accept(job Job) (net.Conn, error) {
 	ln, err := r.Listen(job)
 	if err != nil {
@@ -90,7 +94,7 @@ func (r Ready) Accept(job Job) (net.Conn, error) {
 	return ln.Accept()
 }
 
-// serveAll serves n connections, each in a goroutine of its own, until all have ended.
+// serveAll serves n connections concurrently until all have ended.
 func serveAll(ln net.Listener, n int, serve func(net.Conn) error) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -109,16 +113,16 @@ func serveAll(ln net.Listener, n int, serve func(net.Conn) error) error {
 	return nil
 }
 
-// Path is where a Unix socket may be made.
+// Path returns the path for a Unix socket.
 func (r Ready) Path() string { return filepath.Join(r.dir, "s") }
 
-// At tells the caller's process where to connect: it waits for this line.
+// At announces addr: it prints it to stdout, where the caller waits for it.
 func (r Ready) At(addr string) error {
 	_, err := fmt.Println(addr)
 	return err
 }
 
-// server is the other process, from the caller's side.
+// server is the other process as the caller sees it.
 type server struct {
 	addr string
 	cmd  *exec.Cmd
@@ -131,17 +135,17 @@ func command(p Peer, job Job, dir string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	order, err := json.Marshal(serveOrder{Peer: p.Name(), Job: job, Parent: os.Getpid(), Dir: dir})
+	task, err := json.Marshal(serveTask{Peer: p.Name(), Job: job, Parent: os.Getpid(), Dir: dir})
 	if err != nil {
 		return nil, err
 	}
 	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), serveEnv+"="+string(order))
+	cmd.Env = append(os.Environ(), serveEnv+"="+string(task))
 	cmd.Stderr = os.Stderr
 	return cmd, nil
 }
 
-// start starts the other process of p and waits until it says where it is.
+// start starts the other process of p and waits until it announces its address.
 func start(ctx context.Context, p Peer, job Job) (_ *server, err error) {
 	dir, err := os.MkdirTemp("", "peers-")
 	if err != nil {
@@ -184,7 +188,7 @@ func (s *server) dial(ctx context.Context, job Job) (net.Conn, error) {
 func (s *server) Close() error {
 	var err error
 	if s.cmd != nil {
-		s.cmd.Process.Kill() // it holds nothing that would have to be put in order
+		s.cmd.Process.Kill() // it has nothing to clean up
 		err = s.cmd.Wait()
 		var ended *exec.ExitError
 		if errors.As(err, &ended) {
@@ -207,7 +211,8 @@ func open(ctx context.Context, p Peer, job Job) (*server, net.Conn, error) {
 	return s, conn, nil
 }
 
-// closer closes the connection, then ends the process, once.
+// closer returns a function that closes conn and then s. Only its first call does
+// something.
 func closer(conn io.Closer, s *server) func() error {
 	return sync.OnceValue(func() error {
 		conn.Close()

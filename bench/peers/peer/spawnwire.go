@@ -7,15 +7,17 @@ import (
 	"sync"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
 	"github.com/spawnwire/spawnwire/transport/uds"
 )
 
-// spawnwire is this library, as its README has it: the other process is a child that it spawned, and the connection is
-// the child's channel, with its handshake behind it. Raw bytes are received into the caller's buffer, or borrowed; typed
-// messages are a struct of two fields in CBOR, with a field of bytes that is fresh memory for each message, or with one of
-// transport.Bytes, which is received into the same value again. A batched stream has a transport.Batch.
+// spawnwire is this library: the other process is a spawned child, and the
+// connection is its channel. Raw bytes are received into the caller's buffer, or
+// borrowed. Typed messages are a struct of two fields in CBOR. Its bytes are new
+// memory for each message or, with reused, a transport.Bytes in the same value.
+// With batched a stream uses a transport.Batch.
 type spawnwire struct{ typed, reused, borrowed, batched bool }
 
 func (p spawnwire) Name() string {
@@ -36,24 +38,27 @@ func (p spawnwire) Name() string {
 
 func (p spawnwire) Module() string { return "github.com/spawnwire/spawnwire" }
 
-// Does: a batch is one goroutine's, and an answer that is waited for needs no batch.
-func (p spawnwire) Does(job Job) bool { return !p.batched || job.Work == Stream }
+// Does excludes batches except in a stream, because a batch belongs to one
+// goroutine and a round trip has nothing to batch. For calls there is spawnwireCall.
+func (p spawnwire) Does(job Job) bool {
+	return !job.calls() && (!p.batched || job.Work == Stream)
+}
 
-// message is what a typed channel carries.
+// message is a typed message.
 type message struct {
 	ID   uint64 `cbor:"1,keyasint"`
 	Body []byte `cbor:"2,keyasint"`
 }
 
-// messageReused is message for a receiver that uses the same value again.
+// messageReused is message for a receiver that decodes into the same value again.
 type messageReused struct {
 	ID   uint64          `cbor:"1,keyasint"`
 	Body transport.Bytes `cbor:"2,keyasint"`
 }
 
-// The senders and receivers take a context that cannot end, as the floor has none.
+// Senders and receivers use context.Background, because the floor has no context.
 
-// sender returns what one goroutine sends payloads with.
+// sender returns the sender of one goroutine.
 func (p spawnwire) sender(ch *transport.Channel) sender {
 	ctx := context.Background()
 	var batch *transport.Batch
@@ -94,7 +99,8 @@ func (s *wireSender) done() (report, error) {
 	return report{}, s.batch.Flush(context.Background())
 }
 
-// receiver returns what payloads of up to that size are received with; what it returns is good until the next.
+// receiver returns a function that receives a payload of up to size bytes. The
+// payload is valid until the next call.
 func (p spawnwire) receiver(ch *transport.Channel, size int) func() ([]byte, error) {
 	ctx := context.Background()
 	switch {
@@ -130,12 +136,12 @@ func (p spawnwire) Open(ctx context.Context, job Job) (Worker, error) {
 		return nil, err
 	}
 	args := spawnwireArgs{Job: job, Peer: p.Name()}
-	var more *moreChannels // or nil, whose close does nothing
+	var more *moreChannels // nil, or channels that the child dials
 	if job.Connections > 1 {
 		if more, err = listenForMore(ctx); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
-		args.More = more.dir.Addr("more")
+		args.More = transport.Addr{Scheme: transport.SchemeUDS, Target: more.dir.Socket("more")}
 	}
 	child, err := s.Spawn(ctx, spawnspec.Spec{Name: p.Name(), Entry: spawnwireEntry, Args: args})
 	if err != nil {
@@ -144,7 +150,7 @@ func (p spawnwire) Open(ctx context.Context, job Job) (Worker, error) {
 	chs := []*transport.Channel{child.Channel()}
 	end := sync.OnceValue(func() error {
 		for _, ch := range chs {
-			ch.Abort() // also under a Run that waits
+			ch.Abort() // even if Run is waiting
 		}
 		child.Kill()
 		return errors.Join(more.close(), s.Close())
@@ -161,22 +167,23 @@ func (p spawnwire) Open(ctx context.Context, job Job) (Worker, error) {
 	}
 	ch := child.Channel()
 	receive, last, ask := p.receiver(ch, job.Size), p.sender(ch), endPayload(job.Size)
-	return &stream{job: job, close: end, open: func() (sender, error) { return p.sender(ch), nil }, report: func() (report, error) {
-		if err := last.send(ask); err != nil {
-			return report{}, err
-		}
-		if _, err := last.done(); err != nil {
-			return report{}, err
-		}
-		b, err := receive()
-		if err != nil {
-			return report{}, err
-		}
-		return parseReport(b)
-	}}, nil
+	return &stream{job: job, close: end, open: func() (sender, error) { return p.sender(ch), nil },
+		report: func() (report, error) {
+			if err := last.send(ask); err != nil {
+				return report{}, err
+			}
+			if _, err := last.done(); err != nil {
+				return report{}, err
+			}
+			b, err := receive()
+			if err != nil {
+				return report{}, err
+			}
+			return parseReport(b)
+		}}, nil
 }
 
-// trips makes round trips over the channels in turn.
+// trips returns a function that makes round trips over the channels in turn.
 func (p spawnwire) trips(chs []*transport.Channel, job Job) func([]byte) ([]byte, error) {
 	type ends struct {
 		sender  sender
@@ -199,21 +206,21 @@ func (p spawnwire) trips(chs []*transport.Channel, job Job) func([]byte) ([]byte
 	}
 }
 
-// spawnwireEntry is the other process's entry.
+// spawnwireEntry is the entry of the child.
 const spawnwireEntry = "peers"
 
-// spawnwireArgs are the other process's orders.
+// spawnwireArgs are the arguments of spawnwireEntry.
 type spawnwireArgs struct {
 	Job  Job
 	Peer string
-	More transport.Addr // where it opens the connections beside its own, if Job has more than one
+	More transport.Addr // listener for the other channels, if Job has several connections
 }
 
-// initSpawnwire makes this process the child if it was spawned as one.
+// initSpawnwire runs the entry if this process is a child.
 func initSpawnwire() {
 	forkspawn.Register(spawnwireEntry, func(ctx context.Context, parent *forkspawn.Parent) error {
 		var args spawnwireArgs
-		if err := parent.Spec.DecodeArgs(&args); err != nil {
+		if err := parent.Spec().DecodeArgs(&args); err != nil {
 			return err
 		}
 		p, err := Find(args.Peer)
@@ -222,13 +229,16 @@ func initSpawnwire() {
 		}
 		return p.(spawnwire).serveAll(ctx, parent.Channel(), args)
 	})
+	forkspawn.Register(wireEntry, serveWire)
 	forkspawn.Init()
 }
 
-// Serve: the other process has come through initSpawnwire.
-func (spawnwire) Serve(Job, Ready) error { return errors.New("it is spawned by the library itself") }
+// Serve returns an error, because the child runs initSpawnwire.
+func (spawnwire) Serve(Job, Ready) error {
+	return errors.New("it is spawned by the library itself")
+}
 
-// serve returns when the other side has ended the channel.
+// serve serves one channel until the other side closes it.
 func (p spawnwire) serve(ch *transport.Channel, job Job) error {
 	receive, answer := p.receiver(ch, job.Size), p.sender(ch)
 	var got report
@@ -253,7 +263,8 @@ func (p spawnwire) serve(ch *transport.Channel, job Job) error {
 	}
 }
 
-// serveAll serves the parent's channel, and the others that the job may have, until the parent is done.
+// serveAll serves the parent's channel and the other channels of the job until the
+// parent is done.
 func (p spawnwire) serveAll(ctx context.Context, ch *transport.Channel, args spawnwireArgs) error {
 	var wg sync.WaitGroup
 	chs := []*transport.Channel{ch}
@@ -277,18 +288,20 @@ func (p spawnwire) serveAll(ctx context.Context, ch *transport.Channel, args spa
 	return nil
 }
 
-// moreChannels is where a child opens channels beside its own. They have no handshake: their messages are what is measured.
+// moreChannels accepts additional channels from a child. They have no handshake,
+// because only their messages are measured.
 type moreChannels struct {
-	dir *uds.Dir
+	dir *unixsock.Dir
 	ln  net.Listener
 }
 
 func listenForMore(ctx context.Context) (*moreChannels, error) {
-	dir, err := uds.NewDir()
+	dir, err := unixsock.NewDir()
 	if err != nil {
 		return nil, err
 	}
-	ln, err := uds.Listen(ctx, dir.Addr("more"))
+	ln, err := uds.Listen(ctx,
+		transport.Addr{Scheme: transport.SchemeUDS, Target: dir.Socket("more")})
 	if err != nil {
 		return nil, errors.Join(err, dir.Remove())
 	}
@@ -303,7 +316,7 @@ func (m *moreChannels) close() error {
 	return m.dir.Remove()
 }
 
-// accept waits for n channels, or the end of ctx.
+// accept accepts n channels.
 func (m *moreChannels) accept(ctx context.Context, n int) (chs []*transport.Channel, err error) {
 	defer context.AfterFunc(ctx, func() { m.ln.Close() })()
 	for range n {

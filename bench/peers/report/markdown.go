@@ -13,7 +13,7 @@ import (
 	"github.com/spawnwire/spawnwire/bench/peers/stats"
 )
 
-// Markdown writes the tables.
+// Markdown writes the results as Markdown tables.
 func (r *Results) Markdown(out io.Writer) error {
 	w := &writer{w: out}
 	m := r.Machine
@@ -26,10 +26,14 @@ func (r *Results) Markdown(out io.Writer) error {
 	if len(r.Tables) > 0 {
 		w.line("")
 		opt := measure.Options{Rounds: r.Rounds, Turn: r.Turn}
-		short, many := opt.For(peer.Job{Work: peer.RoundTrip}), opt.For(peer.Job{Work: peer.Senders})
-		w.line("%d rounds, in each of which every competitor has a turn of about %v; %d with %v for round trips below 1 MiB, %d with %v for %d goroutines. "+
-			"Figures are ratios to `%s` of the same round: the median, and in parentheses the 10th and the 90th percentile of the rounds.",
-			opt.Rounds, opt.Turn, short.Rounds, short.Turn, many.Rounds, many.Turn, peer.Goroutines, peer.Floor)
+		short := opt.For(peer.Job{Work: peer.RoundTrip})
+		many := opt.For(peer.Job{Work: peer.Senders})
+		w.line("%d rounds, with a turn of about %v for each competitor; "+
+			"%d with %v for round trips below 1 MiB, %d with %v for %d goroutines. "+
+			"Ratios are to `%s` in the same round: the median, "+
+			"and in parentheses the 10th and the 90th percentile of the rounds.",
+			opt.Rounds, opt.Turn, short.Rounds, short.Turn, many.Rounds, many.Turn,
+			peer.Goroutines, peer.Floor)
 	}
 	for _, network := range []string{"unix", "tcp"} {
 		where := map[string]string{"unix": "Unix socket", "tcp": "TCP loopback"}[network]
@@ -44,13 +48,16 @@ func (r *Results) Markdown(out io.Writer) error {
 			w.ratios(tables)
 		}
 		if tables := r.tables(peer.Senders, network); len(tables) > 0 {
-			w.heading(fmt.Sprintf("%d goroutines that send on one connection, %s, time per message", peer.Goroutines, where))
+			w.heading(fmt.Sprintf("%d goroutines sending on one connection, %s, time per message",
+				peer.Goroutines, where))
 			w.ratios(tables)
 		}
 	}
+	w.calls(r)
 	if len(r.Spawn) > 0 {
 		w.heading("Spawn to ready")
-		w.line("%d children of each, static programs (CGO_ENABLED=0) with nothing else linked. The parts are means in µs.", r.Spawns)
+		w.line("%d children of each, static programs (CGO_ENABLED=0) with nothing else linked. "+
+			"The parts are means in µs.", r.Spawns)
 		w.line("")
 		w.spawns(r.Spawn)
 	}
@@ -65,6 +72,7 @@ func (r *Results) Markdown(out io.Writer) error {
 	if len(r.Tables) > 0 {
 		w.heading("Targets")
 		w.targets(r)
+		w.callTargets(r)
 	}
 	if failed := r.Failed(); len(failed) > 0 {
 		w.heading("Failed")
@@ -75,7 +83,7 @@ func (r *Results) Markdown(out io.Writer) error {
 	return w.err
 }
 
-// tables returns those of one kind of work, by size.
+// tables returns the tables of one kind of work, sorted by size.
 func (r *Results) tables(work peer.Work, network string) []measure.Table {
 	var all []measure.Table
 	for _, t := range r.Tables {
@@ -87,7 +95,7 @@ func (r *Results) tables(work peer.Work, network string) []measure.Table {
 	return all
 }
 
-// writer keeps the first error.
+// writer writes lines and keeps the first error.
 type writer struct {
 	w   io.Writer
 	err error
@@ -108,11 +116,13 @@ func (w *writer) head(cells ...string) {
 	w.line("|%s", strings.Repeat("---|", len(cells)))
 }
 
-// rowNames returns the competitors of the tables in their order.
+// rowNames returns the competitors with results in any of the tables, in the order
+// of peer.All.
 func rowNames(tables []measure.Table) []string {
 	var names []string
-	for _, p := range peer.All() { // a competitor may be missing from any one table
-		if slices.ContainsFunc(tables, func(t measure.Table) bool { return rowOf(&t, p.Name()) != nil }) {
+	for _, p := range peer.All() {
+		if slices.ContainsFunc(tables,
+			func(t measure.Table) bool { return rowOf(&t, p.Name()) != nil }) {
 			names = append(names, p.Name())
 		}
 	}
@@ -137,22 +147,30 @@ func (w *writer) ratios(tables []measure.Table) {
 				continue
 			case name == peer.Floor:
 				cells = append(cells, "1 = "+micros(row.Op.P50)+" µs")
-			case row.Ratio.P50 == 0: // the floor has no figure
+			case row.Ratio.P50 == 0: // the floor has no result
 				cells = append(cells, micros(row.Op.P50)+" µs")
 			default:
 				cells = append(cells, spread(row.Ratio))
 			}
-			if row.Allocs == nil {
-				allocs = append(allocs, "")
-			} else {
-				allocs = append(allocs, fmt.Sprintf("%.0f", *row.Allocs))
-			}
+			allocs = append(allocs, allocations(row))
 		}
 		if strings.Join(allocs, "") == "" {
 			allocs = nil
 		}
 		w.row(append(cells, strings.Join(allocs, ", "))...)
 	}
+}
+
+// allocations formats the allocations of the caller's process, and of the other one
+// if they are known.
+func allocations(row *measure.Row) string {
+	switch {
+	case row.Allocs == nil:
+		return ""
+	case row.OtherAllocs == nil:
+		return fmt.Sprintf("%.0f", *row.Allocs)
+	}
+	return fmt.Sprintf("%.0f + %.0f", *row.Allocs, *row.OtherAllocs)
 }
 
 func (w *writer) latencies(tables []measure.Table) {
@@ -170,7 +188,9 @@ func (w *writer) latencies(tables []measure.Table) {
 				continue
 			}
 			l := row.Latency
-			cells = append(cells, strings.Join([]string{micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999)}, " / "))
+			cells = append(cells,
+				strings.Join([]string{micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999)},
+					" / "))
 		}
 		w.row(cells...)
 	}
@@ -229,10 +249,10 @@ func spread(s stats.Spread) string {
 	return fmt.Sprintf("%s (%s to %s)", figure(s.P50), figure(s.P10), figure(s.P90))
 }
 
-// micros writes nanoseconds as microseconds.
+// micros formats nanoseconds as microseconds.
 func micros(ns float64) string { return figure(ns / 1000) }
 
-// figure writes a number with three digits that count.
+// figure formats a number with three significant digits.
 func figure(x float64) string {
 	switch {
 	case x >= 100:

@@ -22,7 +22,8 @@ import (
 	"github.com/spawnwire/spawnwire/bench/peers/spawn"
 )
 
-// Plots writes the plots into dir as SVG: latency.svg, throughput.svg, spawn.svg, growth.svg, those of which there are figures.
+// Plots writes latency.svg, throughput.svg, calls.svg, spawn.svg and growth.svg into
+// dir. It leaves out plots without results.
 func (r *Results) Plots(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -30,12 +31,13 @@ func (r *Results) Plots(dir string) error {
 	return errors.Join(
 		r.latencyPlot(filepath.Join(dir, "latency.svg")),
 		r.throughputPlot(filepath.Join(dir, "throughput.svg")),
+		r.callsPlot(filepath.Join(dir, "calls.svg")),
 		r.spawnPlot(filepath.Join(dir, "spawn.svg")),
 		r.growthPlot(filepath.Join(dir, "growth.svg")),
 	)
 }
 
-// The sizes of a plot.
+// Sizes in a plot.
 const (
 	panelWidth  = 10 * vg.Centimeter
 	panelHeight = 8 * vg.Centimeter
@@ -44,11 +46,11 @@ const (
 	columns     = 2 // of panels
 )
 
-// sheet is some plots side by side with one legend.
+// sheet is a grid of plots with one legend.
 type sheet struct {
 	panels []*plot.Plot
 	legend plot.Legend
-	named  map[string]bool // names that the legend has
+	named  map[string]bool // names in the legend
 }
 
 func newSheet() *sheet {
@@ -70,7 +72,7 @@ func (s *sheet) panel(title, x, y string) *plot.Plot {
 	return p
 }
 
-// line adds a line of a competitor to a plot.
+// line adds the line of a competitor to a plot.
 func (s *sheet) line(p *plot.Plot, name string, points plotter.XYs) error {
 	line, dots, err := plotter.NewLinePoints(points)
 	if err != nil {
@@ -90,25 +92,29 @@ func (s *sheet) name(name string, thumbs ...plot.Thumbnailer) {
 	}
 }
 
-// save writes the sheet; one without panels is not written.
+// save writes the sheet to a file, unless it has no panels.
 func (s *sheet) save(file string) error {
 	if len(s.panels) == 0 {
 		return nil
 	}
 	across := min(len(s.panels), columns)
-	width, height := panelWidth*vg.Length(across), panelHeight*vg.Length((len(s.panels)+across-1)/across)
+	rows := (len(s.panels) + across - 1) / across
+	width, height := panelWidth*vg.Length(across), panelHeight*vg.Length(rows)
 	canvas := vgsvg.New(width+legendWidth, height)
 	all := draw.NewCanvas(canvas, width+legendWidth, height)
-	all.FillPolygon(color.White, []vg.Point{{}, {Y: height}, {X: width + legendWidth, Y: height}, {X: width + legendWidth}})
+	all.FillPolygon(color.White,
+		[]vg.Point{{}, {Y: height}, {X: width + legendWidth, Y: height}, {X: width + legendWidth}})
 	for i, p := range s.panels {
 		left, top := panelWidth*vg.Length(i%across), height-panelHeight*vg.Length(i/across)
 		area := draw.Canvas{Canvas: all, Rectangle: vg.Rectangle{
-			Min: vg.Point{X: left + margin, Y: top - panelHeight + margin}, Max: vg.Point{X: left + panelWidth - margin, Y: top - margin},
+			Min: vg.Point{X: left + margin, Y: top - panelHeight + margin},
+			Max: vg.Point{X: left + panelWidth - margin, Y: top - margin},
 		}}
 		p.Draw(area)
 	}
 	s.legend.Draw(draw.Canvas{Canvas: all, Rectangle: vg.Rectangle{
-		Min: vg.Point{X: width + margin}, Max: vg.Point{X: width + legendWidth, Y: height - 2*margin},
+		Min: vg.Point{X: width + margin},
+		Max: vg.Point{X: width + legendWidth, Y: height - 2*margin},
 	}})
 	var b bytes.Buffer
 	if _, err := canvas.WriteTo(&b); err != nil {
@@ -117,12 +123,14 @@ func (s *sheet) save(file string) error {
 	return os.WriteFile(file, b.Bytes(), 0o644)
 }
 
-// The colours of lines, by what they belong to: this library's lines are thick and cold, the floors' grey and dashed, the
-// others' warm.
+// Colours of lines. The lines of this library are thick and have cold colours, the
+// floors are grey and dashed, and the others have warm colours.
 var (
-	oursColors  = []color.Color{rgb(0x08306b), rgb(0x2171b5), rgb(0x00897b), rgb(0x66bb6a), rgb(0x6baed6), rgb(0x1b5e20)}
+	oursColors = []color.Color{rgb(0x08306b), rgb(0x2171b5), rgb(0x00897b), rgb(0x66bb6a),
+		rgb(0x6baed6), rgb(0x1b5e20), rgb(0x00bcd4)}
 	floorColors = []color.Color{rgb(0x000000), rgb(0x555555), rgb(0x888888), rgb(0xaaaaaa)}
-	peerColors  = []color.Color{rgb(0xd62728), rgb(0xff7f0e), rgb(0xbc8a00), rgb(0x8c564b), rgb(0xe377c2), rgb(0x9467bd), rgb(0x7f0000), rgb(0xff9896)}
+	peerColors  = []color.Color{rgb(0xd62728), rgb(0xff7f0e), rgb(0xbc8a00), rgb(0x8c564b),
+		rgb(0xe377c2), rgb(0x9467bd), rgb(0x7f0000), rgb(0xff9896), rgb(0x808000), rgb(0x4b0082)}
 )
 
 func rgb(c uint32) color.Color { return color.RGBA{uint8(c >> 16), uint8(c >> 8), uint8(c), 255} }
@@ -138,7 +146,7 @@ func style(name string) draw.LineStyle {
 		}
 		return 2
 	}
-	i := 0 // the competitor's number among its kind
+	i := 0 // index of the competitor in its kind
 	for _, p := range peer.All() {
 		if p.Name() == name {
 			break
@@ -158,13 +166,13 @@ func style(name string) draw.LineStyle {
 	return s
 }
 
-// logarithmic makes an axis logarithmic.
 func logarithmic(axis *plot.Axis) {
 	axis.Scale = plot.LogScale{}
 	axis.Tick.Marker = decades
 }
 
-// decades are the labels of a logarithmic axis: each power of ten, and 2 and 5 between them where there are few.
+// decades labels a logarithmic axis: each power of ten and, if there are few, also
+// 2 and 5.
 var decades = plot.TickerFunc(func(low, high float64) []plot.Tick {
 	few := high/low < 1000
 	var ticks []plot.Tick
@@ -182,7 +190,7 @@ var decades = plot.TickerFunc(func(low, high float64) []plot.Tick {
 	return ticks
 })
 
-// linear makes an axis begin with 0.
+// linear makes an axis linear, from 0.
 func linear(axis *plot.Axis) {
 	axis.Min = 0
 	axis.Tick.Marker = plot.TickerFunc(func(low, high float64) []plot.Tick {
@@ -198,7 +206,7 @@ func linear(axis *plot.Axis) {
 	})
 }
 
-// short writes a round number as "200", "10k" or "5M".
+// short formats a round number, such as "200", "10k" or "5M".
 func short(v float64) string {
 	switch {
 	case v >= 1e6:
@@ -209,13 +217,13 @@ func short(v float64) string {
 	return fmt.Sprintf("%.4g", v)
 }
 
-// sizes are the labels of an axis of sizes.
+// sizes labels an axis of sizes.
 var sizes = plot.TickerFunc(func(low, high float64) []plot.Tick {
 	var ticks []plot.Tick
 	for n := 64; float64(n) <= high; n *= 4 {
 		label := peer.SizeName(n)
 		if n != 64 && n != 1<<10 && n != 64<<10 {
-			label = "" // there is no room for all
+			label = "" // not enough room for all
 		}
 		if float64(n) >= low {
 			ticks = append(ticks, plot.Tick{Value: float64(n), Label: label})
@@ -229,13 +237,15 @@ func (r *Results) latencyPlot(file string) error {
 	for _, t := range r.tables(peer.RoundTrip, "unix") {
 		p := s.panel("round trip, "+peer.SizeName(t.Job.Size), "percentile", "µs")
 		logarithmic(&p.Y)
-		p.X.Tick.Marker = plot.ConstantTicks{{Value: 0, Label: "50"}, {Value: 1, Label: "90"}, {Value: 2, Label: "99"}, {Value: 3, Label: "99.9"}}
+		p.X.Tick.Marker = plot.ConstantTicks{{Value: 0, Label: "50"}, {Value: 1, Label: "90"},
+			{Value: 2, Label: "99"}, {Value: 3, Label: "99.9"}}
 		for _, row := range t.Rows {
 			if row.Error != "" || row.Latency == nil {
 				continue
 			}
 			l := row.Latency
-			points := plotter.XYs{{X: 0, Y: l.P50 / 1e3}, {X: 1, Y: l.P90 / 1e3}, {X: 2, Y: l.P99 / 1e3}, {X: 3, Y: l.P999 / 1e3}}
+			points := plotter.XYs{{X: 0, Y: l.P50 / 1e3}, {X: 1, Y: l.P90 / 1e3},
+				{X: 2, Y: l.P99 / 1e3}, {X: 3, Y: l.P999 / 1e3}}
 			if err := s.line(p, row.Peer, points); err != nil {
 				return err
 			}
@@ -259,7 +269,9 @@ func (r *Results) throughputPlot(file string) error {
 			var points plotter.XYs
 			for _, t := range tables {
 				if row := rowOf(&t, name); row != nil {
-					points = append(points, plotter.XY{X: float64(t.Job.Size), Y: float64(t.Job.Size) / (1 << 20) / (row.Op.P50 / 1e9)})
+					points = append(points,
+						plotter.XY{X: float64(t.Job.Size),
+							Y: float64(t.Job.Size) / (1 << 20) / (row.Op.P50 / 1e9)})
 				}
 			}
 			if err := s.line(p, name, points); err != nil {
@@ -271,7 +283,8 @@ func (r *Results) throughputPlot(file string) error {
 }
 
 func (r *Results) spawnPlot(file string) error {
-	rows := slices.DeleteFunc(slices.Clone(r.Spawn), func(row spawn.Row) bool { return row.Error != "" })
+	rows := slices.DeleteFunc(slices.Clone(r.Spawn),
+		func(row spawn.Row) bool { return row.Error != "" })
 	if len(rows) == 0 {
 		return nil
 	}
@@ -332,12 +345,12 @@ func (r *Results) growthPlot(file string) error {
 		for _, l := range g.lines {
 			var points plotter.XYs
 			for _, at := range l.Points {
-				if at.Op > 0 { // has a logarithm
+				if at.Op > 0 { // otherwise it has no logarithm
 					points = append(points, plotter.XY{X: float64(at.N), Y: at.Op / g.unit})
 				}
 			}
 			if len(points) == 0 {
-				return fmt.Errorf("%s: no figures of %s", g.title, l.Peer)
+				return fmt.Errorf("%s: no results of %s", g.title, l.Peer)
 			}
 			if err := s.line(p, l.Peer, points); err != nil {
 				return err

@@ -1,4 +1,4 @@
-// Package report writes results: as JSON, as Markdown tables and as plots.
+// Package report writes results as JSON, Markdown tables and plots.
 package report
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/spawnwire/spawnwire/bench/peers/spawn"
 )
 
-// Results are all figures of a run. What was not measured is empty.
+// Results are all results of a run. Sections that were not measured are empty.
 type Results struct {
 	Machine  Machine         `json:"machine"`
 	Rounds   int             `json:"rounds"`
@@ -28,28 +28,29 @@ type Results struct {
 	Spawn    []spawn.Row     `json:"spawn,omitempty"`
 	Channels []growth.Line   `json:"channels,omitempty"`
 	Messages []growth.Line   `json:"messages,omitempty"`
-	Notes    []string        `json:"notes,omitempty"`  // what was left out, and why
-	Errors   []string        `json:"errors,omitempty"` // of whole sections
+	Notes    []string        `json:"notes,omitempty"`  // omissions and their reasons
+	Errors   []string        `json:"errors,omitempty"` // of sections
 }
 
-// Machine says where and with what.
+// Machine describes the machine and the versions of a run.
 type Machine struct {
 	Go       string   `json:"go"`
 	Platform string   `json:"platform"`
 	Kernel   string   `json:"kernel"`
 	CPU      string   `json:"cpu"`
 	CPUs     int      `json:"cpus"`
-	Compiler string   `json:"compiler"` // of C
+	Compiler string   `json:"compiler"` // of the C floor
 	Peers    []string `json:"peers"`    // module and version
 	Begun    string   `json:"begun"`
-	Load     string   `json:"load"`     // average when it began
-	LoadEnd  string   `json:"load_end"` // and when it ended
+	Load     string   `json:"load"`     // average at the start
+	LoadEnd  string   `json:"load_end"` // average at the end
 }
 
-// ThisMachine describes this machine now. What it does not tell is "unknown".
+// ThisMachine describes this machine. Unavailable values are "unknown".
 func ThisMachine() Machine {
 	return Machine{
-		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), CPU: cpu(),
+		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		CPUs: runtime.NumCPU(), CPU: cpu(),
 		Kernel: firstLine("uname", "-sr"), Compiler: firstLine("cc", "--version"),
 		Peers: versions(), Begun: time.Now().UTC().Format(time.RFC3339), Load: Load(),
 	}
@@ -71,7 +72,8 @@ func cpu() string {
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if name, value, ok := strings.Cut(lines.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+		if name, value, ok := strings.Cut(lines.Text(), ":"); ok &&
+			strings.TrimSpace(name) == "model name" {
 			return strings.TrimSpace(value)
 		}
 	}
@@ -87,7 +89,7 @@ func firstLine(name string, args ...string) string {
 	return line
 }
 
-// versions returns the peers' modules with their versions, each once.
+// versions returns the module and version of each peer, without duplicates.
 func versions() []string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -122,7 +124,7 @@ func (r *Results) Write(file string) error {
 	return os.WriteFile(file, append(b, '\n'), 0o644)
 }
 
-// Read reads what Write has written.
+// Read reads a file written by Write.
 func Read(file string) (*Results, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -132,7 +134,7 @@ func Read(file string) (*Results, error) {
 	return r, json.Unmarshal(b, r)
 }
 
-// Failed returns what has an error instead of figures.
+// Failed describes everything that has an error instead of results.
 func (r *Results) Failed() []string {
 	all := slices.Clone(r.Errors)
 	for _, t := range r.Tables {

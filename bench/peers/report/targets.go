@@ -6,9 +6,10 @@ import (
 
 	"github.com/spawnwire/spawnwire/bench/peers/measure"
 	"github.com/spawnwire/spawnwire/bench/peers/peer"
+	"github.com/spawnwire/spawnwire/bench/peers/stats"
 )
 
-// target is what a row of this library should reach: its ratio to the floor at most.
+// target is the highest ratio to the floor that a row of this library should have.
 type target struct {
 	work    peer.Work
 	network string
@@ -36,7 +37,7 @@ var targets = []target{
 	{peer.Stream, "unix", 1 << 10, rowBatched, 0.15},
 	{peer.Stream, "unix", 1 << 10, rowTypedBatched, 0.45},
 	{peer.Stream, "unix", 64 << 10, rowBytes, 1.15},
-	{peer.Senders, "unix", 64, rowReused, 0.25}, // as the typed streams
+	{peer.Senders, "unix", 64, rowReused, 0.25}, // the same as for typed streams
 	{peer.RoundTrip, "tcp", 32, rowTyped, 1.2},
 	{peer.RoundTrip, "tcp", 1 << 10, rowTyped, 1.2},
 	{peer.RoundTrip, "tcp", 64 << 10, rowBytes, 1.2},
@@ -44,17 +45,17 @@ var targets = []target{
 	{peer.Stream, "tcp", 64 << 10, rowBytes, 1.2},
 }
 
-// find returns the figures of a job.
+// find returns the table of a job, or nil.
 func (r *Results) find(work peer.Work, network string, size int) *measure.Table {
 	for i, t := range r.Tables {
-		if t.Job == (peer.Job{Work: work, Network: network, Size: size}) {
+		if t.Job.Work == work && t.Job.Network == network && t.Job.Size == size {
 			return &r.Tables[i]
 		}
 	}
 	return nil
 }
 
-// rowOf returns a competitor's row with figures, or nil.
+// rowOf returns the row of a competitor, or nil if it has no results.
 func rowOf(t *measure.Table, name string) *measure.Row {
 	if t == nil {
 		return nil
@@ -67,7 +68,8 @@ func rowOf(t *measure.Table, name string) *measure.Row {
 	return nil
 }
 
-// bestPeer returns the row with the least ratio of those that are neither this library nor a floor, or nil.
+// bestPeer returns the row with the lowest ratio, or nil. It ignores this library
+// and the floors.
 func bestPeer(t *measure.Table) *measure.Row {
 	var best *measure.Row
 	least := math.Inf(1)
@@ -77,6 +79,11 @@ func bestPeer(t *measure.Table) *measure.Row {
 		}
 	}
 	return best
+}
+
+// inverse returns the spread of the inverse values.
+func inverse(s stats.Spread) stats.Spread {
+	return stats.Spread{P10: 1 / s.P90, P50: 1 / s.P50, P90: 1 / s.P10}
 }
 
 func ours(name string) bool { return strings.HasPrefix(name, "spawnwire") }

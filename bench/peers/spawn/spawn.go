@@ -1,5 +1,6 @@
-// Package spawn measures the start of a child until it is ready, of this library and of those peers that start processes.
-// Every child is a static program of its own with nothing linked but what it needs, built when the measuring begins.
+// Package spawn measures the time until a child is ready, for this library and for
+// the peers that start processes. Each child is a static program with only the
+// code that it needs. Build builds them before the measurement.
 package spawn
 
 import (
@@ -25,32 +26,36 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// Phases are the parts of a start, in order. What a competitor does not tell apart is in the next one.
+// Phases are the parts of a start, in order. If a competitor does not report a
+// phase, its time is in the next one.
 type Phases struct {
-	Start   time.Duration // from the call until the process exists; go-plugin does not tell
+	Start   time.Duration // from the call until the process exists; not reported by go-plugin
 	Runtime time.Duration // until the child's main: exec, the Go runtime, package inits
-	Connect time.Duration // until parent and child are connected; for go-plugin, until Client has returned
-	Ready   time.Duration // until the parent knows that the child has its orders: its first answer
+	// until parent and child are connected; for go-plugin, until Client has returned
+	Connect time.Duration
+	Ready   time.Duration // until the parent has the first answer of the child
 }
 
-// PhaseNames are their names, for tables and plots.
-var PhaseNames = []string{"start", "runtime and inits", "connect", "orders and ready"}
+// PhaseNames are the names of the phases in tables and plots.
+var PhaseNames = []string{"start", "runtime and inits", "connect", "spec and ready"}
 
-// Row has the figures of one competitor.
+// Row has the results of one competitor.
 type Row struct {
 	Name  string `json:"name"`
 	Error string `json:"error,omitempty"`
-	// Total, from the call until the child is ready, in µs, and its ratio to the floor's in the same round.
+	// Total is the time from the call until the child is ready, in µs. Ratio is
+	// Total divided by the floor's Total in the same round.
 	Total stats.Spread `json:"total_us"`
 	Ratio stats.Spread `json:"ratio"`
-	// Phases are means in µs, as PhaseNames.
+	// Phases are means in µs, in the order of PhaseNames.
 	Phases []float64 `json:"phases_us"`
 }
 
 // starter is a competitor.
 type starter struct {
 	name string
-	// start starts a child, waits until it is ready, and ends it: the end does not count.
+	// start starts a child, waits until it is ready, and stops it. The phases do
+	// not include the stop.
 	start func(ctx context.Context) (Phases, error)
 	close func() error
 
@@ -59,7 +64,7 @@ type starter struct {
 	err    error
 }
 
-// Build builds the children below dir, with the go command, in a directory of this module.
+// Build builds the children into dir. The working directory must be in this module.
 func Build(ctx context.Context, dir string, progress func(string)) error {
 	for _, child := range []string{"floor", "spawnwire", "goplugin"} {
 		progress("spawn: building a static child, " + child)
@@ -70,8 +75,8 @@ func Build(ctx context.Context, dir string, progress func(string)) error {
 	return nil
 }
 
-// Measure starts n children of each, in turns, and as many as a tenth before that do not count. Build has built them
-// below dir.
+// Measure starts n children of each competitor, in turns, after a tenth as many
+// unmeasured ones. Build must have built them into dir.
 func Measure(ctx context.Context, dir string, n int, progress func(string)) ([]Row, error) {
 	f, err := newFloor(dir)
 	if err != nil {
@@ -80,7 +85,8 @@ func Measure(ctx context.Context, dir string, n int, progress func(string)) ([]R
 	all := []*starter{
 		{name: "os/exec", start: f.start, close: f.close},
 		newSpawnwire(dir, "spawnwire", transport.Addr{}),
-		newSpawnwire(dir, "spawnwire, tcp", transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}),
+		newSpawnwire(dir, "spawnwire, tcp",
+			transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}),
 		newPlugin(dir, plugged.NetRPC),
 		newPlugin(dir, plugged.GRPC),
 	}
@@ -106,7 +112,8 @@ func Measure(ctx context.Context, dir string, n int, progress func(string)) ([]R
 		if s.err != nil {
 			row.Error = s.err.Error()
 		} else {
-			if ratios := stats.Ratios(s.total, all[0].total); len(ratios) > 0 { // none if the floor has failed
+			// The ratios are empty if the floor has failed.
+			if ratios := stats.Ratios(s.total, all[0].total); len(ratios) > 0 {
 				row.Ratio = stats.SpreadOf(ratios)
 			}
 			for _, sum := range s.phases {
@@ -115,7 +122,7 @@ func Measure(ctx context.Context, dir string, n int, progress func(string)) ([]R
 		}
 		rows = append(rows, row)
 	}
-	for i, s := range all { // sorts the rounds, so after all ratios
+	for i, s := range all { // after all ratios, because it sorts the rounds
 		if s.err == nil {
 			rows[i].Total = stats.SpreadOf(s.total)
 		}
@@ -144,18 +151,20 @@ func (s *starter) turn(ctx context.Context, counts bool) {
 
 func micros(d time.Duration) float64 { return float64(d) / 1e3 }
 
-// build builds one of the children, static.
+// build builds a static child.
 func build(ctx context.Context, dir, child string) error {
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, child),
 		"github.com/spawnwire/spawnwire/bench/peers/spawn/children/"+child)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build of the child %s, which is to be run in bench/peers: %w: %s", child, err, out)
+		return fmt.Errorf("go build of the child %s (run this in bench/peers): %w: %s", child, err,
+			out)
 	}
 	return nil
 }
 
-// floor is plain os/exec: the child connects and writes eight bytes.
+// floor starts children with plain os/exec. The child connects and writes eight
+// bytes.
 type floor struct {
 	program string
 	ln      *net.UnixListener
@@ -197,8 +206,8 @@ func (f *floor) start(ctx context.Context) (p Phases, err error) {
 	return phases(began, started, inMain, accepted, ready), nil
 }
 
-// phases makes the parts of the moments between them. A moment that is seen late, as another thread had the processor,
-// takes nothing from the part after it.
+// phases returns the times between the moments. If a moment was recorded too late,
+// because another thread used the processor, the parts still add up to the total.
 func phases(moments ...time.Time) Phases {
 	var d [4]time.Duration
 	at := moments[0]
@@ -213,9 +222,11 @@ func phases(moments ...time.Time) Phases {
 	return Phases{d[0], d[1], d[2], d[3]}
 }
 
-// newSpawnwire is this library: one Spawner for all children, as its documentation says.
+// newSpawnwire returns the starter of this library, with one Spawner for all
+// children.
 func newSpawnwire(dir, name string, listen transport.Addr) *starter {
-	sp, err := forkspawn.New(forkspawn.Config{Listen: listen, Command: forkspawn.Command{Path: filepath.Join(dir, "spawnwire")}})
+	sp, err := forkspawn.New(forkspawn.Config{Listen: listen,
+		Command: forkspawn.Command{Path: filepath.Join(dir, "spawnwire")}})
 	if err != nil {
 		return &starter{name: name, err: err, close: func() error { return nil }}
 	}
@@ -232,14 +243,17 @@ func newSpawnwire(dir, name string, listen transport.Addr) *starter {
 	}}
 }
 
-// newPlugin is go-plugin in one of its modes, as its documentation says, without log and TLS.
+// newPlugin returns the starter of go-plugin in one of its modes, as in its
+// documentation, without log and TLS.
 func newPlugin(dir, mode string) *starter {
 	start := func(ctx context.Context) (Phases, error) {
 		began := time.Now()
 		end, _ := ctx.Deadline()
 		client := plugin.NewClient(&plugin.ClientConfig{
-			HandshakeConfig: plugged.Handshake, Plugins: plugged.Plugins(mode, time.Time{}), StartTimeout: time.Until(end),
-			Cmd: exec.Command(filepath.Join(dir, "goplugin"), mode), Logger: hclog.NewNullLogger(),
+			HandshakeConfig: plugged.Handshake, Plugins: plugged.Plugins(mode, time.Time{}),
+			StartTimeout:     time.Until(end),
+			Cmd:              exec.Command(filepath.Join(dir, "goplugin"), mode),
+			Logger:           hclog.NewNullLogger(),
 			AllowedProtocols: []plugin.Protocol{plugin.ProtocolNetRPC, plugin.ProtocolGRPC},
 		})
 		defer client.Kill()

@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { spawntest.Main(m) }
 
-func TestEveryCompetitorStartsChildren(t *testing.T) {
+func TestSpawn_EveryCompetitor(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, Build(t.Context(), dir, func(string) {}))
 	spawntest.NoLeaks(t)
@@ -27,15 +27,19 @@ func TestEveryCompetitorStartsChildren(t *testing.T) {
 		for _, p := range row.Phases {
 			sum += p
 		}
-		assert.InEpsilon(t, row.Total.P50, sum, 0.01, "%s: of two starts, median and mean are one", row.Name)
+		assert.InEpsilon(t, row.Total.P50, sum, 0.01,
+			"%s: the median and the mean of two starts are equal", row.Name)
 	}
-	assert.InDelta(t, 1, rows[0].Ratio.P50, 1e-9, "the floor's own")
+	assert.InDelta(t, 1, rows[0].Ratio.P50, 1e-9, "the ratio of the floor")
 }
 
-func TestPhasesAddUpWhateverIsSeenLate(t *testing.T) {
-	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
+func TestPhases_AddUp(t *testing.T) {
+	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
 	ms := time.Millisecond
-	assert.Equal(t, Phases{1 * ms, 2 * ms, 3 * ms, 4 * ms}, phases(at(0), at(1), at(3), at(6), at(10)))
-	assert.Equal(t, Phases{5 * ms, 0, 1 * ms, 4 * ms}, phases(at(0), at(5), at(3), at(6), at(10)), "Start returned after the child's main began")
-	assert.Equal(t, Phases{1 * ms, 9 * ms, 0, 0}, phases(at(0), at(1), at(12), at(6), at(10)), "a clock that is ahead")
+	assert.Equal(t, Phases{1 * ms, 2 * ms, 3 * ms, 4 * ms},
+		phases(at(0), at(1), at(3), at(6), at(10)))
+	assert.Equal(t, Phases{5 * ms, 0, 1 * ms, 4 * ms}, phases(at(0), at(5), at(3), at(6), at(10)),
+		"Start has returned after the start of the child's main")
+	assert.Equal(t, Phases{1 * ms, 9 * ms, 0, 0}, phases(at(0), at(1), at(12), at(6), at(10)),
+		"the clock of the child is ahead")
 }

@@ -1,4 +1,4 @@
-// Package stats is the arithmetic of the figures.
+// Package stats computes percentiles and ratios.
 package stats
 
 import (
@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Percentile returns the value below which p percent of xs are, between neighbours in proportion; NaN of nothing. xs is
-// sorted in place.
+// Percentile returns the p-th percentile of xs, interpolated between neighbours,
+// or NaN if xs is empty. It sorts xs in place.
 func Percentile(xs []float64, p float64) float64 {
 	if len(xs) == 0 {
 		return math.NaN()
@@ -23,19 +23,19 @@ func Percentile(xs []float64, p float64) float64 {
 	return xs[low]*(1-part) + xs[low+1]*part
 }
 
-// Spread is a median and what lies around it.
+// Spread is a median with the 10th and the 90th percentile.
 type Spread struct {
 	P10 float64 `json:"p10"`
 	P50 float64 `json:"p50"`
 	P90 float64 `json:"p90"`
 }
 
-// SpreadOf returns the spread of xs, which is sorted in place.
+// SpreadOf returns the spread of xs. It sorts xs in place.
 func SpreadOf(xs []float64) Spread {
 	return Spread{Percentile(xs, 10), Percentile(xs, 50), Percentile(xs, 90)}
 }
 
-// Ratios returns xs[i]/base[i] for each round i. A round in which either has no figure (0 or less) is left out.
+// Ratios returns xs[i]/base[i] for each round i in which both are positive.
 func Ratios(xs, base []float64) []float64 {
 	var r []float64
 	for i := range min(len(xs), len(base)) {
@@ -46,22 +46,25 @@ func Ratios(xs, base []float64) []float64 {
 	return r
 }
 
-// perOctave is how many counters a Histogram has for each doubling: they are 2.2 % wide.
+// perOctave is the number of counters for each doubling, so a counter is 2.2 %
+// wide.
 const perOctave = 32
 
-// Histogram counts durations in steps of 2.2 %, of any number in the same memory. Its zero value is empty.
+// Histogram counts durations in steps of 2.2 %, in constant memory. The zero value
+// is empty.
 type Histogram struct {
 	counts [64 * perOctave]uint64
 	total  uint64
 }
 
-// Add counts d.
+// Add adds d.
 func (h *Histogram) Add(d time.Duration) {
 	h.counts[min(int(math.Log2(float64(max(d, 1)))*perOctave), len(h.counts)-1)]++
 	h.total++
 }
 
-// Percentile returns the duration that p percent are not longer than, to 1.1 %, in nanoseconds; NaN of nothing.
+// Percentile returns the p-th percentile in nanoseconds, to within 1.1 %, or NaN
+// if the histogram is empty.
 func (h *Histogram) Percentile(p float64) float64 {
 	if h.total == 0 {
 		return math.NaN()

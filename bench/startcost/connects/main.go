@@ -1,4 +1,5 @@
-// Command connects is the smallest program that could connect to a parent, as any child must. It ends before it does.
+// Connects is the smallest program with the code to connect to a parent. It exits
+// without connecting.
 package main
 
 import (
@@ -7,7 +8,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 { // never: only so that the linker keeps it
+	if len(os.Args) > 1 { // never true, but the linker keeps the code
 		_, _ = net.Dial("unix", os.Args[1])
 	}
 }

@@ -1,5 +1,5 @@
-// Command linked is the smallest child of this library: the code is there and its packages are initialised, and the
-// process, which nobody spawned, ends where a child would join.
+// Linked is the smallest possible child of this library. It has no parent, so it
+// exits after the initialization of its packages.
 package main
 
 import (

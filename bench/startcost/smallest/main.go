@@ -1,4 +1,4 @@
-// Command smallest is the least that a Go program can be: what the others of bench/startcost are compared with.
+// Smallest is an empty program, the baseline of bench/startcost.
 package main
 
 func main() {}

@@ -1,23 +1,25 @@
-// A program that nobody spawned, and one that it shares a key with:
+// Two programs that share a key and did not spawn each other:
 const usage = `
-  node peer.mjs accept ADDRESS KEYFILE            waits for one peer and sends back each of its messages
+  node peer.mjs accept ADDRESS KEYFILE            accepts one peer and sends back each of its messages
   node peer.mjs dial ADDRESS KEYFILE [TEXT...]    sends each text and prints what comes back
 
-An address is uds:///path, uds://@name or tcp://127.0.0.1:port. The key is what is in the file: 16 bytes or more.`
+An address is uds:///path, uds://@name or tcp://127.0.0.1:port. The file has the key, at least 16 bytes.`
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Goodbye, dial as connect, peer, split } from './spawnwire.mjs'
 
 async function accept(address, key) {
-  process.umask(0o077) // the socket is this user's alone
+  const { secure, ...target } = split(address)
+  if (secure) throw new Error('peers listen on uds and tcp')
+  process.umask(0o077) // only this user can connect
   const server = createServer({ noDelay: true })
-  server.listen(split(address))
+  server.listen(target)
   await once(server, 'listening')
   const { port } = server.address()
   console.log('listening on', port ? address.replace(/\d+$/, port) : address)
   const [socket] = await once(server, 'connection')
-  server.close() // it removes the socket's file
+  server.close() // also removes the file of the socket
   const [channel, who] = await peer(socket, key, false)
   console.log('accepted', who.name)
   try {

@@ -1,11 +1,12 @@
-// The handshakes of the Spawnwire protocol, version 1, in Node.js: docs/PROTOCOL.md, whose sections the comments name.
+// The handshakes of the Spawnwire protocol, version 1, in Node.js.
 //
-// A child that a Spawnwire parent starts calls main with what it can be asked to run: see child.mjs. Two programs that share
-// a key call peer, each on its end of a connection: see peer.mjs.
+// The numbers in comments are sections of docs/PROTOCOL.md. A child of a
+// Spawnwire parent calls main with its entries; see child.mjs. Two programs that
+// share a key both call peer with their end of a connection; see peer.mjs.
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
-import { ProtocolError, WELCOME, GREET, decode, decodeMap, decodeSpec, encode } from './strict.mjs'
+import { ProtocolError, WELCOME, GREET, decode, decodeMap, decodeMessage, decodeSpec, encode } from './strict.mjs'
 import { BadMAC, Cancelled, Channel, Failed, Gone, Goodbye, Raw, dial, kinds, mac, same, seal, split, unseal } from './wire.mjs'
 
 export { BadMAC, Cancelled, Failed, Gone, Goodbye, ProtocolError, Raw, dial, split, turn }
@@ -17,25 +18,29 @@ const init = now()
 // --- 3 and 4: a child ---
 
 export function takeTicket(text) {
+  if (!text) throw new Error('SPAWNWIRE_TICKET is not set: this process was not spawned, or a program such as sudo or env -i has removed it')
   const [, id, secret, address] = /^1 ([!-~]{1,64}) ([0-9a-fA-F]{64}) (.+)$/s.exec(text ?? '') ?? []
-  if (!id) throw new Error('there is no ticket of a Spawnwire parent in the environment, or a bad one')
-  split(address)
+  if (!id) throw new Error('SPAWNWIRE_TICKET is not a ticket of version 1')
+  const { secure, pin } = split(address)
+  if (secure && !pin) throw new Error('the ticket names no certificate: tls://host:port#<64 hex> (2.5)')
   return { id, secret: Buffer.from(secret, 'hex'), address }
 }
 
-// Parent is a child's connection to its parent, who has proved who it is. spec has the orders.
+// Parent is the connection of a child to its authenticated parent. spec is the
+// spec of the child.
 export class Parent extends Channel {
-  // greet sends the hello and returns when the parent is proved to know the secret and its orders are good.
+  // greet sends the hello. It returns when the parent has proved that it knows
+  // the secret and has sent a valid spec.
   async greet(secret, hello) {
     await this.write(kinds.hello, hello)
     const welcome = await this.expect(kinds.welcome)
-    const { version, features } = decodeMap(unseal(secret, 'spawnwire welcome', welcome, hello), WELCOME)
+    const { version, features, limit } = decodeMap(unseal(secret, 'spawnwire welcome', welcome, hello), WELCOME)
     if (version < versions[0] || version > versions[1]) throw new ProtocolError(`the parent has chosen version ${version}, which was not offered`)
-    this.authenticated()
+    this.authenticated(limit)
     this.session = features?.includes('control') ? mac(secret, 'spawnwire session', hello, welcome) : null
-    const orders = unseal(secret, 'spawnwire spec', await this.expect(kinds.spec), hello, welcome)
+    const spec = unseal(secret, 'spawnwire spec', await this.expect(kinds.spec), hello, welcome)
     try {
-      this.spec = decodeSpec(orders)
+      this.spec = decodeSpec(spec)
     } catch (e) {
       const failed = new Failed('spec', 'bad-spec', e.message)
       await this.fail(failed)
@@ -47,7 +52,7 @@ export class Parent extends Channel {
   static async join(name) {
     const timings = { init, main: now() }
     const ticket = process.env.SPAWNWIRE_TICKET
-    delete process.env.SPAWNWIRE_TICKET // so that no program started from here sees it
+    delete process.env.SPAWNWIRE_TICKET // so that child processes do not inherit it
     const { id, secret, address } = takeTicket(ticket)
     const parent = new Parent(await dial(address))
     timings.connected = now()
@@ -64,51 +69,65 @@ export class Parent extends Channel {
     if (this.session) this.watch()
   }
 
-  // watch is how a child that is busy learns that it should stop, or that its parent is gone. The event loop has to turn
-  // for it: see busy in child.mjs.
+  // watch lets a busy child be stopped, and notice the end of its parent. It needs
+  // the event loop to run from time to time: see busy in child.mjs.
   async watch() {
     try {
-      await this.control()
-    } catch (e) {
-      // When it cannot be had, the first connection shows at least its end.
-      if (!(e instanceof Gone || e instanceof ProtocolError) && !this.ended) await once(this.socket, 'end').catch(() => {})
+      const control = await this.attach(await dial(this.address)).catch(() => null)
+      if (control) await this.obey(control)
+      else if (!this.ended) await once(this.socket, 'end') // go on without it: wait for the end of the first connection
+    } catch {
+      // the connection has ended
     }
-    if (!this.closing) process.exit(1) // the parent is gone, whatever the entry does
+    if (!this.closing) process.exit(1) // the parent has died; exit even if the entry is busy
   }
 
-  // control is the control connection (5.2). It never returns, but throws when that has ended.
-  async control() {
-    const control = new Channel(await dial(this.address))
-    await control.write(kinds.attach, seal(this.session, 'spawnwire attach', encode({ id: this.id, nonce: randomBytes(32) })))
-    await this.obey(control)
+  // attach makes the control connection (5.3). It returns when the parent has
+  // accepted it.
+  async attach(socket) {
+    const control = new Channel(socket)
+    const attach = seal(this.session, 'spawnwire attach', encode({ id: this.id, nonce: randomBytes(32) }))
+    await control.write(kinds.attach, attach)
+    await this.attached(control, attach)
+    return control
   }
 
+  async attached(control, attach) {
+    decodeMap(unseal(this.session, 'spawnwire attached', await control.expect(kinds.attached), attach), {})
+  }
+
+  // obey follows the parent on the control connection. It never returns; it throws
+  // when the connection ends.
   async obey(control) {
     for (;;) {
-      const [kind] = await control.read()
-      if (kind === kinds.failed) throw new Error('the control connection is not accepted')
+      const [kind, body] = await control.read()
+      if (kind === kinds.ping && body.length <= 64) {
+        await control.write(kinds.pong, body)
+        continue
+      }
       if (kind !== kinds.cancel && kind !== kinds.goodbye) throw new ProtocolError(`a frame of kind ${kind} on the control connection`)
       this.stopping.abort(new Cancelled('the parent asks for it'))
     }
   }
 }
 
-// main is a child from its first to its last moment (4.6). An entry is a function that gets the arguments in the spec, may fail,
-// and returns the function that runs with the Parent, once that knows that the child is ready.
+// main runs a child from start to exit (4.6). An entry is a function of the
+// arguments in the spec. It returns a function of the Parent, which runs when the
+// child has become ready. If the entry throws, the child does not become ready.
 export async function main(entries, name = 'node') {
   const exit = (text) => {
     process.stderr.write(`${text}\n`)
     process.exit(1)
   }
   const parent = await Parent.join(name).catch((e) => {
-    if (e instanceof Cancelled) process.exit(0) // it is not needed
+    if (e instanceof Cancelled) process.exit(0) // an unused spare
     exit(`cannot join the parent: ${e.message}`)
   })
   const { entry = '', args } = parent.spec
   let run
   try {
     if (!Object.hasOwn(entries, entry)) throw new Failed('spec', 'unknown-entry', `no entry "${entry}"; there are ${Object.keys(entries).join(', ')}`)
-    run = await entries[entry](args)
+    run = await entries[entry](args && decodeMessage(args))
   } catch (e) {
     await parent.fail(e instanceof Failed ? e : new Failed('ready', 'error', e.message))
     exit(e.message)
@@ -130,8 +149,9 @@ export async function main(entries, name = 'node') {
 
 // --- 6: peers ---
 
-// peer makes the handshake with a peer that has the same key. It returns the Channel, and who the peer says that it is. A program
-// that both dials and accepts gives the same id to both.
+// peer makes the handshake with a peer that has the same key. It returns the
+// Channel and the peer's greet. A program that both dials and accepts passes the
+// same id each time.
 export async function peer(socket, key, dialer, id = randomBytes(16).toString('hex'), name = 'node') {
   if (key.length < 16) throw new Error('a key has at least 16 bytes')
   const channel = new Channel(socket)
@@ -163,7 +183,7 @@ export async function prove(channel, key, dialer, mine) {
     return greet
   } catch (e) {
     if (e instanceof ProtocolError) await channel.fail(new Failed('auth', 'refused', 'not accepted'))
-    else if (e.body?.versions) await channel.fail(e) // this side's own
+    else if (e.body?.versions) await channel.fail(e) // this side has thrown it
     throw e
   } finally {
     clearTimeout(limit)

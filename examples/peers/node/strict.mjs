@@ -1,76 +1,81 @@
-// CBOR as section 2.4 of docs/PROTOCOL.md wants it read, and the fields of the protocol's maps.
+// Strict decoding of CBOR, by section 2.4 of docs/PROTOCOL.md, and the fields of
+// the protocol's maps.
 import { Encoder } from 'cbor-x'
 
-// Plain maps and byte strings, none of cbor-x's own extensions. A map becomes an object, and its keys text. cbor-x writes
-// numbers from 2^32 on as floats: give it a BigInt where an integer is meant.
+// The options turn off the extensions of cbor-x. A map becomes an object, so its
+// keys become text. cbor-x writes numbers from 2^32 on as floats: pass a BigInt
+// to write an integer.
 const cbor = new Encoder({ useRecords: false, mapsAsObjects: true, variableMapSize: true, tagUint8Array: false })
 export const encode = (value) => cbor.encode(value)
 export const decodeMessage = (bytes) => cbor.decode(bytes)
 
-export class ProtocolError extends Error {} // the other side sent what the protocol does not allow
+export class ProtocolError extends Error {} // the other side has broken the protocol
 
-const utf8 = new TextDecoder('utf-8', { fatal: true })
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+const small = (n) => (n <= Number.MAX_SAFE_INTEGER && n >= Number.MIN_SAFE_INTEGER ? Number(n) : n)
 
-// What is free in a spec, args or vars, has rules of its own (4.4), and maps and lists of the protocol's own may be longer.
-const inside = (free) => ({ depth: 63, most: Infinity, free })
-const list = { most: 1024 }
-const orders = { args: inside('args'), vars: inside('vars'), parent: { most: 256 }, modules: list, registry: list, bind: list }
+// Reader decodes items from data, from the offset at on.
+class Reader {
+  constructor(data) { [this.data, this.at] = [data, 0] }
 
-// check goes over one item by the rules of 2.4, which cbor-x does not ask for. It returns where the item ends, and what
-// tells it from others as a key. parts has what else holds for the values of this map, by key.
-function check(data, at, { depth = 8, most = 64, free, parts = {}, tagged = 0 }) {
-  const start = at
-  const first = data.readUInt8(at++)
-  const [major, info] = [first >> 5, first & 31]
-  if (info > 27) throw new ProtocolError('an indefinite length, or what RFC 8949 keeps in reserve')
-  let n = info === 27 ? data.readBigUInt64BE(at) : info >= 24 ? data.readUIntBE(at, 1 << (info - 24)) : info
-  if (info >= 24) at += 1 << (info - 24)
-  if (major >= 2 && major <= 5 && (n = Number(n)) > data.length - at) throw new RangeError('truncated')
-  let value = n
-  if (major === 2 || major === 3) {
-    const bytes = data.subarray(at, at + n)
-    if (major === 3) utf8.decode(bytes)
-    ;[value, at] = [bytes.toString('hex'), at + n]
-  } else if (major === 6) {
-    if (!free || depth < tagged) throw new ProtocolError('a tag')
-    at = check(data, at, { depth: depth - tagged, most, free, tagged: 1 })[0]
-    value = data.subarray(start, at).toString('hex')
-  } else if (major === 4 || major === 5) {
-    if (depth < 1 || n > most) throw new ProtocolError('nested too deep, or too long')
-    const below = { depth: depth - 1, most: free ? most : 64, free }
-    const anyKey = free === 'args' || (free && depth < 63) // the names of vars themselves are text
-    const keys = new Set()
-    for (let i = 0, part; i < n; i++) {
-      if (major === 5) {
-        const begin = data.readUInt8(at)
-        const [end, key] = check(data, at, below)
-        if (begin >> 5 !== 3 && (!anyKey || (free === 'vars' && begin >> 5 > 2 && begin !== 0xf4 && begin !== 0xf5))) {
-          throw new ProtocolError('a key of a type that has no place here')
-        }
-        if (keys.has(key)) throw new ProtocolError('a key twice')
-        keys.add(key)
-        part = Object.entries(parts).find(([name]) => textKey(name) === key)?.[1]
-        at = end
-      }
-      at = check(data, at, { ...below, ...part })[0]
-    }
-    value = data.subarray(start, at).toString('hex')
-  } else if ((first === 0xf8 && n < 32) || (major === 7 && !free && first !== 0xf4 && first !== 0xf5)) {
-    throw new ProtocolError('null, a float, or a simple value that is not well-formed')
-  } else if (first > 0xf8) {
-    value = `float ${cbor.decode(data.subarray(start, at))}` // of any width
+  // take returns the next n bytes.
+  take(n) {
+    if (n > this.data.length - this.at) throw new ProtocolError('truncated')
+    this.at += Number(n)
+    return this.data.subarray(this.at - Number(n), this.at)
   }
-  return [at, `${major} ${value}`]
+
+  // head reads the head of an item: its major type, its low five bits, and its
+  // argument, which is a BigInt if it is above 2^53.
+  head() {
+    const [first] = this.take(1)
+    const [major, info] = [first >> 5, first & 31]
+    if (info < 24) return [major, info, info]
+    if (info > 27) throw new ProtocolError('an indefinite length, or what RFC 8949 keeps in reserve')
+    return [major, info, small(BigInt(`0x${this.take(1 << (info - 24)).toString('hex')}`))]
+  }
+
+  // item decodes one item in the form of 2.4. Of the keys in opaque it returns the
+  // bytes of the value, which has the rules of skip.
+  item(depth = 8, opaque = []) {
+    const [major, info, n] = this.head()
+    if (major === 0) return n
+    if (major === 1) return small(-1n - BigInt(n))
+    if (major === 2) return this.take(n)
+    if (major === 3) return utf8.decode(this.take(n))
+    if ((major === 4 || major === 5) && (depth < 1 || n > 64)) throw new ProtocolError('nested too deep, or too long')
+    if (major === 4) return Array.from({ length: n }, () => this.item(depth - 1))
+    if (major === 5) {
+      const values = Object.create(null)
+      for (let i = 0; i < n; i++) {
+        const key = this.item(depth - 1)
+        if (typeof key !== 'string') throw new ProtocolError('a key that is not text')
+        if (key in values) throw new ProtocolError('a key twice')
+        const start = this.at
+        values[key] = opaque.includes(key) ? this.skip() ?? this.data.subarray(start, this.at) : this.item(depth - 1)
+      }
+      return values
+    }
+    if (major === 7 && (info === 20 || info === 21)) return info === 21
+    throw new ProtocolError('a tag, null, a float or a simple value')
+  }
+
+  // skip skips an item in the args of a spec, which have rules of their own (4.4).
+  skip() {
+    const [major, , n] = this.head()
+    if (major === 2 || major === 3) this.take(n)
+    if (major < 4 || major > 6) return
+    for (let left = BigInt(major === 6 ? 1 : n) * (major === 5 ? 2n : 1n); left > 0n; left--) this.skip()
+  }
 }
 
-const textKey = (text) => `3 ${Buffer.from(text).toString('hex')}`
-
-// decode decodes the one item that data must be.
-export function decode(data, most, parts) {
+// decode decodes data, which must be exactly one item.
+export function decode(data, opaque) {
   try {
-    const [end] = check(data, 0, { most, parts })
-    if (end !== data.length) throw new ProtocolError('bytes behind the item')
-    return cbor.decode(data)
+    const reader = new Reader(data)
+    const value = reader.item(8, opaque)
+    if (reader.at !== data.length) throw new ProtocolError('bytes behind the item')
+    return value
   } catch (e) {
     throw e instanceof ProtocolError ? e : new ProtocolError(`not the CBOR that it should be: ${e.message}`)
   }
@@ -82,18 +87,13 @@ const isInt = (v) => Number.isInteger(v) || typeof v === 'bigint'
 const isUint = (v) => isInt(v) && v >= 0
 const isText = (v) => typeof v === 'string'
 const isName = (v) => isText(v) && Buffer.byteLength(v) <= 256
-const isSpecName = (v) => isName(v) && /^[^\0-\x1f\x7f-\x9f]+$/.test(v)
 const isRange = (v) => Array.isArray(v) && v.length === 2 && v.every(isUint) && v[0] >= 1 && v[0] <= v[1]
 const isFeatures = (v) => Array.isArray(v) && v.every((f) => isText(f) && f !== '' && Buffer.byteLength(f) <= 64)
 const isPid = (v) => isUint(v) && v < 2 ** 31
 const isInt64 = (v) => isInt(v) && BigInt.asIntN(64, BigInt(v)) === BigInt(v)
 const isTime = (v) => isInt64(v) && v >= 0
-const isPathText = (v) => isText(v) && Buffer.byteLength(v) <= 32767
-const isNames = (v) => Array.isArray(v) && v.every(isSpecName)
-const isAddresses = (v) => Array.isArray(v) && v.every((a) => isPathText(a) && a.includes('://'))
-const isLog = (v) => isSpecName(v) && /^(DEBUG|INFO|WARN|ERROR)([+-][0-9]+)?$/i.test(v)
 const optional = (rule) => (v) => v === undefined || rule(v)
-// has tells whether a map has the fields for which there is a rule, as it asks for.
+// has returns a rule for a map: each named field must pass its rule.
 const has = (rules) => (v) => isMap(v) && Object.keys(rules).every((name) => rules[name](v[name]))
 
 export const isID = (v) => isText(v) && /^[!-~]{1,64}$/.test(v)
@@ -102,24 +102,18 @@ const identity = {
 }
 const time = optional(isTime)
 export const HELLO = { versions: isRange, ...identity }
-export const WELCOME = { version: isUint, ...identity }
+export const WELCOME = { version: isUint, limit: optional((v) => isPid(v) && v > 0), ...identity }
 export const GREET = { versions: isRange, auth: isText, ...identity }
-export const READY = { timings: has({ init: time, main: time, connected: time, accepted: time }) }
+export const READY = { timings: optional(has({ init: time, main: time, connected: time, accepted: time })) }
 export const FAILED = { phase: isText, code: isText, error: isText, versions: optional(isRange) }
 export const CANCEL = { reason: optional(isText), grace: time }
 export const GOODBYE = { status: isInt64, reason: optional(isText) }
 export const ATTACH = { id: isID, nonce: identity.nonce }
-const SPEC = {
-  v: (v) => v === 1, name: isSpecName, method: isSpecName, entry: optional(isSpecName), log: optional(isLog),
-  depth: (v) => isUint(v) && v >= 1 && v <= 1000, grace: time, deadline: optional(isInt64),
-  parent: has({ id: isSpecName, name: optional(isSpecName), pid: optional(isPid) }), modules: optional(isNames),
-  dir: optional((v) => isPathText(v) && v.startsWith('/') && !v.includes('\0')), registry: optional(isAddresses), bind: optional(isAddresses),
-  vars: optional((v) => isMap(v) && isNames(Object.keys(v))),
-}
+export const SPEC = { v: (v) => v === 1, entry: optional(isText) } // what these children use of it
 
-// decodeMap decodes a map, and checks those of its fields for which there is a rule.
-export function decodeMap(data, rules, most, parts) {
-  const map = decode(data, most, parts)
+// decodeMap decodes a map and checks the fields that have a rule.
+export function decodeMap(data, rules, opaque) {
+  const map = decode(data, opaque)
   if (!isMap(map)) throw new ProtocolError('not a map')
   for (const name of Object.keys(rules)) {
     if (!rules[name](map[name])) throw new ProtocolError(`the field ${name} is missing or wrong`)
@@ -127,8 +121,5 @@ export function decodeMap(data, rules, most, parts) {
   return map
 }
 
-export function decodeSpec(payload) {
-  const spec = decodeMap(payload, SPEC, 256, orders)
-  if (!isNames([...Object.keys(spec), ...Object.keys(spec.parent)])) throw new ProtocolError('a key that is no name')
-  return spec
-}
+// decodeSpec decodes a spec. Its args stay encoded: they are a matter of the entry.
+export const decodeSpec = (payload) => decodeMap(payload, SPEC, ['args'])

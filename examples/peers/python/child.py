@@ -1,7 +1,11 @@
 #!/usr/bin/env python3
-"""A child that a Spawnwire parent starts: what it can be asked to run. examples/peers/node/child.mjs is the same."""
-import hashlib, re
+"""A child of a Spawnwire parent, with its entries. examples/peers/node/child.mjs has the same in Node.js.
+
+A Go program starts it: go run ./examples/polyglot
+"""
+import hashlib, os, re
 import spawnwire
+from calls import Calls, bidi, client_stream, stream, unary
 
 
 def echo(_args):
@@ -13,7 +17,7 @@ def echo(_args):
 
 
 def count(args):
-    """Counts how often a pattern is in each text. A pattern that is none is told before the child is ready."""
+    """Counts the matches of a pattern in each text. If the pattern is not valid, the child does not become ready."""
     pattern = re.compile(args["pattern"])
     def run(parent):
         while True:
@@ -25,7 +29,7 @@ def count(args):
 
 
 def digest(_args):
-    """Says of each piece of data what its SHA-256 is and how many words it has: for examples/polyglot."""
+    """Sends back the SHA-256 and the number of words of each piece of data. examples/polyglot uses it."""
     def run(parent):
         while True:
             data = parent.recv()
@@ -34,7 +38,7 @@ def digest(_args):
 
 
 def busy(_args):
-    """Computes and does not receive. It looks now and then whether it should stop."""
+    """Computes and does not receive. From time to time it checks whether it should stop."""
     def run(parent):
         parent.send("busy")
         sums = 0
@@ -43,5 +47,54 @@ def busy(_args):
     return run
 
 
+def calls(_args):
+    """Serves methods, and calls the parent back; see calls.py."""
+    def read(_call, name):
+        with open(name) as f:
+            return f.read()
+
+    def count(call, n):
+        for i in range(n):
+            call.check()  # so that a cancelled call ends
+            yield i
+
+    def wait(call, _request):
+        call.cancelled.wait(call.deadline and 60)
+        call.check()
+
+    def loud(_call, words):
+        for word in words:
+            yield word.upper()
+
+    def shell(call, words):
+        call.start(os.getpid())
+        yield from loud(call, words)
+
+    def run(parent):
+        def relay(_call, n):
+            """Calls the parent's methods with many requests."""
+            total = served.client_stream("add", range(n))
+            with served.open("loud") as s:
+                replies = []
+                for i in range(3):
+                    s.send(f"word {i}")
+                    replies.append(next(s.replies))
+                s.end()
+                replies += s
+            started, s = served.session("shell")
+            with s:
+                s.send("bye")
+                replies.append(next(s.replies))
+            return f"{total} {started} {' '.join(replies)}"
+
+        served = Calls(parent, {
+            "echo": unary(lambda call, request: request), "read": unary(read), "count": stream(count),
+            "ask": unary(lambda call, text: served.call("upper", text) + "!"), "wait": unary(wait),
+            "sum": unary(lambda call, n: sum(served.stream("numbers", n))), "relay": unary(relay),
+            "add": client_stream(lambda call, numbers: sum(numbers)), "loud": bidi(loud), "shell": bidi(shell)})
+        served.serve()
+    return run
+
+
 if __name__ == "__main__":
-    spawnwire.main({"echo": echo, "count": count, "digest": digest, "busy": busy})
+    spawnwire.main({"echo": echo, "count": count, "digest": digest, "busy": busy, "calls": calls})

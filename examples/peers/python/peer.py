@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""A program that nobody spawned, and one that it shares a key with:
+"""Two programs that share a key and did not spawn each other:
 
-    peer.py accept ADDRESS KEYFILE            waits for one peer and sends back each of its messages
+    peer.py accept ADDRESS KEYFILE            accepts one peer and sends back each of its messages
     peer.py dial ADDRESS KEYFILE [TEXT...]    sends each text and prints what comes back
 
-An address is uds:///path, uds://@name or tcp://127.0.0.1:port. The key is what is in the file: 16 bytes or more.
+An address is uds:///path, uds://@name or tcp://127.0.0.1:port. The file has the key, at least 16 bytes.
 """
 import os, socket, sys
 import spawnwire
 
 
 def listen(address):
-    """Returns a listening socket, and its address with the port that the kernel chose."""
+    """Returns a listening socket and its address. The address has the port that the kernel chose."""
     scheme, target, _ = spawnwire.split(address)
     if scheme == "uds":
-        os.umask(0o077)  # the socket is this user's alone
+        os.umask(0o077)  # only this user can connect
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(target)
     elif scheme == "tcp":

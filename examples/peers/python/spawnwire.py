@@ -1,13 +1,14 @@
-"""The handshakes of the Spawnwire protocol, version 1, in Python: docs/PROTOCOL.md, whose sections the comments name.
+"""The handshakes of the Spawnwire protocol, version 1, in Python.
 
-A child that a Spawnwire parent starts calls main() with what it can be asked to run: see child.py. Two programs that
-share a key call peer(), each on its end of a connection: see peer.py. Needs Python 3.10, and cbor2 (Debian: python3-cbor2).
+The numbers in comments are sections of docs/PROTOCOL.md. A child of a Spawnwire parent calls main() with its entries;
+see child.py. Two programs that share a key both call peer() with their end of a connection; see peer.py. It needs
+Python 3.10 and cbor2 (on Debian python3-cbor2).
 """
 import hmac, os, re, secrets, select, selectors, socket, ssl, sys, threading, time, traceback
 import cbor2
 import strict
 from strict import ProtocolError, decode, decode_map, decode_spec
-from wire import (ATTACH, CANCEL, FAILED, GOODBYE, GREET, HELLO, PROOF, READY, SPEC, WELCOME, AFTER,
+from wire import (ATTACH, ATTACHED, CANCEL, FAILED, GOODBYE, GREET, HELLO, PING, PONG, PROOF, READY, SPEC, WELCOME, AFTER,
                   BadMAC, Cancelled, Channel, Failed, Gone, Goodbye, Raw, dial, mac, seal, split, unseal)
 
 INIT = time.monotonic_ns()
@@ -17,18 +18,22 @@ VERSIONS = [1, 1]
 # --- 3 and 4: a child ---
 
 def take_ticket(text):
+    if not text:
+        raise ValueError("SPAWNWIRE_TICKET is not set: this process was not spawned, or a program such as sudo or env -i has removed it")
     fields = text.split(" ", 3)
     if len(fields) != 4 or fields[0] != "1" or not strict.is_id(fields[1]) or not re.fullmatch("[0-9a-fA-F]{64}", fields[2]):
-        raise ValueError("there is no ticket of a Spawnwire parent in the environment, or a bad one")
-    split(fields[3])
+        raise ValueError("SPAWNWIRE_TICKET is not a ticket of version 1")
+    scheme, _, pin = split(fields[3])
+    if scheme == "tls" and not pin:
+        raise ValueError("the ticket names no certificate: tls://host:port#<64 hex> (2.5)")
     return fields[1], bytes.fromhex(fields[2]), fields[3]
 
 
 class Parent(Channel):
-    """A child's connection to its parent, who has proved who it is. spec has the orders."""
+    """The connection of a child to its authenticated parent. spec is the spec of the child."""
 
     def __init__(self, sock, secret, hello):
-        """Sends the hello and returns when the parent is proved to know the secret and its orders are good."""
+        """Sends the hello. Returns when the parent has proved that it knows the secret and has sent a valid spec."""
         super().__init__(sock)
         self.cancelled = None
         self.write(HELLO, hello)
@@ -36,11 +41,11 @@ class Parent(Channel):
         m = decode_map(unseal(secret, "spawnwire welcome", welcome, hello), strict.WELCOME)
         if not VERSIONS[0] <= m["version"] <= VERSIONS[1]:
             raise ProtocolError(f"the parent has chosen version {m['version']}, which was not offered")
-        self.limit = AFTER
+        self.limit = m.get("limit", AFTER)
         self.session = mac(secret, "spawnwire session", hello, welcome) if "control" in m.get("features", ()) else None
-        orders = unseal(secret, "spawnwire spec", self.expect(SPEC), hello, welcome)
+        spec = unseal(secret, "spawnwire spec", self.expect(SPEC), hello, welcome)
         try:
-            self.spec = decode_spec(orders)
+            self.spec = decode_spec(spec)
         except ProtocolError as e:
             failed = Failed("spec", "bad-spec", str(e))
             self.fail(failed)
@@ -50,7 +55,7 @@ class Parent(Channel):
     def join(cls, name):
         """Joins the parent that started this process."""
         timings = {"init": INIT, "main": time.monotonic_ns()}
-        id, secret, address = take_ticket(os.environ.pop("SPAWNWIRE_TICKET", ""))  # no program started from here sees it
+        id, secret, address = take_ticket(os.environ.pop("SPAWNWIRE_TICKET", ""))  # removed, so that child processes do not inherit it
         sock = dial(address)
         timings["connected"] = time.monotonic_ns()
         parent = cls(sock, secret, seal(secret, "spawnwire hello", cbor2.dumps({
@@ -77,31 +82,40 @@ class Parent(Channel):
             raise self.cancelled
 
     def watch(self):
-        """How a child that is busy learns that it should stop, or that its parent is gone."""
+        """Runs in a thread, so that a busy child can be stopped and notices the end of its parent."""
         try:
-            self.control()
-        except OSError:  # it cannot be had: then the first connection shows at least its end
+            control = self.attach(dial(self.address))
+        except (OSError, Gone, Failed, ProtocolError):  # go on without it: wait for the end of the first connection
             poll = select.poll()
             poll.register(self.sock, select.POLLRDHUP)  # Linux
             poll.poll()
-            time.sleep(0.25)  # for recv, which may find a goodbye there
-        except (Gone, ProtocolError):
-            pass
-        if not self.closing:  # the parent is gone, and with it who reads stderr
-            os._exit(1)  # the whole process, whatever the entry does
+            time.sleep(0.25)  # recv may read a goodbye first
+        else:
+            try:
+                self.obey(control)
+            except (OSError, Gone, ProtocolError):
+                pass
+        if not self.closing:  # the parent has died, so nobody reads stderr
+            os._exit(1)  # ends the process even if the entry is busy
 
-    def control(self):
-        """The control connection (5.2). Returns never, but raises when it has ended."""
-        control = Channel(dial(self.address))
-        control.write(ATTACH, seal(self.session, "spawnwire attach",
-                                   cbor2.dumps({"id": self.id, "nonce": secrets.token_bytes(32)})))
-        self.obey(control)
+    def attach(self, sock):
+        """Makes the control connection (5.3). Returns when the parent has accepted it."""
+        control = Channel(sock)
+        attach = seal(self.session, "spawnwire attach", cbor2.dumps({"id": self.id, "nonce": secrets.token_bytes(32)}))
+        control.write(ATTACH, attach)
+        self.attached(control, attach)
+        return control
+
+    def attached(self, control, attach):
+        decode_map(unseal(self.session, "spawnwire attached", control.expect(ATTACHED), attach), {})
 
     def obey(self, control):
+        """Follows the parent on the control connection. It never returns; it raises an error when the connection ends."""
         while True:
-            kind, _ = control.read()
-            if kind == FAILED:
-                raise OSError("the control connection is not accepted")
+            kind, body = control.read()
+            if kind == PING and len(body) <= 64:
+                control.write(PONG, body)
+                continue
             if kind not in (CANCEL, GOODBYE):
                 raise ProtocolError(f"a frame of kind {kind:#04x} on the control connection")
             self.cancelled = Cancelled("the parent asks for it")
@@ -109,12 +123,12 @@ class Parent(Channel):
 
 
 def main(entries, name="python"):
-    """Is a child from its first to its last moment (4.6). An entry is a function that gets the arguments in the spec, may
-    fail, and returns the function that runs with the Parent, once that knows that the child is ready."""
+    """Runs a child from start to exit (4.6). An entry is a function of the arguments in the spec. It returns a function of
+    the Parent, which runs when the child has become ready. If the entry raises an error, the child does not become ready."""
     try:
         parent = Parent.join(name)
     except Cancelled:
-        sys.exit(0)  # it is not needed
+        sys.exit(0)  # an unused spare
     except (Gone, Failed, ProtocolError, OSError, ValueError) as e:
         sys.exit(f"cannot join the parent: {e}")
     entry = parent.spec.get("entry", "")
@@ -122,7 +136,8 @@ def main(entries, name="python"):
         if entry not in entries:
             raise Failed("spec", "unknown-entry", f"no entry {entry!r}; there are {', '.join(entries)}")
         try:
-            run = entries[entry](parent.spec.get("args"))
+            args = parent.spec.get("args")
+            run = entries[entry](None if args is None else cbor2.loads(args))
         except Exception as e:
             raise Failed("ready", "error", str(e) or repr(e)) from e
     except Failed as failed:
@@ -146,8 +161,8 @@ def main(entries, name="python"):
 # --- 6: peers ---
 
 def peer(sock, key, dialer, id=None, name="python"):
-    """Makes the handshake with a peer that has the same key. Returns the Channel, and who the peer says that it is. A
-    program that both dials and accepts gives the same id to both."""
+    """Makes the handshake with a peer that has the same key. Returns the Channel and the peer's greet. A program that both
+    dials and accepts passes the same id each time."""
     if len(key) < 16:
         raise ValueError("a key has at least 16 bytes")
     greet = {"versions": VERSIONS, "id": id or secrets.token_hex(16), "name": name, "pid": os.getpid(),
@@ -176,7 +191,7 @@ def prove(channel, key, dialer, mine):
         channel.fail(Failed("auth", "refused", "not accepted"))
         raise
     except Failed as failed:
-        if "versions" in failed.body:  # this side's own
+        if "versions" in failed.body:  # this side has raised it
             channel.fail(failed)
         raise
     channel.deadline, channel.limit, channel.skippable = None, AFTER, None

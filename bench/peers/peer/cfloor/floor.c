@@ -1,12 +1,15 @@
 /*
- * The floor below Go: the same work between two processes in C, with write(2) and read(2) on a Unix socket.
+ * The floor below Go: the same work between two C processes, with write(2) and
+ * read(2) on a Unix socket.
  *
  *	floor trip|stream SIZE
  *
- * forks; the parent reads a number n as eight bytes from its stdin, does n round trips, or sends n messages and waits for
- * the receiver's report, and writes to its stdout the time it took in ns, then for round trips the time of each, for
- * a stream the receiver's count and checksum; all numbers are uint64 in the machine's order. It ends at the end of its stdin,
- * and its child with it. payload.go says what a payload and a report are.
+ * The program forks. The parent reads a number n from stdin. It does n round
+ * trips, or sends n messages and waits for the receiver's report. Then it writes
+ * the total time in ns to stdout, followed by the time of each round trip, or by
+ * the receiver's count and checksum. All numbers are uint64 in native byte order.
+ * The parent exits at EOF on stdin, and the child exits with it. payload.go
+ * defines payload and report.
  */
 #include <errno.h>
 #include <stdint.h>

@@ -1,5 +1,6 @@
-// Package plugged is the plugin that spawns of go-plugin are measured with: one call that says when the child's main
-// began. Parent and child share it, as go-plugin's documentation has it.
+// Package plugged is the plugin for measuring starts with go-plugin. Its only call
+// returns the start time of the child's main. Parent and child share the package,
+// as in go-plugin's documentation.
 package plugged
 
 import (
@@ -15,25 +16,27 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// The modes.
+// Modes of go-plugin.
 const (
 	NetRPC = "net/rpc"
 	GRPC   = "grpc"
 )
 
-// Handshake is what both sides have in common.
-var Handshake = plugin.HandshakeConfig{ProtocolVersion: 1, MagicCookieKey: "PEERS_PLUGIN", MagicCookieValue: "spawn"}
+// Handshake is the cookie of both sides.
+var Handshake = plugin.HandshakeConfig{ProtocolVersion: 1, MagicCookieKey: "PEERS_PLUGIN",
+	MagicCookieValue: "spawn"}
 
-// Name is the plugin's name.
+// Name is the name of the plugin.
 const Name = "clock"
 
-// Clock is the plugin's interface.
+// Clock is the interface of the plugin.
 type Clock interface {
-	// Began returns when the plugin's main began, in ns since 1970.
+	// Began returns the start time of the plugin's main, in ns since 1970.
 	Began() (int64, error)
 }
 
-// Plugins returns the plugin in a mode, with what it answers; the parent's answer does not matter.
+// Plugins returns the plugin in a mode. began is the answer of Began; the parent
+// may pass any value.
 func Plugins(mode string, began time.Time) plugin.PluginSet {
 	if mode == GRPC {
 		return plugin.PluginSet{Name: grpcPlugin{began: began}}
@@ -41,17 +44,19 @@ func Plugins(mode string, began time.Time) plugin.PluginSet {
 	return plugin.PluginSet{Name: rpcPlugin{began}}
 }
 
-// Serve is the child's main. It returns when the parent says so.
+// Serve serves the plugin in the child. It returns when the parent stops it.
 func Serve(mode string, began time.Time) {
 	go exitWithParent(os.Getppid())
-	cfg := &plugin.ServeConfig{HandshakeConfig: Handshake, Plugins: Plugins(mode, began), Logger: hclog.NewNullLogger()}
+	cfg := &plugin.ServeConfig{HandshakeConfig: Handshake, Plugins: Plugins(mode, began),
+		Logger: hclog.NewNullLogger()}
 	if mode == GRPC {
 		cfg.GRPCServer = plugin.DefaultGRPCServer
 	}
 	plugin.Serve(cfg)
 }
 
-// exitWithParent ends this process when its parent has, which go-plugin leaves out.
+// exitWithParent exits when the parent has ended. go-plugin itself does not do
+// that.
 func exitWithParent(parent int) {
 	for os.Getppid() == parent {
 		time.Sleep(250 * time.Millisecond)
@@ -66,10 +71,10 @@ func (rpcPlugin) Client(_ *plugin.MuxBroker, c *rpc.Client) (any, error) {
 	return rpcClock{c}, nil
 }
 
-// RPCServer is exported as net/rpc demands.
+// RPCServer is exported because net/rpc requires that.
 type RPCServer struct{ began time.Time }
 
-// Began answers the call.
+// Began implements the call of Clock.
 func (s *RPCServer) Began(_ struct{}, ns *int64) error {
 	*ns = s.began.UnixNano()
 	return nil
@@ -92,7 +97,8 @@ func (p grpcPlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
 		ServiceName: "bench.Clock", HandlerType: (*any)(nil),
 		Methods: []grpc.MethodDesc{{
 			MethodName: "Began",
-			Handler: func(_ any, _ context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			Handler: func(_ any, _ context.Context, dec func(any) error,
+				_ grpc.UnaryServerInterceptor) (any, error) {
 				return wrapperspb.Int64(p.began.UnixNano()), dec(&emptypb.Empty{})
 			},
 		}},
@@ -100,7 +106,8 @@ func (p grpcPlugin) GRPCServer(_ *plugin.GRPCBroker, s *grpc.Server) error {
 	return nil
 }
 
-func (grpcPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker, c *grpc.ClientConn) (any, error) {
+func (grpcPlugin) GRPCClient(_ context.Context, _ *plugin.GRPCBroker,
+	c *grpc.ClientConn) (any, error) {
 	return grpcClock{c}, nil
 }
 

@@ -1,4 +1,5 @@
-// Command floor is the least that a child can do to be ready: it connects, says when its main began, and ends.
+// Floor is a child that does only the minimum: it connects, sends the start time of
+// its main, and exits.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command goplugin is a child of go-plugin, in the mode that its argument names, with nothing else linked.
+// Goplugin is a child of go-plugin. Its argument is the mode.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command spawnwire is a child of this library, with nothing else linked: it waits until it is asked to stop.
+// Spawnwire is a child of this library. It waits until its parent stops it.
 package main
 
 import (

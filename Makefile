@@ -1,0 +1,102 @@
+# What a contributor runs. CONTRIBUTING.md says when; .ci/run runs all of it.
+#
+#   make check   before each commit: formatting, vet, builds, limits, quick tests
+#   make test    all tests of the root module, as go test ./... has them
+#   make race    the same tests under the race detector
+#   make bench   the benchmarks, the figures of docs/performance.md
+#   make all     what CI runs, with the long tests; .ci/install installs their needs
+
+.DEFAULT_GOAL = check
+MAKEFLAGS += --no-print-directory
+
+PLATFORMS = linux/amd64 linux/arm64 darwin/arm64 windows/amd64
+# A tool is not a dependency of the root module: tools/ is a module of its own.
+TOOL = go tool -modfile=tools/go.mod
+# Long is for soaks, large tables, and floods (internal/testkit).
+LONG = SPAWNWIRE_LONG=1 SPAWNWIRE_PEERS=required
+# A time limit finds a hang. It is not a measure of speed.
+TIMEOUT = 60m
+# The packages with quick tests.
+QUICK = . ./internal/... ./spawnspec/... ./transport/... ./handshake/... ./examples/hello/...
+
+.PHONY: check test race bench all
+.PHONY: format vet staticcheck lint limits prose quick long portable peers treehash smoke commands
+
+check: format vet staticcheck limits prose quick
+
+test:
+	go test -timeout $(TIMEOUT) ./...
+
+race:
+	SPAWNWIRE_PEERS=required go test -count=1 -race -timeout $(TIMEOUT) ./...
+
+bench:
+	go test -run '^$$' -bench . ./bench
+	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4
+
+all:
+	@set -e; for target in check lint peers long race portable treehash smoke commands; do \
+		printf '\n== make %s\n' $$target; \
+		$(MAKE) $$target; \
+	done
+
+format:
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "gofmt would change:" $$unformatted; exit 1; fi
+
+vet:
+	go mod verify
+	@set -e; for platform in $(PLATFORMS); do \
+		export GOOS=$${platform%/*} GOARCH=$${platform#*/} CGO_ENABLED=0; \
+		echo "go build and go vet for $$platform"; \
+		go build ./...; \
+		go vet ./...; \
+	done
+	go vet ./...
+
+staticcheck:
+	$(TOOL) staticcheck ./...
+
+# golangci-lint is large: the first run compiles it for minutes.
+lint:
+	$(TOOL) golangci-lint run
+
+# The floors, the limits on names and lengths, and the names and links in docs.
+limits:
+	go test ./internal/archtest
+
+prose:
+	.ci/prose.py -check
+
+quick:
+	go test $(QUICK)
+	go test -run 'Test(Spawn|Boot|Stop|Death|Group)_' ./forkspawn
+
+long:
+	$(LONG) go test -count=1 -timeout $(TIMEOUT) ./...
+
+# Children started by syscall.ForkExec, as on macOS and on old kernels.
+portable:
+	go test -tags portable -timeout $(TIMEOUT) ./forkspawn/...
+
+# The other libraries that bench/peers compares with are dependencies of that module only.
+peers:
+	go -C bench/peers mod verify
+	go -C bench/peers vet ./...
+	staticcheck=$$($(TOOL) -n staticcheck) && cd bench/peers && $$staticcheck ./...
+	go -C bench/peers test -count=1 ./...
+
+treehash:
+	.ci/treehash
+
+# The commands of README.md and docs that take less than a minute each.
+commands:
+	.ci/commands
+
+# A few rounds of each program and benchmark, to see that they work.
+smoke:
+	CGO_ENABLED=0 go run ./bench/spawnbench -n 20 -method exec,forkserver -spares 2 -heap 1M -init 0,5ms -json >/dev/null
+	CGO_ENABLED=0 go run ./bench/spawnbench -n 20 -method exec,forkserver -spares 2 -heap 1M -init 0,5ms
+	go run ./bench/startcost -n 5 -inits 2
+	CGO_ENABLED=0 go run ./forkspawn/internal/reforktest/forksoak -n 300
+	go test -run '^$$' -bench . -benchtime 20x ./bench

@@ -1,0 +1,5 @@
+//go:build cgo
+
+package call_test
+
+const cgoEnabled = true

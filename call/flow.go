@@ -1,0 +1,357 @@
+package call
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// overhead is the cost of a message beside its bytes. So empty messages are bounded,
+// too.
+const overhead = 32
+
+// exchange is a call on one of its sides, with its receiving and its sending half. The
+// connection's mu guards it.
+type exchange struct {
+	c      *Conn
+	id     uint64
+	caller bool // this side opened the call
+	over   bool // the peer has ended the call
+	in     inbox
+	out    outflow
+	ends   waiters // for the end of the call
+	trace  *traced // nil without Config.Trace, and after the report of the end
+}
+
+// inbox has the received messages until the program takes them. received, consumed and
+// granted are sums of costs since the call's beginning.
+type inbox struct {
+	ready []*message // whole messages
+	part  *message   // the message under way, in parts, or nil
+	got   int        // received bytes of it
+	total int        // its size
+
+	received uint64
+	count    int64 // of messages in received
+	consumed uint64
+	granted  uint64 // the peer's credit
+	creditAt int    // where in the queue its last credit frame has it, if
+	creditIn uint64 // this is still the number of the queue
+
+	waits  bool // a goroutine is in next
+	demand bool // the program waits for a message, so a large one may get memory
+	extra  int  // bytes of the pool in use by a large message
+	queued bool // it waits for the pool
+
+	end     bool // no more messages come
+	discard bool // messages are dropped, because nobody takes them
+	single  bool // only the end of the call is of interest, and not a message
+	w       waiter
+}
+
+// outflow has this side's credit, and the large message under way.
+type outflow struct {
+	sent, credit uint64
+	count        int64 // of messages in sent
+	large        *sending
+	cut          bool // a large message was given up after its first part
+	waits        bool // a goroutine is in send
+	end          bool // the end of the messages is queued
+	w            waiter
+}
+
+// message is a received message, or a part of one.
+type message struct{ b []byte }
+
+// messagePool has messages of up to maxPart bytes, and largePool the larger ones. So a
+// small message does not hold the memory of a large one.
+var (
+	messagePool = sync.Pool{New: func() any { return new(message) }}
+	largePool   = sync.Pool{New: func() any { return new(message) }}
+)
+
+// newMessage returns an empty message, which will have size bytes.
+func newMessage(size int) *message {
+	if size > maxPart {
+		return largePool.Get().(*message)
+	}
+	return messagePool.Get().(*message)
+}
+
+// maxKept is the largest buffer that goes back into a pool.
+const maxKept = 32 << 20
+
+func (m *message) recycle() {
+	switch {
+	case m == nil || cap(m.b) > maxKept:
+		return
+	case cap(m.b) > 2*maxPart:
+		m.b = m.b[:0]
+		largePool.Put(m)
+	default:
+		m.b = m.b[:0]
+		messagePool.Put(m)
+	}
+}
+
+// reserve makes room for a message of size bytes. Unlike slices.Grow, make does not
+// clear new memory.
+func (m *message) reserve(size int) {
+	if cap(m.b) < size {
+		m.b = append(make([]byte, 0, size), m.b...)
+	}
+}
+
+// pool is the memory for large messages, in bytes. A large message gets memory for
+// all of it or waits, in the order of the messages. So two cannot wait for each other.
+type pool struct {
+	free    int
+	waiting []*exchange
+}
+
+// receive adds a message, or a part of one, from a frame.
+func (x *exchange) receive(h head, body []byte) error {
+	in := &x.in
+	if in.end {
+		return errors.New("a message after the last one")
+	}
+	if h.has(flagValue) {
+		if err := x.receiveValue(h, body); err != nil {
+			return err
+		}
+	}
+	if h.has(flagEnd) {
+		if in.part != nil {
+			return errors.New("the end of the messages within a message")
+		}
+		in.end = true
+		x.notify()
+	}
+	return nil
+}
+
+func (x *exchange) receiveValue(h head, body []byte) error {
+	in := &x.in
+	more := h.has(flagMore)
+	first := in.part == nil
+	if first {
+		total := len(body)
+		if more {
+			if len(body) < 4 {
+				return errors.New("a part without the size of its message")
+			}
+			total = int(binary.LittleEndian.Uint32(body))
+			body = body[4:]
+		}
+		if total > x.c.cfg.MaxMessage {
+			return fmt.Errorf("a message of %d bytes; the limit is %d", total, x.c.cfg.MaxMessage)
+		}
+		in.received += overhead
+		in.count++
+		in.part, in.got, in.total = newMessage(total), 0, total
+	}
+	in.received += uint64(len(body))
+	size := in.got + len(body)
+	switch {
+	case in.received > in.granted:
+		return fmt.Errorf("%d bytes on a call; the credit is %d", in.received, in.granted)
+	case size > in.total, !more && size < in.total, more && size == in.total:
+		return fmt.Errorf("parts of %d bytes for a message of %d", size, in.total)
+	case more && len(body) == 0:
+		return errors.New("an empty part")
+	case h.op == opOpen, h.op == opResult, h.op == opStarted:
+		if !first {
+			return errors.New("a message within another")
+		}
+	}
+	in.got = size
+	if !in.discard {
+		in.part.b = append(in.part.b, body...)
+	}
+	if more {
+		x.grant()
+		return nil
+	}
+	m := in.part
+	in.part = nil
+	if in.discard {
+		m.recycle()
+		return nil
+	}
+	in.ready = append(in.ready, m)
+	x.notify()
+	return nil
+}
+
+// notify reports a message to the receiving goroutine, unless only the end of the
+// call is of interest.
+func (x *exchange) notify() {
+	if !x.in.single {
+		x.c.signal(&x.in.w)
+	}
+}
+
+func (x *exchange) signalAll() {
+	x.c.signal(&x.in.w)
+	x.c.signal(&x.out.w)
+	x.ends.signalAll(x.c)
+}
+
+// grant gives the peer credit for the rest of a large message, if the program waits
+// for it. So unread streams do not use up the pool.
+func (x *exchange) grant() {
+	in := &x.in
+	if in.part == nil || !in.demand || in.queued || in.discard {
+		return
+	}
+	need := in.received - uint64(in.got) + uint64(in.total)
+	if need <= in.granted {
+		return
+	}
+	extra := x.beyondWindow(need)
+	if extra > x.c.pool.free || len(x.c.pool.waiting) > 0 {
+		in.queued = true
+		x.c.pool.waiting = append(x.c.pool.waiting, x)
+		return
+	}
+	x.useExtra(need, extra)
+}
+
+// beyondWindow returns how much memory the credit needs beside the window.
+func (x *exchange) beyondWindow(credit uint64) int {
+	return max(0, int(int64(credit-x.in.consumed-x.c.window)))
+}
+
+func (x *exchange) useExtra(need uint64, extra int) {
+	x.c.pool.free -= extra
+	x.in.extra = extra
+	x.in.part.reserve(x.in.total)
+	x.sendCredit(need)
+}
+
+// giveBack returns memory to the pool and grants it to others.
+func (x *exchange) giveBack() {
+	c := x.c
+	c.pool.free += x.in.extra
+	x.in.extra = 0
+	for len(c.pool.waiting) > 0 {
+		next := c.pool.waiting[0]
+		in := &next.in
+		need := in.received - uint64(in.got) + uint64(in.total)
+		extra := next.beyondWindow(need)
+		if extra > c.pool.free {
+			return
+		}
+		c.pool.waiting = c.pool.waiting[1:]
+		in.queued = false
+		next.useExtra(need, extra)
+	}
+}
+
+// take returns the first message and removes it. The caller calls taken when it has
+// decoded the message.
+func (x *exchange) take() *message {
+	in := &x.in
+	m := in.ready[0]
+	in.ready = append(in.ready[:0], in.ready[1:]...)
+	return m
+}
+
+// taken gives the memory of a message of n bytes back, as credit.
+func (x *exchange) taken(n int) { x.takenCost(overhead + n) }
+
+// takenCost is taken for messages with a cost.
+func (x *exchange) takenCost(cost int) {
+	in := &x.in
+	in.consumed += uint64(cost)
+	if in.extra > 0 {
+		x.giveBack()
+	}
+	limit := in.consumed + x.c.window
+	if !in.end && !in.discard && limit > in.granted && limit-in.granted >= x.c.window/2 {
+		x.sendCredit(limit)
+	}
+}
+
+// charge counts a sent message of n bytes.
+func (out *outflow) charge(n int) {
+	out.sent += overhead + uint64(n)
+	out.count++
+}
+
+// grantOne gives the peer credit for a message in one frame, because the program waits
+// for one and has taken all others. The peer may wait for so much.
+func (x *exchange) grantOne() {
+	in := &x.in
+	limit := in.consumed + x.c.window
+	if in.part == nil && !in.end && limit > in.granted &&
+		in.granted-in.consumed < min(x.c.window, overhead+maxPart) {
+		x.sendCredit(limit)
+	}
+}
+
+// sendCredit gives the peer credit. A credit that is still in the queue is replaced,
+// so that a peer that does not read cannot make the queue grow.
+func (x *exchange) sendCredit(limit uint64) {
+	x.in.granted = limit
+	wr := &x.c.writing
+	if x.in.creditAt > 0 && x.in.creditIn == wr.taken && len(wr.out) > 0 {
+		binary.LittleEndian.PutUint64(wr.out[x.in.creditAt:], limit)
+		return
+	}
+	h := head{opCredit, 0, x.id}
+	if x.caller {
+		h.flags = flagCaller
+	}
+	x.c.queue(h, binary.LittleEndian.AppendUint64(nil, limit))
+	x.in.creditAt, x.in.creditIn = len(wr.out)-8, wr.taken
+}
+
+// credit handles a credit frame.
+func (x *exchange) credit(body []byte) error {
+	if len(body) != 8 {
+		return fmt.Errorf("a credit frame of %d bytes", len(body))
+	}
+	if limit := binary.LittleEndian.Uint64(body); limit > x.out.credit {
+		x.out.credit = limit
+		x.enterRing()
+		x.c.signal(&x.out.w)
+	}
+	return nil
+}
+
+// drop forgets messages under way, in both directions. Whole messages stay.
+func (x *exchange) drop() {
+	x.in.part.recycle()
+	x.in.part = nil
+	x.leavePool()
+	x.dropSending()
+}
+
+// leavePool gives the pool's memory back, unless a whole message uses it.
+func (x *exchange) leavePool() {
+	if x.in.queued {
+		x.in.queued = false
+		waiting := &x.c.pool.waiting
+		*waiting = slices.DeleteFunc(*waiting, func(other *exchange) bool { return other == x })
+	}
+	if len(x.in.ready) == 0 {
+		x.giveBack()
+	}
+}
+
+// dropSending forgets the large message under way.
+func (x *exchange) dropSending() {
+	s := x.out.large
+	if s == nil {
+		return
+	}
+	x.out.large = nil
+	x.out.cut = s.at > 0
+	if s.inRing {
+		ring := &x.c.writing.ring
+		*ring = slices.DeleteFunc(*ring, func(other *exchange) bool { return other == x })
+	}
+}

@@ -1,0 +1,10 @@
+//go:build !race
+
+package call_test
+
+import "time"
+
+// testTime is how long a test of races runs.
+const testTime = 1 * time.Second
+
+const raceDetector = false

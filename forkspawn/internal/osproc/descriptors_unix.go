@@ -1,0 +1,104 @@
+//go:build unix
+
+package osproc
+
+import (
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// marking serializes startMarked, because two calls at once would confuse their
+// marks.
+var marking sync.Mutex
+
+// startMarked starts a program with syscall.ForkExec. It marks all descriptors
+// close-on-exec for the moment of the fork. If another thread opens a descriptor
+// without close-on-exec in this moment, the child gets it.
+func startMarked(
+	path string, args, env []string, fds []int, attr *Attr,
+) (pid, pidfd int, err error) {
+	marking.Lock()
+	defer marking.Unlock()
+	leaks, err := leakingDescriptors()
+	if err != nil {
+		return 0, -1, err
+	}
+	for _, fd := range leaks {
+		unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+	}
+	defer func() {
+		for _, fd := range leaks {
+			unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0)
+		}
+	}()
+	files := make([]uintptr, len(fds))
+	for i, fd := range fds {
+		files[i] = uintptr(fd)
+	}
+	pidfd = -1
+	sys := sysProcAttr(attr, &pidfd)
+	pid, err = syscall.ForkExec(path, args, &syscall.ProcAttr{
+		Dir: attr.Dir, Env: env, Sys: sys, Files: files,
+	})
+	return pid, pidfd, err
+}
+
+// leakingDescriptors returns the descriptors above 2 without close-on-exec.
+func leakingDescriptors() ([]int, error) {
+	dir, err := os.Open(fdDir)
+	if err != nil {
+		return probeDescriptors(), nil // for example, there is no /proc
+	}
+	names, err := dir.Readdirnames(-1)
+	dir.Close()
+	if err != nil {
+		return nil, err
+	}
+	var leaks []int
+	for _, name := range names {
+		if fd, err := strconv.Atoi(name); err == nil && leaking(fd) {
+			leaks = append(leaks, fd)
+		}
+	}
+	return leaks, nil
+}
+
+// maxProbed bounds probeDescriptors, because a limit of a billion descriptors would
+// take minutes.
+const maxProbed = 1 << 16
+
+// probeDescriptors is leakingDescriptors without /proc.
+func probeDescriptors() []int {
+	limit := uint64(maxProbed)
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
+		limit = min(limit, uint64(r.Cur))
+	}
+	var leaks []int
+	for fd := 3; fd < int(limit); fd++ {
+		if leaking(fd) {
+			leaks = append(leaks, fd)
+		}
+	}
+	return leaks
+}
+
+// KeepToSelf sets close-on-exec of a descriptor that this process has inherited. It
+// reports whether there is such a descriptor.
+func KeepToSelf(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC)
+	return err == nil
+}
+
+// leaking reports whether fd is open, above 2, and not close-on-exec.
+func leaking(fd int) bool {
+	if fd <= 2 {
+		return false
+	}
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil && flags&unix.FD_CLOEXEC == 0 // EBADF is the descriptor of the listing itself
+}

@@ -1,0 +1,5 @@
+//go:build portable
+
+package forkspawn_test
+
+const portable = true

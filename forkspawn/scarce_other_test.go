@@ -1,8 +1,0 @@
-//go:build unix && !linux
-
-package forkspawn_test
-
-import "testing"
-
-// mainAlone: the tests of scarcity are for Linux.
-func mainAlone(*testing.M) {}

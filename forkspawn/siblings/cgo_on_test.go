@@ -1,0 +1,5 @@
+//go:build unix && cgo
+
+package siblings
+
+const cgoEnabled = true

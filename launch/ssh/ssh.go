@@ -1,0 +1,232 @@
+// Package ssh starts children on other machines with the user's own ssh(1) command and
+// configuration.
+//
+//	host := &ssh.Host{Name: "build1"}
+//	there := forkspawn.WithCommand(forkspawn.Command{Launcher: host})
+//	child, err := spawner.Spawn(ctx, spec, there)
+//
+// The other machine needs Linux, an sshd and a POSIX shell. It needs no installed
+// program, no open port and no setting. The first start on a machine sends the binary
+// of this program into a private cache directory. All connections of the child go
+// through ssh's stdin and stdout.
+//
+// The program on the other machine calls forkspawn.Init or Join first thing in main, like
+// every child. It then supervises the child: it passes signals on, and kills the
+// child's process group when the connection to this process ends. The ticket with its
+// secret goes through the connection too, and is never an argument, in an environment
+// or in a file.
+package ssh
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/link"
+	"github.com/spawnwire/spawnwire/internal/wait"
+	"github.com/spawnwire/spawnwire/launch/internal/session"
+)
+
+const (
+	defaultDeadAfter = 3 * time.Second
+	// maxConnecting is how many connections to a host may be without a login. A stock
+	// sshd refuses some from the tenth on (MaxStartups in sshd_config(5)).
+	maxConnecting = 8
+)
+
+// Host is a machine that ssh can reach. It implements forkspawn.Launcher. The zero
+// value with a Name is ready to use. A Host must not be copied or changed after its
+// first use, and its methods may be called concurrently.
+type Host struct {
+	// Name is the host as ssh takes it: a name, user@name, or a Host of
+	// ssh_config(5).
+	Name string
+	// Command is the ssh command and its first arguments. Nil is "ssh". ssh uses the
+	// first value of each option, so those here win over the launcher's own: BatchMode
+	// yes, ClearAllForwardings yes and ControlMaster no. With the last one the
+	// children share a connection that exists, and never own it.
+	Command []string
+	// Programs are the binaries of this program for other platforms: a path on this
+	// machine for "linux/arm64", for example. They must be built with
+	// CGO_ENABLED=0, unless the other machine has the libraries.
+	Programs map[string]string
+	// CacheDir is the absolute path of the cache directory on the other machine. ""
+	// is spawnwire in $XDG_CACHE_HOME or ~/.cache. It must belong to the user. Files
+	// that were not used for 30 days are removed.
+	CacheDir string
+	// DeadAfter is how long the other machine may be silent. Zero is 3 seconds. A
+	// process that is stopped or slow is not taken for dead if its kernel
+	// acknowledges what was sent, and this kernel shows that (Linux, without a jump
+	// host and without NAT).
+	DeadAfter time.Duration
+
+	mu         sync.Mutex
+	binaries   map[string]*program // by the names of uname(1); nil before the first use
+	connecting chan struct{}       // has a value for each connection without a login
+	uploading  chan struct{}       // has a value while the binary is sent
+}
+
+var _ forkspawn.Launcher = (*Host)(nil)
+
+// Launch implements forkspawn.Launcher. Its error is an [*Error] if the host or ssh has
+// reported it, and an [*fs.PathError] if the program or its directory cannot be used.
+func (h *Host) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.Launched, error) {
+	if err := h.check(); err != nil {
+		return nil, fmt.Errorf("ssh: Host.%w", err)
+	}
+	programs, err := h.programs()
+	if err != nil {
+		return nil, fmt.Errorf("ssh: %w", err)
+	}
+	c, err := h.connect(ctx, l, programs)
+	if err != nil {
+		return nil, err
+	}
+	s, err := session.Start(ctx, l, c, session.Config{Silence: h.deadAfter(), Peer: c.peer})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// check checks the fields, and makes what the zero Host lacks.
+func (h *Host) check() error {
+	switch {
+	case h.Name == "" || strings.HasPrefix(h.Name, "-"):
+		return fmt.Errorf("field Name: %q is not a host", h.Name)
+	case h.DeadAfter < 0:
+		return fmt.Errorf("field DeadAfter: %v is negative", h.DeadAfter)
+	case h.CacheDir != "" && (h.CacheDir[0] != '/' || strings.ContainsAny(h.CacheDir, "'!\n\\")):
+		return fmt.Errorf("field CacheDir: %q is not an absolute path of plain characters", h.CacheDir)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.connecting == nil {
+		h.connecting = make(chan struct{}, maxConnecting)
+		h.uploading = make(chan struct{}, 1)
+	}
+	return nil
+}
+
+func (h *Host) deadAfter() time.Duration {
+	if h.DeadAfter == 0 {
+		return defaultDeadAfter
+	}
+	return h.DeadAfter
+}
+
+// acquire takes a place, and waits for it until ctx ends.
+func acquire(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return wait.Cause(ctx)
+	}
+}
+
+// connect returns a connection to a supervisor on the host.
+func (h *Host) connect(
+	ctx context.Context, l *forkspawn.Launch, programs map[string]*program,
+) (*conn, error) {
+	if err := acquire(ctx, h.connecting); err != nil {
+		return nil, err
+	}
+	released := sync.OnceFunc(func() { <-h.connecting })
+	defer released()
+	nonce := rand.Text()
+	c, err := h.start(ctx, l, h.arguments(nonce, programs))
+	if err != nil {
+		return nil, err
+	}
+	c.magic = []byte(link.Magic + nonce + " ")
+	if err := h.boot(ctx, c, programs, released); err != nil {
+		c.End()
+		return nil, err
+	}
+	return c, nil
+}
+
+// arguments returns the command line of ssh.
+func (h *Host) arguments(nonce string, programs map[string]*program) []string {
+	command := h.Command
+	if len(command) == 0 {
+		command = []string{"ssh"}
+	}
+	args := append(command[:len(command):len(command)], "-T",
+		"-o", "BatchMode=yes", "-o", "ControlMaster=no", "-o", "ClearAllForwardings=yes",
+		"-o", "RemoteCommand=none", "--", h.Name)
+	return append(args, remoteCommand(nonce, link.Order(nonce, h.deadAfter()), h.CacheDir,
+		programs))
+}
+
+// boot leads the script on the host until the supervisor runs. It calls loggedIn after
+// the first answer.
+func (h *Host) boot(
+	ctx context.Context, c *conn, programs map[string]*program, loggedIn func(),
+) error {
+	defer context.AfterFunc(ctx, c.interrupt)()
+	fail := func(err error) error {
+		if ctx.Err() != nil {
+			return wait.Cause(ctx)
+		}
+		return err
+	}
+	word, rest, err := c.answer(h)
+	if err != nil {
+		return fail(err)
+	}
+	loggedIn()
+	if word == "missing" {
+		if err := acquire(ctx, h.uploading); err != nil {
+			return err
+		}
+		defer func() { <-h.uploading }()
+		if word, rest, err = h.fill(c, rest, programs); err != nil {
+			return fail(err)
+		}
+	}
+	if word != "ready" {
+		return fail(h.answered(word, rest, c.lastWords()))
+	}
+	c.ready(rest)
+	return nil
+}
+
+// fill sends the program, unless another start has done so, and returns the next
+// answer.
+func (h *Host) fill(
+	c *conn, uname string, programs map[string]*program,
+) (word, rest string, err error) {
+	c.say("look")
+	if word, rest, err = c.answer(h); err != nil || word != "missing" {
+		return word, rest, err
+	}
+	p := programs[uname]
+	if p == nil {
+		return "platform", uname, nil
+	}
+	if err := c.upload(p); err != nil {
+		return "", "", fmt.Errorf("ssh: %w", err)
+	}
+	return c.answer(h)
+}
+
+// errSilentKill is the reason of a lost connection after SIGKILL.
+var errSilentKill = errors.New("the host has not answered to SIGKILL")
+
+// explainEnd returns why a link has ended.
+func explainEnd(cause error) error {
+	switch {
+	case errors.Is(cause, link.ErrClosed):
+		return errSilentKill
+	case errors.Is(cause, link.ErrSilent):
+		return cause
+	}
+	return nil
+}

@@ -1,5 +1,0 @@
-//go:build unix
-
-package tcp
-
-const canReusePort = true

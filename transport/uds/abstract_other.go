@@ -1,5 +1,0 @@
-//go:build !linux
-
-package uds
-
-const haveAbstract = false

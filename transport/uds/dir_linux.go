@@ -1,3 +1,0 @@
-package uds
-
-const sharedMemory = "/dev/shm"
