@@ -11,7 +11,7 @@ import (
 
 // closeTimeout bounds two steps of Close: to write the goodbye when the peer does
 // not read, and to wait until the peer has read it.
-const closeTimeout = time.Second
+var closeTimeout = time.Second
 
 // Close sends a goodbye with status 0 and then closes the connection. Unlike Close in
 // net/http it is graceful; [Channel.Abort] is immediate.
@@ -80,7 +80,10 @@ func (c *Channel) discard(ctx context.Context) {
 		_, err := c.conn.Read(b)
 		switch {
 		case err == nil:
-		case isTimeout(err): // the end of another receive's context
+		case isTimeout(err): // the end of a receive's context
+			if c.rd.turn.count.Load() == 0 {
+				c.rd.intr.disarmEnded()
+			}
 			time.Sleep(time.Millisecond)
 		default:
 			return

@@ -558,3 +558,35 @@ func TestDeadline_FromBeforeTheChannelIsRemoved(t *testing.T) {
 	require.NoError(t, b.Send(testkit.Context(t), 1))
 	require.NoError(t, a.Recv(testkit.Context(t), new(any)))
 }
+
+// After the end of a receive's context, Close does not wait for its timeout. The
+// context comes several times, so that it stays registered.
+func TestClose_AfterAnEndedReceive(t *testing.T) {
+	defer transport.SetCloseTimeout(2 * testkit.Patience)()
+	for _, l := range links() {
+		t.Run(l.name, func(t *testing.T) {
+			a, b := l.channels(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			received := testkit.Background(t, func() error {
+				for {
+					if err := a.Recv(ctx, new(int)); err != nil {
+						return err
+					}
+					if err := a.Send(t.Context(), 0); err != nil {
+						return err
+					}
+				}
+			})
+			for range 5 {
+				require.NoError(t, b.Send(t.Context(), 0))
+				require.NoError(t, b.Recv(t.Context(), new(int)))
+			}
+			cancel()
+			require.ErrorIs(t, received(), context.Canceled)
+			closed := testkit.Background(t, a.Close)
+			require.ErrorAs(t, b.Recv(testkit.Context(t), new(int)), new(*transport.GoodbyeError))
+			require.NoError(t, closed())
+		})
+	}
+}

@@ -1,6 +1,16 @@
 package transport
 
-import "context"
+import (
+	"context"
+	"time"
+)
+
+// SetCloseTimeout sets closeTimeout until restore is called.
+func SetCloseTimeout(d time.Duration) (restore func()) {
+	old := closeTimeout
+	closeTimeout = d
+	return func() { closeTimeout = old }
+}
 
 // Senders returns the number of sends under way.
 func (c *Channel) Senders() int {

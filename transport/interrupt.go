@@ -99,6 +99,19 @@ func (i *interrupter) disarmUnlessRepeated() {
 	}
 }
 
+// disarmEnded takes back a deadline in the past. The caller calls it when no other
+// goroutine reads.
+func (i *interrupter) disarmEnded() {
+	i.rested()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	select {
+	case <-i.armed: // blocks if it is nil
+		i.disarmLocked()
+	default:
+	}
+}
+
 func (i *interrupter) disarm() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
