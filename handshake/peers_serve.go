@@ -2,6 +2,7 @@ package handshake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 
@@ -35,7 +36,7 @@ func ServePeers(
 		peer, err := AcceptPeer(pending, p.conn, cfg)
 		l.removePending(p)
 		if err != nil {
-			if l.ctx.Err() == nil {
+			if !errors.Is(err, ErrListenerClosed) {
 				l.logRefusal(p.conn, 0, err)
 			}
 			return
