@@ -56,6 +56,11 @@ type Config struct {
 	// available, and logs that once. Without it, New returns a [*ConfigError]
 	// on other platforms, and Spawn does if the template finds out.
 	ForkserverFallback bool
+	// ForkserverAnyGo uses MethodForkserver also with a minor version of Go that
+	// has not passed the soak of this version of the library, and logs that once.
+	// Without it, CheckForkserver and Spawn return a [*ConfigError] with the
+	// versions that have passed. docs/design/175-go-versions.md has the command.
+	ForkserverAnyGo bool
 
 	// Listen is the address at which the Spawner listens for its children:
 	//

@@ -18,6 +18,14 @@ func SetKillBound(d time.Duration) (restore func()) {
 	return func() { killBound = old }
 }
 
+// SetGoVersion sets this program's Go version as the forkserver sees it. The returned
+// function restores it.
+func SetGoVersion(v string) (restore func()) {
+	old := template.GoVersion
+	template.GoVersion = v
+	return func() { template.GoVersion = old }
+}
+
 // SparePIDs returns the pids of the waiting spares. Spawn takes the first one
 // next.
 func SparePIDs(s *Spawner) (pids []int) {

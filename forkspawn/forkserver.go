@@ -38,8 +38,8 @@ var templates = struct {
 // starts another one if this one has ended, is stopped, or takes longer than
 // [Config.WarmUpTimeout]. It also does so if this process's credentials have
 // changed. A command with another program or other arguments is executed, not
-// forked. MethodForkserver needs linux/amd64 and a program built with
-// CGO_ENABLED=0; [CheckForkserver] tests that.
+// forked. MethodForkserver needs linux/amd64, a program built with CGO_ENABLED=0, and a
+// known version of Go; [CheckForkserver] tests that.
 //
 // A forked child is a child of this process. Its own are its standard streams,
 // directory, process group, command name, parent-death signal and environment, with
@@ -53,6 +53,8 @@ var templates = struct {
 //   - Random seeds are the same in all children: maphash.Seed, the seeds of maps,
 //     TLS ticket keys, and a math/rand.Rand of the program. Use [AfterFork] to
 //     renew them. The functions of math/rand and crypto/rand differ in each child.
+//     spawntest.ForksDiffer tests that, and docs/guides/shared-table.md lists
+//     packages with such state.
 //   - A log that the warm-up has opened works: a child has each file that was
 //     opened to write or to append only. It opens files that were opened to read
 //     again, at the same position. A listener gets no calls, and an inotify or timer

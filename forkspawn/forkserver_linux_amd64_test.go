@@ -136,6 +136,7 @@ func TestForkserver(t *testing.T) {
 	case raceDetector:
 		t.Skip("the children are built without the race detector")
 	}
+	t.Parallel() // it waits for another process
 	tests := overBothMethods
 	if testkit.IsLong() {
 		tests = overBothMethodsLong
@@ -187,6 +188,39 @@ func TestForkserver_RefusalNamesTheRemedy(t *testing.T) {
 		spawnspec.Spec{Name: "refused", Entry: "echo"})
 	assert.ErrorIs(t, boot, forkspawn.ErrMethodUnavailable)
 	assert.Contains(t, boot.Error(), "CGO_ENABLED=0")
+}
+
+func TestForkserver_GoVersionMustHavePassedTheSoak(t *testing.T) {
+	for version, known := range map[string]bool{
+		"go1.26": true, "go1.26.8": true, "go1.26rc1": true, "go1.26.8 X:nodwarf5": true,
+		"go1.25.9": false, "go1.99": false, "devel go1.99-abcdef Mon": false, "custom": false,
+	} {
+		restore := forkspawn.SetGoVersion(version)
+		s := newSpawner(t, forkspawn.Config{Method: forkspawn.MethodForkserver})
+		err := s.AwaitTemplate(testkit.Context(t))
+		restore()
+		if known && !cgoEnabled {
+			assert.NoError(t, err, version)
+			continue
+		}
+		require.ErrorIs(t, err, forkspawn.ErrMethodUnavailable, version)
+		assert.Equal(t, !known, strings.Contains(err.Error(), version), err)
+		assert.Equal(t, !known, strings.Contains(err.Error(), "go1.26"), err)
+	}
+}
+
+func TestForkserver_AnyGoVersionIsAnOption(t *testing.T) {
+	needForks(t)
+	defer forkspawn.SetGoVersion("go1.99")()
+	log := newLines()
+	s := forking(t, func(cfg *forkspawn.Config) {
+		cfg.Logger, cfg.ForkserverAnyGo = slog.New(log), true
+	})
+	for range 2 {
+		_, r := spawnWarm(t, s)
+		assert.Equal(t, "forkserver", r.Method)
+	}
+	assert.Equal(t, 1, log.of("forkspawn: children are forked in spite of the Go version"))
 }
 
 func TestForkserver_FallsBackWithOneLine(t *testing.T) {

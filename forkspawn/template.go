@@ -22,6 +22,8 @@ type forkserver struct {
 	s *Spawner
 	t *template.Forkserver
 
+	warnAnyGo sync.Once // of Config.ForkserverAnyGo
+
 	mu sync.Mutex // guards what follows
 	// if not nil, why children are executed instead; see Config.ForkserverFallback
 	refused error
@@ -83,11 +85,29 @@ func (f *forkserver) ready(ctx context.Context, cmd *Command) (bool, error) {
 	if !f.serves(cmd) {
 		return false, nil
 	}
-	err := f.publicError(f.t.Ready(ctx))
+	err := f.checkGoVersion()
+	if err == nil {
+		err = f.t.Ready(ctx)
+	}
+	err = f.publicError(err)
 	if err != nil && f.fallBack(err) {
 		return false, nil
 	}
 	return true, err
+}
+
+// checkGoVersion returns an error if the Go version is neither known nor allowed by
+// Config.ForkserverAnyGo.
+func (f *forkserver) checkGoVersion() error {
+	err := template.CheckGoVersion()
+	if err == nil || !f.s.cfg.ForkserverAnyGo {
+		return err
+	}
+	f.warnAnyGo.Do(func() {
+		f.s.cfg.Logger.Warn("forkspawn: children are forked in spite of the Go version",
+			"reason", err)
+	})
+	return nil
 }
 
 // fallBack reports whether children are executed because of err. It logs err
