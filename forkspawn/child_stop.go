@@ -103,7 +103,8 @@ func (c *Child) RequestStop(ctx context.Context, reason string) error {
 }
 
 // Kill ends the child with SIGKILL, waits until it has ended, and returns the
-// result of Stop. A concurrent Stop ends early.
+// result of Stop. A concurrent Stop ends early. Receives and calls under way fail with
+// an [*ExitError].
 func (c *Child) Kill() (StopResult, error) {
 	c.kill()
 	ctx, cancel := context.WithCancel(context.Background())

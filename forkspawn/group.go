@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/neterr"
 	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/spawnspec"
 	"github.com/spawnwire/spawnwire/transport"
@@ -353,7 +354,7 @@ func (g *Group) runOnce(
 	}()
 	<-returned
 	endLiveness()
-	ended := wait.Closed(c.exited) // by itself, or by a Stop of the caller
+	ended := wait.Closed(c.exited) || isFarewell(err) // by itself, or by a Stop of the caller
 	watch.Wait()
 	result, stopErr := c.Stop(g.stopContext())
 	switch {
@@ -369,6 +370,12 @@ func (g *Group) runOnce(
 		return c, nil // a consequence of the group's end, the child's success or a Stop
 	}
 	return c, err
+}
+
+// isFarewell reports whether a peer that ends in order is the reason for err. Its process
+// may end a moment later.
+func isFarewell(err error) bool {
+	return errors.Is(err, neterr.ErrEnding) || errors.As(err, new(*transport.GoodbyeError))
 }
 
 // errGoexit is the failure of a run function that did not return.
@@ -399,7 +406,7 @@ func (g *Group) isConsequence(err error) bool {
 		return true // this includes a deadline
 	}
 	return errors.As(err, &exit) || errors.Is(err, context.Canceled) ||
-		errors.Is(err, ErrGroupDone) ||
+		errors.Is(err, ErrGroupDone) || isFarewell(err) ||
 		errors.Is(err, transport.ErrPeerGone) ||
 		errors.Is(err, transport.ErrChannelClosed) || errors.Is(err, io.EOF)
 }

@@ -55,6 +55,7 @@ func TestScarcity_DescriptorsInNew(t *testing.T) {
 }
 
 func TestScarcity_DescriptorsInSpawn(t *testing.T) {
+	t.Parallel() // it waits for another process
 	alone(t, 0, func(t *testing.T) {
 		warm(t, 1)
 		for name, cfg := range map[string]forkspawn.Config{

@@ -19,7 +19,8 @@ func TestDrain_SignalsHaveSteps(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{StopGrace: testkit.Patience, TermGrace: testkit.Patience})
 	accepting, ctx, stop := s.NotifyDrain(t.Context(), syscall.SIGUSR1)
 	defer stop()
-	c := spawn(t, s, spawnspec.Spec{Entry: "ignores-everything"})
+	c := spawn(t, s, spawnspec.Spec{Entry: "ignores-requests", Args: true})
+	require.NoError(t, c.Recv(testkit.Context(t), new(string)), "it ignores SIGTERM now")
 	signal := func() { require.NoError(t, syscall.Kill(syscall.Getpid(), syscall.SIGUSR1)) }
 
 	signal()
@@ -38,15 +39,17 @@ func TestDrain_SignalsHaveSteps(t *testing.T) {
 		stopped <- result
 	}()
 	// A third and a fourth signal shorten the graces.
-	testkit.Eventually(t, "the child is killed", func() bool {
+	var result forkspawn.StopResult
+	testkit.Eventually(t, "the child has ended", func() bool {
 		signal()
 		select {
-		case result := <-stopped:
-			return assert.Equal(t, forkspawn.Killed, result.By)
+		case result = <-stopped:
+			return true
 		default:
 			return false
 		}
 	})
+	assert.Equal(t, forkspawn.Killed, result.By)
 }
 
 func TestDrain_EndOfTheParentEndsBoth(t *testing.T) {

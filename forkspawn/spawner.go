@@ -172,7 +172,7 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	errs := append(<-early, <-late...)
 	s.spares.wait()
 	s.forks.wait()
-	if !s.awaitReaps() {
+	if !s.awaitReaps(errors.Is(errors.Join(errs...), errUnkillable)) {
 		errs = append(errs, prefixed("close", fmt.Errorf("a child is %w", errUnkillable)))
 	}
 	errs = append(errs, s.peers.Close(), s.removeDir())
@@ -192,14 +192,18 @@ var errStuckStart = errors.New("a start waits for a file system that does not an
 	"its process is killed when the kernel lets go of it")
 
 // awaitReaps waits until all children are reaped, and reports whether they are.
-// By now all have ended or got SIGKILL.
-func (s *Spawner) awaitReaps() bool {
+// By now all have ended or got SIGKILL. unkillable says that SIGKILL did not end one.
+func (s *Spawner) awaitReaps(unkillable bool) bool {
 	reaped := make(chan struct{})
 	go func() {
 		s.reaps.Wait()
 		close(reaped)
 	}()
-	return wait.For(context.Background(), reaped, killBound+2*capture.AllTimeout)
+	bound := killBound
+	if !unkillable {
+		bound += 2 * capture.AllTimeout
+	}
+	return wait.For(context.Background(), reaped, bound)
 }
 
 // awaitClose waits for the first Shutdown. The stop ladder bounds the wait.

@@ -120,12 +120,14 @@ func TestStdio_CaptureAllLosesNothing(t *testing.T) {
 
 // Close stops a child that is blocked on its output.
 func TestStdio_CaptureAllDoesNotHoldUpClose(t *testing.T) {
+	t.Parallel() // Close waits ten seconds
 	w := &slowWriter{opened: make(chan struct{})}
 	defer close(w.opened)
 	s, err := forkspawn.New(forkspawn.Config{Stdout: forkspawn.CaptureAll(w),
 		StopGrace: 100 * time.Millisecond, TermGrace: 100 * time.Millisecond})
 	require.NoError(t, err)
 	c := spawn(t, s, spawnspec.Spec{Entry: "floods-output"})
+	testkit.Eventually(t, "the child writes", func() bool { return c.StdoutTail() != "" })
 	var lost *forkspawn.LostOutputError
 	require.ErrorAs(t, s.Close(), &lost)
 	assert.Equal(t, c.LostOutput(), lost.Bytes)

@@ -198,14 +198,13 @@ func processState() (map[string]string, error) {
 // volatile matches values that differ between any two processes, or between threads:
 // one that was there before Init keeps its name, and "comm" is the first thread's.
 var volatile = regexp.MustCompile(
-	`^status (Name|Pid|Tgid|Ngid|NS.*|SigPnd|ShdPnd|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
+	`^status (Name|State|Pid|Tgid|Ngid|NS.*|SigPnd|ShdPnd|Vm.*|Rss.*|HugetlbPages|FDSize|SigQ|Threads|.*_ctxt_switches)$`)
 
 // The test compares the kernel's state of an executed and a forked child of the
 // same Config. It allows the differences that RegisterWarmUp documents.
 func TestForked_HasTheStateOfAnExecutedChild(t *testing.T) {
 	needForks(t)
-	signal.Ignore(syscall.SIGHUP) // as after nohup
-	defer signal.Reset(syscall.SIGHUP)
+	ignore(t, syscall.SIGHUP) // as after nohup
 	state := func(s *forkspawn.Spawner) (state map[string]string) {
 		t.Helper()
 		c := spawn(t, s, spawnspec.Spec{Entry: "state"})

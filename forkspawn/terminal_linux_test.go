@@ -181,8 +181,7 @@ func TestTerminal_CtrlZDuringStartsIsHarmless(t *testing.T) {
 // A program that was started with SIGTSTP ignored, as by nohup and some job
 // schedulers, has children that ignore it too.
 func TestTerminal_IgnoredStopSignalsStayIgnored(t *testing.T) {
-	signal.Ignore(unix.SIGTSTP, unix.SIGTTIN)
-	defer signal.Reset(unix.SIGTSTP, unix.SIGTTIN)
+	ignore(t, unix.SIGTSTP, unix.SIGTTIN)
 	r, w, err := os.Pipe()
 	require.NoError(t, err)
 	defer r.Close()
@@ -202,6 +201,16 @@ func TestTerminal_IgnoredStopSignalsStayIgnored(t *testing.T) {
 		assert.NotZero(t, ignored&(1<<(sig-1)), sig)
 	}
 	assert.Zero(t, ignored&(1<<(unix.SIGTTOU-1)))
+}
+
+// ignore ignores the signals until the test's end. signal.Reset restores a signal only
+// if it has a handler: else it stays ignored, also in children.
+func ignore(t *testing.T, signals ...os.Signal) {
+	signal.Ignore(signals...)
+	t.Cleanup(func() {
+		signal.Notify(make(chan os.Signal, 1), signals...)
+		signal.Reset(signals...)
+	})
 }
 
 func TestTerminal_BootThatNeedsItFailsAtOnce(t *testing.T) {

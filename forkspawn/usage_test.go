@@ -17,7 +17,7 @@ import (
 // A computing program uses the processors, and memory.
 func TestUsage_IsKnownAfterTheEnd(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
-	c := start(t, s, "read l; i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done",
+	c := start(t, s, "read l; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done",
 		forkspawn.WithStdin(forkspawn.Pipe()))
 	assert.Zero(t, c.Usage())
 	require.NoError(t, c.Stdin().Close())

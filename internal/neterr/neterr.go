@@ -22,6 +22,10 @@ type contextError struct{ err, cause error }
 func (e *contextError) Error() string   { return e.err.Error() + ": " + e.cause.Error() }
 func (e *contextError) Unwrap() []error { return []error{e.err, e.cause} }
 
+// ErrEnding matches the error of a call that a peer has not taken because it ends. So
+// forkspawn knows such errors, which stands below package call.
+var ErrEnding = errors.New("the peer ends")
+
 // PeerGone reports whether a call failed with err because the peer has closed the
 // connection or the network has cut it. After too many keep-alive probes or
 // retransmissions the kernel reports ETIMEDOUT.

@@ -84,7 +84,7 @@ func TestSink_GapsBeginAndEndWithALine(t *testing.T) {
 	s := startSink(t, &w)
 	given := 0
 	feed := func() {
-		for i := range 20_000 {
+		for i := range 40_000 {
 			line := fmt.Appendf(nil, "line %06d %s\n", i, strings.Repeat("y", 50))
 			cut := i % len(line)
 			s.give(line[:cut])
@@ -92,7 +92,7 @@ func TestSink_GapsBeginAndEndWithALine(t *testing.T) {
 			given += len(line)
 		}
 	}
-	feed() // 1.3 MB, of which one fits
+	feed() // 2.5 MB; one MiB fits, and another one is with the writer
 	w.locked.Unlock()
 	s.flush()
 	w.locked.Lock()

@@ -3,6 +3,7 @@
 package osproc
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"sync"
@@ -44,6 +45,11 @@ func startMarked(
 	pid, err = syscall.ForkExec(path, args, &syscall.ProcAttr{
 		Dir: attr.Dir, Env: env, Sys: sys, Files: files,
 	})
+	if errors.Is(err, syscall.EBADF) {
+		// The child moves descriptors above those in use. There is no such number
+		// when the limit is near (dup2(2)).
+		err = syscall.EMFILE
+	}
 	return pid, pidfd, err
 }
 
