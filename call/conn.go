@@ -38,11 +38,13 @@ func (o channelOwner) Channel() *transport.Channel { return o.ch }
 type Config struct {
 	// MaxCalls is how many calls may be open at a time, in each direction. Further
 	// calls wait until one ends. 0 means 128. The peer's Config limits its own
-	// direction, too.
+	// direction, too. Calls that handlers make count. If callbacks of callbacks use
+	// up all places, they wait for each other until their contexts end.
 	MaxCalls int
 
 	// Memory is the most that the Conn keeps of received messages, in bytes, until
-	// the program takes them. A sender waits for room. 0 means 64 MiB.
+	// the program takes them. A sender waits for room. Unread messages of a stream
+	// that has ended do not count. 0 means 64 MiB.
 	Memory int
 
 	// MaxMessage is the largest message that the Conn receives, in bytes. 0 means
@@ -179,8 +181,8 @@ func (cfg Config) open(base context.Context, owner Owner, mux *Mux) *Conn {
 }
 
 // Serve serves the methods of mux over the channel of owner until the peer closes
-// the channel, and then returns nil. If ctx ends, Serve cancels the handlers and
-// returns the error of ctx. It is for children:
+// the channel, and then returns nil. If ctx ends, Serve cancels the handlers, waits for
+// them, sends their results, and returns the error of ctx. It is for children:
 //
 //	func worker(ctx context.Context, parent *forkspawn.Parent) error {
 //		return call.Serve(ctx, parent, mux)
@@ -198,6 +200,9 @@ func (cfg Config) Serve(ctx context.Context, owner Owner, mux *Mux) error {
 	defer c.Close()
 	select {
 	case <-ctx.Done():
+		ending, cancel := context.WithTimeout(context.Background(), c.cfg.CancelGrace/2)
+		defer cancel()
+		c.Drain(ending) // so that the callers get the handlers' errors
 		return wait.Cause(ctx)
 	case <-c.dead:
 	}

@@ -26,30 +26,30 @@
 //
 // A [ServerStream] has a stream of replies, a [ClientStream] one of requests, and a
 // [Bidi] both. A [Session] is a Bidi that begins with a value from the handler. The
-// caller of a ServerStream ranges over the replies:
+// caller of a ServerStream ranges over the replies. [Map] spreads many unary calls
+// over the children of a group.
 //
-//	for line, err := range Tail.Call(ctx, conn, TailRequest{File: "log"}) { ... }
-//
-// [Map] makes many unary calls over several connections, such as those to the
-// children of a group.
-//
-// A sender waits while the other side does not take its messages. So a stream has a
-// bounded number of messages under way, and does not hold up other calls.
+// A sender waits while the other side does not take its messages. So a stream does
+// not hold up other calls.
 //
 // # Cancellation
 //
 // If the context of a call ends, the peer cancels the context of the handler, and
-// the call ends when the handler has returned. If the handler does not return in
-// time, the error matches [ErrStillRunning]. The deadline of a context goes with the
-// call.
+// the call ends when the handler has returned. If that takes too long, the error
+// matches [ErrStillRunning]. After any other error the handler has ended, unless the
+// code is [CodeConnection]. The deadline of a context goes with the call.
+//
+// A child that is stopped cancels its handlers. The error of their calls matches
+// context.Canceled, too.
 //
 // # Errors
 //
-// Every error of a call is an [*Error] with a code. errors.Is finds what the handler
-// returned: errors of [RegisterError], of contexts, of io and fs, and a
-// syscall.Errno. If the other process dies, its calls fail with its exit status, a
-// *forkspawn.ExitError. A panic of a handler reaches the caller with its stack, and
-// then ends the handler's process.
+// Every error of a call is an [*Error] with a code. Streams also return io.EOF and
+// [ErrClosed]. errors.Is finds what the handler returned: errors of [RegisterError],
+// of contexts, of io and fs, and a syscall.Errno. A panic of a handler reaches the
+// caller with its stack, and then ends the handler's process. If the process dies,
+// its calls fail with its exit status, a *forkspawn.ExitError. If it exits with
+// status 0, they fail with the error of the channel.
 //
 // # Limits
 //

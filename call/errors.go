@@ -14,6 +14,7 @@ import (
 
 	"github.com/spawnwire/spawnwire/internal/cbor"
 	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/neterr"
 )
 
 // Code is the kind of an [Error], for programs. A handler may return an Error with a
@@ -35,12 +36,13 @@ const (
 
 // The causes of an [Error] that errors.Is finds.
 var (
-	// ErrClosed: this side closed the Conn or the stream.
+	// ErrClosed: this side closed the Conn or the stream. Send and Recv of a closed
+	// stream return it as it is, without an Error.
 	ErrClosed = errors.New("closed by this side")
 
 	// ErrDraining: the call did not begin, because one of the sides takes no new
 	// calls. It is safe to make it elsewhere.
-	ErrDraining = errors.New("the connection takes no new calls")
+	ErrDraining error = drainingError{}
 
 	// ErrStillRunning: the call was cancelled, but its result did not come in time.
 	// So the handler may still run.
@@ -49,6 +51,11 @@ var (
 	// ErrProtocol: the peer violated the protocol of calls.
 	ErrProtocol = errors.New("protocol violation")
 )
+
+type drainingError struct{}
+
+func (drainingError) Error() string        { return "the connection takes no new calls" }
+func (drainingError) Is(target error) bool { return target == neterr.ErrEnding }
 
 // Error is the error of a call. errors.Is finds the errors that the other process
 // returned if both processes know them: those of [RegisterError], the errors of
@@ -64,7 +71,7 @@ type Error struct {
 	Path []string
 
 	// CanceledBy is the process that cancelled the call, or empty. In a chain of
-	// calls it is the first one to cancel.
+	// calls it is the first one to cancel. It is the callee if that was stopped.
 	CanceledBy string
 
 	// Stack is the stack of a handler's panic, or empty.
@@ -87,7 +94,7 @@ func (e *Error) Unwrap() []error { return e.causes }
 // call. It matches context.Canceled.
 type CancelError struct {
 	By     string // the first process to cancel
-	Reason string // for people
+	Reason string // the text of the caller's [context.Cause], for people
 }
 
 func (e *CancelError) Error() string { return "cancelled by " + e.By + ": " + e.Reason }
@@ -129,8 +136,9 @@ func init() {
 }
 
 // RegisterError gives an error a name, so that errors.Is finds err in the error of a
-// call whose handler returned it in another process. Both programs must register
-// it, before they make calls. RegisterError panics if the name is empty or taken.
+// call whose handler returned it in another process, also as the cause of another
+// error. Both programs must register it. A program that calls forkspawn.Init does so
+// before that. RegisterError panics if the name is empty or taken.
 func RegisterError(name string, err error) {
 	known.Lock()
 	defer known.Unlock()
@@ -169,9 +177,13 @@ func toError(err error) *Error {
 	return e
 }
 
-// encodeError encodes the error of a handler.
-func encodeError(err error) []byte {
+// encodeError encodes the error of a handler. If the call was cancelled and the error
+// does not say by whom, it was by the process canceler.
+func encodeError(err error, canceler string) []byte {
 	e := toError(err)
+	if e.Code == CodeCanceled && e.CanceledBy == "" {
+		e.CanceledBy = canceler
+	}
 	var matches []string
 	known.RLock()
 	for _, name := range known.names {

@@ -24,7 +24,16 @@ var (
 	ticks = call.NewServerStream[int, int]("ticks")
 	total = call.NewClientStream[float64, float64]("total")
 	chat  = call.NewBidi[string, string]("chat")
+	greet = call.NewUnary[string, string]("greet")
+	sleep = call.NewUnary[struct{}, struct{}]("sleep")
+
+	who = call.NewUnary[struct{}, string]("who") // of the parent
 )
+
+// errNobody has a name in both processes.
+var errNobody = errors.New("nobody to greet")
+
+func init() { call.RegisterError("example.nobody", errNobody) }
 
 // serveExamples is the entry "examples" of the child.
 func serveExamples(ctx context.Context, parent *forkspawn.Parent) error {
@@ -66,6 +75,17 @@ func serveExamples(ctx context.Context, parent *forkspawn.Parent) error {
 		}
 		return nil
 	})
+	greet.Handle(mux, func(ctx context.Context, greeting string) (string, error) {
+		name, err := who.Call(ctx, call.ConnOf(ctx), struct{}{})
+		if err == nil && name == "" {
+			err = fmt.Errorf("%w with %q", errNobody, greeting)
+		}
+		return greeting + ", " + name, err
+	})
+	sleep.Handle(mux, func(ctx context.Context, _ struct{}) (struct{}, error) {
+		<-ctx.Done()
+		return struct{}{}, ctx.Err()
+	})
 	return call.Serve(ctx, parent, mux)
 }
 
@@ -75,19 +95,24 @@ func init() { forkspawn.Register("examples", serveExamples) }
 func connect() (conn *call.Conn, stop func()) { return connectWith(call.Config{}) }
 
 func connectWith(cfg call.Config) (conn *call.Conn, stop func()) {
+	child, end := spawnExamples()
+	conn = cfg.New(child, nil)
+	return conn, func() {
+		conn.Close()
+		end()
+	}
+}
+
+func spawnExamples() (child *forkspawn.Child, stop func()) {
 	spawner, err := forkspawn.New(forkspawn.Config{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	child, err := spawner.Spawn(context.Background(), spawnspec.Spec{Entry: "examples"})
+	child, err = spawner.Spawn(context.Background(), spawnspec.Spec{Entry: "examples"})
 	if err != nil {
 		log.Fatal(err)
 	}
-	conn = cfg.New(child, nil)
-	return conn, func() {
-		conn.Close()
-		spawner.Close()
-	}
+	return child, func() { spawner.Close() }
 }
 
 func ExampleUnary_Call() {
@@ -103,6 +128,43 @@ func ExampleUnary_Call() {
 	// Output:
 	// HELLO <nil>
 	// true call: file.read: open /no/such/file: no such file or directory
+}
+
+// The child's handler calls its caller back.
+func ExampleConnOf() {
+	child, stop := spawnExamples()
+	defer stop()
+	mux := call.NewMux()
+	who.Handle(mux, func(context.Context, struct{}) (string, error) { return "Ada", nil })
+	conn := call.New(child, mux)
+	defer conn.Close()
+	fmt.Println(greet.Call(context.Background(), conn, "Good morning"))
+	// Output: Good morning, Ada <nil>
+}
+
+func ExampleRegisterError() {
+	child, stop := spawnExamples()
+	defer stop()
+	mux := call.NewMux()
+	who.Handle(mux, func(context.Context, struct{}) (string, error) { return "", nil })
+	conn := call.New(child, mux)
+	defer conn.Close()
+	_, err := greet.Call(context.Background(), conn, "Good morning")
+	fmt.Println(errors.Is(err, errNobody), err)
+	// Output: true call: greet: nobody to greet with "Good morning"
+}
+
+// The child dies during a call.
+func Example_death() {
+	child, stop := spawnExamples()
+	defer stop()
+	conn := call.New(child, nil)
+	defer conn.Close()
+	time.AfterFunc(10*time.Millisecond, func() { child.Kill() })
+	_, err := sleep.Call(context.Background(), conn, struct{}{})
+	var exit *forkspawn.ExitError
+	fmt.Println(errors.As(err, &exit), exit.Status)
+	// Output: true signal: killed
 }
 
 func ExampleServerStream_Call() {
@@ -143,7 +205,9 @@ func ExampleBidi_Open() {
 		if err := s.Send(line); err != nil {
 			log.Fatal(err)
 		}
-		reply, err := s.Recv()
+	}
+	s.CloseSend() // ends the handler's loop
+	for reply, err := range s.All() {
 		fmt.Println(reply, err)
 	}
 	// Output:

@@ -48,6 +48,7 @@ type inbox struct {
 	end     bool // no more messages come
 	discard bool // messages are dropped, because nobody takes them
 	single  bool // only the end of the call is of interest, and not a message
+	second  bool // a second message has come, in spite of single
 	w       waiter
 }
 
@@ -137,6 +138,10 @@ func (x *exchange) receiveValue(h head, body []byte) error {
 	more := h.has(flagMore)
 	first := in.part == nil
 	if first {
+		if in.single && len(in.ready) > 0 {
+			in.second = true
+			x.c.signal(&in.w)
+		}
 		total := len(body)
 		if more {
 			if len(body) < 4 {
@@ -330,14 +335,15 @@ func (x *exchange) drop() {
 	x.dropSending()
 }
 
-// leavePool gives the pool's memory back, unless a whole message uses it.
+// leavePool gives the pool's memory back, unless a whole message uses it that the
+// program will take. After the end of a stream nobody may take it.
 func (x *exchange) leavePool() {
 	if x.in.queued {
 		x.in.queued = false
 		waiting := &x.c.pool.waiting
 		*waiting = slices.DeleteFunc(*waiting, func(other *exchange) bool { return other == x })
 	}
-	if len(x.in.ready) == 0 {
+	if len(x.in.ready) == 0 || x.over && !x.in.single {
 		x.giveBack()
 	}
 }

@@ -56,6 +56,10 @@ func (x *incoming) begin() *incoming {
 	return x
 }
 
+// isLarge reports whether the request has come in parts. The reader does not decode it,
+// because small calls would wait.
+func (x *incoming) isLarge() bool { return x.h.one && len(x.in.ready[0].b) > maxPart }
+
 // cancelled handles the caller's request to end the call.
 func (x *incoming) cancelled(request cancellation) {
 	err := error(&CancelError{By: request.by, Reason: request.reason})
@@ -74,7 +78,7 @@ func (x *incoming) cancelled(request cancellation) {
 
 // refuse ends a call whose handler does not run.
 func (x *incoming) refuse(err error) {
-	x.c.queue(head{opResult, flagError, x.id}, encodeError(err))
+	x.c.queue(head{opResult, flagError, x.id}, encodeError(err, ""))
 	x.remove()
 }
 
@@ -153,7 +157,11 @@ func (x *incoming) end(e *encoded, err error) {
 		c.queue(head{opResult, 0, x.id})
 	}
 	if err != nil {
-		c.queue(head{opResult, flagError, x.id}, encodeError(err))
+		canceler := ""
+		if c.base.Err() != nil { // this process was stopped
+			canceler = c.self
+		}
+		c.queue(head{opResult, flagError, x.id}, encodeError(err, canceler))
 	}
 	x.endTrace(err)
 	x.remove()

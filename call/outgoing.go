@@ -40,19 +40,19 @@ func (x *outgoing) recycle() {
 func (c *Conn) openLocked(
 	ctx context.Context, t *traced, method string, e *encoded, first flags,
 ) (*outgoing, error) {
-	for !c.mayOpen() {
+	for ctx.Err() == nil && !c.mayOpen() {
 		if err := c.waitForSlot(ctx, method); err != nil {
 			return nil, err
 		}
+	}
+	if ctx.Err() != nil { // the first thing to look at: its end may be that of the connection
+		return nil, contextError(ctx, method)
 	}
 	var left time.Duration
 	if deadline, ok := ctx.Deadline(); ok {
 		if left = time.Until(deadline); left <= 0 {
 			return nil, localError(method, CodeDeadline, context.DeadlineExceeded)
 		}
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, contextError(ctx, method)
 	}
 	payload := e.message()
 	if uint64(len(payload)) > c.peer.message {
@@ -142,24 +142,35 @@ func (c *Conn) roundTrip(ctx context.Context, method string, e *encoded) (*outgo
 	x.in.single, x.in.demand = true, true
 	c.yieldLocked()
 	c.flushLocked(quick)
-	for !x.done && c.state != stateDead {
+	for !x.done && !x.in.second && c.state != stateDead {
 		if err := c.waitLocked(ctx, &x.in.w); err != nil {
 			x.cancelLocked(ctx)
 			break
 		}
 	}
+	if x.in.second {
+		// The handler has a stream of replies, which might not end.
+		ctx, cancel := context.WithCancelCause(ctx)
+		cancel(errSeveralMessages)
+		x.cancelLocked(ctx)
+		x.release()
+		return nil, localError(method, CodeInvalid, errSeveralMessages)
+	}
 	if err := x.outcome(ctx); err != nil {
 		x.release()
 		return nil, err
 	}
-	if len(x.in.ready) != 1 {
-		err := localError(method, CodeInvalid, fmt.Errorf(
-			"a result of %d messages; want 1", len(x.in.ready)))
+	if len(x.in.ready) == 0 {
 		x.release()
-		return nil, err
+		return nil, localError(method, CodeInvalid, errNoMessage)
 	}
 	return x, nil
 }
+
+var (
+	errNoMessage       = errors.New("a result without a message")
+	errSeveralMessages = errors.New("a result of several messages")
+)
 
 // end gives the memory of a call that has ended back. The caller does not use x
 // after it.
@@ -247,7 +258,11 @@ func (x *outgoing) outcome(ctx context.Context) error {
 		}
 		return x.err
 	case x.c.state == stateDead:
-		return localError(x.method, CodeConnection, x.c.err)
+		err := localError(x.method, CodeConnection, x.c.err)
+		if ctx.Err() != nil {
+			err.causes = append(err.causes, neterr.Context(ctx))
+		}
+		return err
 	}
 	err := contextError(ctx, x.method)
 	err.Text += ": " + ErrStillRunning.Error()

@@ -104,6 +104,50 @@ func TestChild_ServesAndCallsBack(t *testing.T) {
 	}
 }
 
+// A call that its caller has not cancelled says who did.
+func TestChild_StopCancelsItsCalls(t *testing.T) {
+	child, conn := spawnServer(t, nil, forkspawn.Config{})
+	failed := testkit.Background(t, func() error {
+		return testkit.Second(hang.Call(context.Background(), conn, word{}))
+	})
+	testkit.Eventually(t, "the handler hangs", func() bool {
+		return strings.Contains(child.StderrTail(), "hanging now")
+	})
+	_, err := child.Stop(testkit.Context(t))
+	require.NoError(t, err)
+	err = failed()
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.Contains(t, asError(t, err).CanceledBy, fmt.Sprintf("[%d]", child.PID()))
+}
+
+// A child of a group is stopped between and during its calls.
+func TestChild_StopIsNoFailureOfItsGroup(t *testing.T) {
+	s, err := forkspawn.New(forkspawn.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
+	for range 20 {
+		g, err := s.NewGroup(testkit.Context(t), forkspawn.GroupConfig{})
+		require.NoError(t, err)
+		busy := make(chan *forkspawn.Child)
+		require.NoError(t, g.Go(spawnspec.Spec{Entry: server},
+			func(ctx context.Context, c *forkspawn.Child) error {
+				conn := call.New(c, nil)
+				defer conn.Close()
+				for i := 0; ; i++ {
+					if _, err := echo.Call(ctx, conn, word{}); err != nil {
+						return err
+					}
+					if i == 10 {
+						busy <- c
+					}
+				}
+			}))
+		_, err = testkit.Receive(t, busy).Stop(testkit.Context(t))
+		require.NoError(t, err)
+		require.NoError(t, g.Wait())
+	}
+}
+
 // callAll makes a call of each shape, and one with a callback.
 func callAll(t *testing.T, conn *call.Conn) {
 	t.Helper()

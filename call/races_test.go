@@ -35,7 +35,7 @@ func TestCancel_RacesWithEndAndDeath(t *testing.T) {
 	r := &races{running: make(map[int64]bool)}
 	mux := r.methods()
 	n := 0
-	for ; r.calls.Load() < calls; n++ {
+	for ; r.calls.Load() < calls || r.died.Load() == 0 && n < 1000; n++ {
 		x, y := testkit.Unix(t)
 		a, b := r.open(t, x, mux), r.open(t, y, mux)
 		var wg sync.WaitGroup

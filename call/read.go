@@ -328,7 +328,7 @@ func (c *Conn) serve() {
 			continue
 		}
 		rd.served = true
-		if x.h.slow.Load() > 0 {
+		if x.h.slow.Load() > 0 || x.isLarge() {
 			c.startWorker(x)
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync/atomic"
 
 	"github.com/spawnwire/spawnwire/internal/neterr"
 )
@@ -27,6 +28,8 @@ type Stream[S, R any] struct {
 	sends *box[S]
 	recvs *box[R]
 
+	closed atomic.Bool // by Close, on the caller's side
+
 	// For the receiving goroutine.
 	taken   []*message // from the inbox
 	counted int        // the cost of messages whose credit was not given back
@@ -36,8 +39,11 @@ type Stream[S, R any] struct {
 // Send sends a value. It returns when the value is queued, and blocks while the peer
 // does not take its messages. After the peer has ended the call, the error on the
 // caller's side is io.EOF, and Recv returns the result. If the context ends, it is
-// the context's error.
+// the context's error, and after Close it is ErrClosed.
 func (s *Stream[S, R]) Send(v S) error {
+	if s.closed.Load() {
+		return ErrClosed
+	}
 	return sendValue(s.ctx, s.x, s.sends, v)
 }
 
@@ -62,9 +68,13 @@ func (s *Stream[S, R]) CloseSend() error {
 
 // Recv receives the next value. The error is io.EOF after the last one. On the
 // caller's side it is the [*Error] of the call if that has failed. If the context
-// ends, the caller's side cancels the call, as [Unary.Call] does.
+// ends, the caller's side cancels the call, as [Unary.Call] does. After Close it is
+// ErrClosed.
 func (s *Stream[S, R]) Recv() (R, error) {
 	var none R
+	if s.closed.Load() {
+		return none, ErrClosed
+	}
 	if len(s.taken) == 0 {
 		if err := s.take(); err != nil {
 			return none, err
@@ -146,13 +156,14 @@ func (s *Stream[S, R]) giveBack() {
 }
 
 // Close ends the call. If the result has not come, Close cancels the call and waits
-// for the result, for [Config.CancelGrace] at most; then its error matches
-// [ErrStillRunning]. A Recv or a Send under way ends. Close may be called again. A
-// handler need not call it.
+// until the handler has ended, for [Config.CancelGrace] at most. Then its error matches
+// [ErrStillRunning]. A Recv or a Send under way ends with ErrClosed. Close may be
+// called again. A handler need not call it.
 func (s *Stream[S, R]) Close() error {
 	if s.call == nil {
 		return s.CloseSend()
 	}
+	s.closed.Store(true)
 	x := s.call
 	x.c.mu.Lock()
 	defer x.c.mu.Unlock()

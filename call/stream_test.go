@@ -435,3 +435,52 @@ func TestStream_CloseRaces(t *testing.T) {
 	_, err := echo.Call(testkit.Context(t), a, word{"still works"})
 	assert.NoError(t, err)
 }
+
+// A stream whose messages nobody has read gives their memory back when it ends.
+func TestStream_UnreadMessagesKeepNoMemory(t *testing.T) {
+	mux := echoes()
+	gift := call.NewBidi[word, word]("gift")
+	gift.Handle(mux, func(_ context.Context, s *call.Stream[word, word]) error {
+		return s.Send(word{strings.Repeat("x", 100_000)})
+	})
+	a, _ := pairWith(t, call.Config{Memory: 400_000, MaxMessage: 150_000}, nil, mux)
+	ctx := testkit.Context(t)
+	for range 5 {
+		s, err := gift.Open(ctx, a)
+		require.NoError(t, err)
+		received := make(chan error, 1)
+		go func() {
+			_, err := s.Recv()
+			received <- err
+		}()
+		require.NoError(t, testkit.Receive(t, received))
+		_, err = s.Recv()
+		require.ErrorIs(t, err, io.EOF)
+		require.NoError(t, s.Close())
+	}
+	want := word{strings.Repeat("x", 100_000)}
+	got, err := echo.Call(ctx, a, want)
+	require.NoError(t, err)
+	assert.True(t, want == got)
+}
+
+func TestStream_AfterCloseIsClosed(t *testing.T) {
+	a, _ := pair(t, nil, streams())
+	ctx := testkit.Context(t)
+	for _, ends := range []bool{false, true} { // before Close
+		s, err := loud.Open(ctx, a)
+		require.NoError(t, err)
+		require.NoError(t, s.Send(word{"text"}))
+		_, err = s.Recv()
+		require.NoError(t, err)
+		if ends {
+			require.NoError(t, s.CloseSend())
+			_, err = s.Recv()
+			require.ErrorIs(t, err, io.EOF)
+		}
+		require.NoError(t, s.Close())
+		assert.Equal(t, call.ErrClosed, s.Send(word{}))
+		_, err = s.Recv()
+		assert.Equal(t, call.ErrClosed, err)
+	}
+}

@@ -169,13 +169,13 @@ func (m *ClientStream[Req, Resp]) Call(
 	s.CloseSend()
 	resp, err := s.Recv()
 	if err == io.EOF { //nolint:errorlint // an Error may match io.EOF
-		err = localError(m.name, CodeInvalid, errors.New("a result without a message"))
+		err = localError(m.name, CodeInvalid, errNoMessage)
 	}
 	if err == nil {
 		if _, err = s.Recv(); err == io.EOF { //nolint:errorlint // the result
 			return resp, nil
 		} else if err == nil {
-			err = localError(m.name, CodeInvalid, errors.New("a result of several messages"))
+			err = localError(m.name, CodeInvalid, errSeveralMessages)
 		}
 	}
 	return none, err

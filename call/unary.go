@@ -16,7 +16,8 @@ type Unary[Req, Resp any] struct {
 }
 
 // NewUnary returns the method of that name, which has at most 255 bytes. Requests
-// and replies are encoded as CBOR, as by [transport.Channel.Send].
+// and replies are encoded as CBOR, as by [transport.Channel.Send]: of a struct, the
+// exported fields. struct{} is the type of nothing.
 func NewUnary[Req, Resp any](name string) *Unary[Req, Resp] {
 	return &Unary[Req, Resp]{name: checkName(name)}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/call"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 )
 
@@ -68,4 +69,28 @@ func TestUnary_Allocations(t *testing.T) {
 		}
 	})
 	assert.LessOrEqual(t, got, 4.0)
+}
+
+// A handler that streams its replies, to a caller of a Unary of the same name.
+func TestUnary_StreamOfRepliesIsAnError(t *testing.T) {
+	for _, size := range []int{10, 100_000} {
+		mux := call.NewMux()
+		ended := make(chan error, 1)
+		call.NewServerStream[word, word]("echo").Handle(mux,
+			func(_ context.Context, _ word, send func(word) error) error {
+				reply := word{strings.Repeat("x", size)}
+				for {
+					if err := send(reply); err != nil {
+						ended <- err
+						return err
+					}
+				}
+			})
+		a, _ := pair(t, nil, mux)
+		_, err := echo.Call(testkit.Context(t), a, word{})
+		e := asError(t, err)
+		assert.Equal(t, call.CodeInvalid, e.Code)
+		assert.Contains(t, e.Error(), "a result of several messages")
+		assert.ErrorIs(t, testkit.Receive(t, ended), context.Canceled)
+	}
 }

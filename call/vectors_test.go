@@ -102,7 +102,7 @@ func makeVectors() vectors {
 	add("an error", head{opResult, flagError, 3},
 		m{"code": "failed", "text": "open x: no such file or directory",
 			"is": []string{"fs.ErrNotExist"}, "errno": 2, "os": "linux"},
-		encodeError(&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}))
+		encodeError(&fs.PathError{Op: "open", Path: "x", Err: syscall.ENOENT}, ""))
 	add("go away", head{op: opGoAway}, nil)
 	v.Refused, v.Ignored = refusals(word)
 	return v
