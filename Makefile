@@ -19,10 +19,12 @@ TIMEOUT = 60m
 # The packages with quick tests.
 QUICK = . ./internal/... ./spawnspec/... ./transport/... ./handshake/... ./examples/hello/...
 
-.PHONY: check test race bench all
+.PHONY: check static test race bench all
 .PHONY: format vet staticcheck lint limits prose quick long portable peers treehash smoke commands
 
-check: format vet staticcheck limits prose quick
+check: static quick
+
+static: format vet staticcheck limits prose
 
 test:
 	go test -timeout $(TIMEOUT) ./...
@@ -35,7 +37,7 @@ bench:
 	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4
 
 all:
-	@set -e; for target in check lint peers long race portable treehash smoke commands; do \
+	@set -e; for target in static lint peers long race portable treehash smoke commands; do \
 		printf '\n== make %s\n' $$target; \
 		$(MAKE) $$target; \
 	done
@@ -59,7 +61,7 @@ staticcheck:
 
 # golangci-lint is large: the first run compiles it for minutes.
 lint:
-	$(TOOL) golangci-lint run
+	$(TOOL) golangci-lint run --allow-parallel-runners
 
 # The floors, the limits on names and lengths, and the names and links in docs.
 limits:

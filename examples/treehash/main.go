@@ -6,11 +6,11 @@
 //
 // With -on the children run on other machines, and the files are sent to them.
 //
-// It shows how to build a pool of workers with package forkspawn. Read it in
+// It shows how to build a pool of workers with packages forkspawn and call. Read it in
 // this order:
 //
-//   - worker.go is the child: an entry that receives requests and answers them.
-//   - pool.go is the parent: it spawns workers, sends them requests, and
+//   - worker.go is the child: an entry that serves calls.
+//   - pool.go is the parent: it spreads calls over workers with call.Map, and
 //     replaces a worker that dies. Try -crash-after 5.
 //   - main.go reads the command line and handles signals. No child outlives
 //     the program, not even after kill -9. Only kill -9 leaves a socket, and the
@@ -168,8 +168,8 @@ func hashTree(ctx context.Context, spawner *forkspawn.Spawner, stderr *console,
 	if !complete {
 		code = exitFailure
 	}
-	p := pool{spawner: spawner, stderr: stderr, dir: opts.dir, workers: opts.workers,
-		crashAfter: opts.crashAfter, hosts: opts.hosts}
+	p := pool{spawner: spawner, stderr: stderr, dir: opts.dir, crashAfter: opts.crashAfter,
+		hosts: opts.hosts, workers: make([]worker, opts.workers)}
 	answers, err := p.hash(ctx, paths)
 	stderr.end()
 	if ctx.Err() != nil {

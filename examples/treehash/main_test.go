@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/spawnwire/spawnwire/call"
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 )
@@ -90,19 +91,15 @@ func mainWithLongGrace() {
 // dieOfPoison answers with sums of zeros. It also writes to stdout, which must
 // not appear in the output of treehash.
 func dieOfPoison(ctx context.Context, parent *forkspawn.Parent) error {
-	for {
-		var r request
-		if err := parent.Recv(ctx, &r); err != nil {
-			return err
-		}
+	mux := call.NewMux()
+	sumOf.Handle(mux, func(_ context.Context, r request) (answer, error) {
 		if strings.Contains(string(r.Path), "poison") {
 			os.Exit(7)
 		}
 		fmt.Println("noise")
-		if err := parent.Send(ctx, answer{}); err != nil {
-			return err
-		}
-	}
+		return answer{}, nil
+	})
+	return call.Serve(ctx, parent, mux)
 }
 
 // bound is generous because it only has to find hangs.

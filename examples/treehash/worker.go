@@ -10,13 +10,14 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spawnwire/spawnwire/call"
 	"github.com/spawnwire/spawnwire/forkspawn"
 )
 
 // entry is the name of hashFiles in the spec of a worker.
 const entry = "hash"
 
-// sentSize is the longest part of a file in one message, in bytes.
+// sentSize is the longest part of a file that is read or sent at a time, in bytes.
 const sentSize = 256 << 10
 
 // Paths are []byte, because a string in a message must be UTF-8 and the name of
@@ -25,18 +26,22 @@ type (
 	// workerArgs are the arguments in the spec of a worker.
 	workerArgs struct {
 		Dir        []byte
-		CrashAfter int // files after which the worker kills itself; 0 is never
+		Afar       bool // the files are on the parent's machine
+		CrashAfter int  // files after which the worker kills itself; 0 is never
 	}
-	// request asks for the sum of one file.
-	request struct {
-		Path []byte // relative to Dir
-		Sent bool   // the content follows in raw messages, and an empty one at its end
-	}
+	// request names a file, relative to Dir.
+	request struct{ Path []byte }
 	// answer has the sum of a file, or in Err the reason why there is none.
 	answer struct {
 		Sum [sha256.Size]byte
 		Err string
 	}
+)
+
+// The parent calls sumOf. A worker on another machine calls contentOf meanwhile.
+var (
+	sumOf     = call.NewUnary[request, answer]("sum")
+	contentOf = call.NewServerStream[request, []byte]("content")
 )
 
 // hashFiles is the entry of a worker. It runs until the parent asks it to stop
@@ -47,27 +52,25 @@ func hashFiles(ctx context.Context, parent *forkspawn.Parent) error {
 		return err
 	}
 	h := hasher{hash: sha256.New(), buf: make([]byte, sentSize)}
-	for n := 0; ; n++ {
-		var r request
-		if err := parent.Recv(ctx, &r); err != nil {
-			return err // Init exits with 0 if the parent has asked for the stop
-		}
-		if args.CrashAfter > 0 && n == args.CrashAfter {
+	files := 0
+	mux := call.NewMux()
+	// The parent calls for one file at a time.
+	sumOf.Handle(mux, func(ctx context.Context, r request) (a answer, err error) {
+		if args.CrashAfter > 0 && files == args.CrashAfter {
 			crash()
 		}
-		var a answer
-		path := filepath.Join(string(args.Dir), string(r.Path))
-		if r.Sent {
-			if err := h.sumOfSent(ctx, parent, &a.Sum); err != nil {
-				return err
-			}
-		} else if err := h.sum(path, &a.Sum); err != nil {
+		files++
+		if args.Afar {
+			err = h.sumAfar(ctx, r, &a.Sum)
+		} else {
+			err = h.sum(filepath.Join(string(args.Dir), string(r.Path)), &a.Sum)
+		}
+		if err != nil {
 			a.Err = reason(err).Error()
 		}
-		if err := parent.Send(ctx, a); err != nil {
-			return err
-		}
-	}
+		return a, nil
+	})
+	return call.Serve(ctx, parent, mux) // Init exits with 0 if the parent has asked for the stop
 }
 
 // hasher hashes files one after the other and reuses its buffer.
@@ -92,30 +95,29 @@ func (h *hasher) sum(path string, sum *[sha256.Size]byte) error {
 	return nil
 }
 
-// sumOfSent hashes raw messages up to an empty one.
-func (h *hasher) sumOfSent(
-	ctx context.Context, parent *forkspawn.Parent, sum *[sha256.Size]byte,
-) error {
+// sumAfar gets the file from the parent.
+func (h *hasher) sumAfar(ctx context.Context, r request, sum *[sha256.Size]byte) error {
 	h.hash.Reset()
-	for {
-		n, err := parent.RecvBytes(ctx, h.buf)
+	for part, err := range contentOf.Call(ctx, call.ConnOf(ctx), r) {
 		if err != nil {
 			return err
 		}
-		if n == 0 {
-			h.hash.Sum(sum[:0])
-			return nil
-		}
-		h.hash.Write(h.buf[:n])
+		h.hash.Write(part)
 	}
+	h.hash.Sum(sum[:0])
+	return nil
 }
 
-// reason removes the path from an error of package os, because the caller prints
-// the path itself.
+// reason removes the path from an error of package os, and the method from that of a
+// call. The caller prints the path itself.
 func reason(err error) error {
 	var path *fs.PathError
-	if errors.As(err, &path) {
+	var failed *call.Error
+	switch {
+	case errors.As(err, &path):
 		return path.Err
+	case errors.As(err, &failed):
+		return errors.New(failed.Text)
 	}
 	return err
 }

@@ -90,6 +90,7 @@ var Floors = [][]string{
 		"examples/hello",
 		"examples/mcp",
 		"examples/plugin",
+		"examples/plugin/kv",
 		"examples/plugin/shout",
 		"examples/plugin/three",
 		"examples/polyglot",
