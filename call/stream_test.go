@@ -436,30 +436,29 @@ func TestStream_CloseRaces(t *testing.T) {
 	assert.NoError(t, err)
 }
 
-// A stream whose messages nobody has read gives their memory back when it ends.
+// A cancelled call gives back the memory of an unread large message.
 func TestStream_UnreadMessagesKeepNoMemory(t *testing.T) {
 	mux := echoes()
 	gift := call.NewBidi[word, word]("gift")
-	gift.Handle(mux, func(_ context.Context, s *call.Stream[word, word]) error {
-		return s.Send(word{strings.Repeat("x", 100_000)})
+	gift.Handle(mux, func(ctx context.Context, s *call.Stream[word, word]) error {
+		s.Send(word{strings.Repeat("x", 100_000)})
+		<-ctx.Done()
+		return ctx.Err()
 	})
 	a, _ := pairWith(t, call.Config{Memory: 400_000, MaxMessage: 150_000}, nil, mux)
-	ctx := testkit.Context(t)
-	for range 5 {
+	for i := range 1000 {
+		ctx, cancel := context.WithCancel(t.Context())
 		s, err := gift.Open(ctx, a)
 		require.NoError(t, err)
-		received := make(chan error, 1)
-		go func() {
-			_, err := s.Recv()
-			received <- err
-		}()
-		require.NoError(t, testkit.Receive(t, received))
-		_, err = s.Recv()
-		require.ErrorIs(t, err, io.EOF)
+		time.AfterFunc(time.Duration(i%200)*time.Microsecond, cancel) // at each moment
+		for err == nil {
+			_, err = s.Recv()
+		}
+		require.ErrorIs(t, err, context.Canceled)
 		require.NoError(t, s.Close())
 	}
 	want := word{strings.Repeat("x", 100_000)}
-	got, err := echo.Call(ctx, a, want)
+	got, err := echo.Call(testkit.Context(t), a, want)
 	require.NoError(t, err)
 	assert.True(t, want == got)
 }
