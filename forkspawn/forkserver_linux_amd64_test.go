@@ -141,21 +141,17 @@ func TestForkserver(t *testing.T) {
 	if testkit.IsLong() {
 		tests = overBothMethodsLong
 	}
-	exe := filepath.Join(t.TempDir(), "forkspawn.test")
+	exe := testkit.BuildTests(t, "CGO_ENABLED=0")
 	timeout := 20 * time.Minute
 	if deadline, ok := t.Deadline(); ok {
 		timeout = time.Until(deadline) - 20*time.Second
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), timeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-o", exe, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	cmd = exec.CommandContext(ctx, exe,
+	cmd := exec.CommandContext(ctx, exe,
 		"-test.timeout="+(timeout-10*time.Second).String(), "-test.run="+tests)
 	cmd.Env = append(os.Environ(), methodEnv+"="+string(forkspawn.MethodForkserver))
-	out, err = cmd.CombinedOutput()
+	out, err := cmd.CombinedOutput()
 	assert.NoError(t, err, "%s", out)
 }
 

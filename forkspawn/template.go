@@ -22,7 +22,7 @@ type forkserver struct {
 	s *Spawner
 	t *template.Forkserver
 
-	warnAnyGo sync.Once // of Config.ForkserverAnyGo
+	untested error // if not nil, why this program's Go version is refused
 
 	mu sync.Mutex // guards what follows
 	// if not nil, why children are executed instead; see Config.ForkserverFallback
@@ -33,7 +33,12 @@ type forkserver struct {
 const templateName = "template"
 
 func newForkserver(s *Spawner) *forkserver {
-	f := &forkserver{s: s}
+	f := &forkserver{s: s, untested: template.CheckGoVersion()}
+	if f.untested != nil && s.cfg.ForkserverAnyGo {
+		s.cfg.Logger.Warn("forkspawn: children are forked in spite of the Go version",
+			"reason", f.untested)
+		f.untested = nil
+	}
 	f.t = template.New(template.Config{
 		Command: s.cfg.Command.internal(),
 		WarmUp:  s.cfg.WarmUp, WarmUpTimeout: s.cfg.WarmUpTimeout,
@@ -85,7 +90,7 @@ func (f *forkserver) ready(ctx context.Context, cmd *Command) (bool, error) {
 	if !f.serves(cmd) {
 		return false, nil
 	}
-	err := f.checkGoVersion()
+	err := f.untested
 	if err == nil {
 		err = f.t.Ready(ctx)
 	}
@@ -94,20 +99,6 @@ func (f *forkserver) ready(ctx context.Context, cmd *Command) (bool, error) {
 		return false, nil
 	}
 	return true, err
-}
-
-// checkGoVersion returns an error if the Go version is neither known nor allowed by
-// Config.ForkserverAnyGo.
-func (f *forkserver) checkGoVersion() error {
-	err := template.CheckGoVersion()
-	if err == nil || !f.s.cfg.ForkserverAnyGo {
-		return err
-	}
-	f.warnAnyGo.Do(func() {
-		f.s.cfg.Logger.Warn("forkspawn: children are forked in spite of the Go version",
-			"reason", err)
-	})
-	return nil
 }
 
 // fallBack reports whether children are executed because of err. It logs err

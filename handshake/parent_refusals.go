@@ -74,7 +74,11 @@ func (r *refusals) count(cause string, now time.Time) (line bool, unlogged int) 
 	return true, unlogged
 }
 
+// logRefusal logs a refusal, unless the Listener's own end is its reason.
 func (l *Listener) logRefusal(conn net.Conn, pid int, err error) {
+	if errors.Is(err, ErrListenerClosed) {
+		return
+	}
 	cause := causeOf(err)
 	line, unlogged := l.refusals.count(cause, time.Now())
 	if !line {

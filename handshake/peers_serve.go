@@ -2,7 +2,6 @@ package handshake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 
@@ -36,9 +35,7 @@ func ServePeers(
 		peer, err := AcceptPeer(pending, p.conn, cfg)
 		l.removePending(p)
 		if err != nil {
-			if !errors.Is(err, ErrListenerClosed) {
-				l.logRefusal(p.conn, 0, err)
-			}
+			l.logRefusal(p.conn, 0, err)
 			return
 		}
 		defer peer.Close()

@@ -54,10 +54,7 @@ func BenchSpawn(b *testing.B, entry string, answer func(context.Context, *forksp
 					b.Skip(err)
 				}
 			}
-			cfg, spec := forkspawn.Config{}, spawnspec.Spec{Entry: entry}
-			for _, change := range with {
-				change(&cfg, &spec)
-			}
+			cfg, spec := configure(entry, with)
 			cfg.Method, cfg.Spares = how.method, how.spares
 			benchSpawn(b, NewSpawner(b, cfg), spec, answer)
 		})

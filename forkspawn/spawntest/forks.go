@@ -22,10 +22,7 @@ func ForksDiffer(t testing.TB, entry string, with ...func(*forkspawn.Config, *sp
 	if err := forkspawn.CheckForkserver(t.Context()); err != nil {
 		t.Skipf("spawntest: %v", err)
 	}
-	cfg, spec := forkspawn.Config{}, spawnspec.Spec{Entry: entry}
-	for _, change := range with {
-		change(&cfg, &spec)
-	}
+	cfg, spec := configure(entry, with)
 	cfg.Method = forkspawn.MethodForkserver
 	s := NewSpawner(t, cfg)
 	var values []any

@@ -5,14 +5,11 @@ package spawntest_test
 import (
 	"context"
 	"math/rand/v2"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
@@ -34,12 +31,8 @@ func TestForksDiffer_WithoutCgo(t *testing.T) {
 	if forkspawn.CheckForkserver(testkit.Context(t)) == nil {
 		t.Skip("the tests below run by themselves")
 	}
-	exe := filepath.Join(t.TempDir(), "spawntest.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", exe, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	out, err = exec.CommandContext(t.Context(), exe, "-test.v",
+	exe := testkit.BuildTests(t, "CGO_ENABLED=0")
+	out, err := exec.CommandContext(t.Context(), exe, "-test.v",
 		"-test.run=^TestForksDiffer_").CombinedOutput()
 	assert.NoError(t, err, "%s", out)
 	if runtime.GOOS+runtime.GOARCH == "linuxamd64" {

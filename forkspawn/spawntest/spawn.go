@@ -50,15 +50,24 @@ func Spawn(t testing.TB, entry string,
 	with ...func(*forkspawn.Config, *spawnspec.Spec)) *forkspawn.Child {
 	t.Helper()
 	needMain(t)
-	cfg, spec := forkspawn.Config{}, spawnspec.Spec{Entry: entry}
-	for _, change := range with {
-		change(&cfg, &spec)
-	}
+	cfg, spec := configure(entry, with)
 	child, err := NewSpawner(t, cfg).Spawn(t.Context(), spec)
 	if err != nil {
 		t.Fatalf("spawntest: %v", err)
 	}
 	return child
+}
+
+// configure returns the configuration and the spec for an entry, with the caller's
+// changes.
+func configure(
+	entry string, with []func(*forkspawn.Config, *spawnspec.Spec),
+) (cfg forkspawn.Config, spec spawnspec.Spec) {
+	spec.Entry = entry
+	for _, change := range with {
+		change(&cfg, &spec)
+	}
+	return cfg, spec
 }
 
 // NewSpawner returns a new Spawner, which is closed when the test ends. The test

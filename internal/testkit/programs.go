@@ -59,6 +59,18 @@ func Build(t testing.TB, args ...string) string {
 	return exe
 }
 
+// BuildTests builds the test binary of the test's own package and returns its path. env
+// has assignments such as CGO_ENABLED=0.
+func BuildTests(t testing.TB, env ...string) string {
+	t.Helper()
+	exe := filepath.Join(t.TempDir(), filepath.Base(Self(t)))
+	cmd := exec.Command("go", "test", "-c", "-o", exe, ".")
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "go test -c: %s", out)
+	return exe
+}
+
 // BuildSource builds a program of one file, given as text, as Build does.
 func BuildSource(t testing.TB, source string, env ...string) string {
 	t.Helper()

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// soaked has the minor versions of Go that have passed the soak: 20,000 forks with no
-// failure. It is this command, with the latest release of the minor version:
+// soaked has the minor versions of Go with a passed soak: 20,000 forks with no failure.
+// It is this command, with the latest release of the minor version:
 //
 //	CGO_ENABLED=0 go run ./forkspawn/internal/reforktest/forksoak
 var soaked = []string{"go1.26"}
