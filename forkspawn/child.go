@@ -62,6 +62,15 @@ type Child struct {
 	well  bool // it said goodbye with status 0
 }
 
+// ReadyValue decodes the value that the child has sent with [Parent.Ready] into v, a
+// pointer. If there is none, the error matches [handshake.ErrNoReadyValue].
+func (c *Child) ReadyValue(v any) error {
+	if c.peer == nil {
+		return ErrNoChannel
+	}
+	return c.peer.ReadyValue(v)
+}
+
 // newChild takes over a process and begins to wait for its end.
 func newChild(a *attempt, proc Process, st capture.Streams, spare bool) *Child {
 	c := &Child{

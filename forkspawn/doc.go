@@ -18,7 +18,8 @@
 //		result, err := child.Stop(ctx)
 //	}
 //
-// Another Go program calls [Join]. Other languages: see docs/PROTOCOL.md.
+// Another Go program does the same, or calls [Join]. A child that prepares itself
+// first uses [RegisterReadyLater]. Other languages: see docs/PROTOCOL.md.
 //
 // # Starting
 //

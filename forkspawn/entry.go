@@ -36,36 +36,52 @@ const (
 	exitOrphan  = 125 // the parent was gone and the entry did not return within orphanGrace
 )
 
+// registered is an entry of this program.
+type registered struct {
+	run        Run
+	readyLater bool
+}
+
 var registry = struct {
 	sync.Mutex // guards entries
-	entries    map[string]Run
-}{entries: make(map[string]Run)}
+	entries    map[string]registered
+}{entries: make(map[string]registered)}
 
 // Register adds an entry to this program. The parent and the child both call it
 // before [Init], in main or in an init function. It panics if name is empty or
 // already registered, or run is nil.
-func Register(name string, run Run) {
+//
+// The program need not be the parent's: a program of its own can have entries, too,
+// and its parent names one in the spec. With [MethodInProcess] a test runs the same
+// function in its own process.
+func Register(name string, run Run) { register(name, registered{run, false}) }
+
+// RegisterReadyLater is Register for an entry that prepares itself: the child is
+// ready when the entry calls [Parent.Ready].
+func RegisterReadyLater(name string, run Run) { register(name, registered{run, true}) }
+
+func register(name string, e registered) {
 	registry.Lock()
 	defer registry.Unlock()
 	switch {
 	case name == "":
 		panic("forkspawn: Register with an empty name")
-	case run == nil:
+	case e.run == nil:
 		panic("forkspawn: Register of " + name + " with a nil function")
-	case registry.entries[name] != nil:
+	case registry.entries[name].run != nil:
 		panic("forkspawn: Register of " + name + " a second time")
 	}
-	registry.entries[name] = run
+	registry.entries[name] = e
 }
 
 // entry returns the entry of that name.
-func entry(name string) (Run, error) {
+func entry(name string) (registered, error) {
 	registry.Lock()
 	defer registry.Unlock()
-	if run := registry.entries[name]; run != nil {
-		return run, nil
+	if e := registry.entries[name]; e.run != nil {
+		return e, nil
 	}
-	return nil, fmt.Errorf("%w %q; %s", handshake.ErrUnknownEntry, name, listed(registry.entries))
+	return registered{}, fmt.Errorf("%w %q; %s", handshake.ErrUnknownEntry, name, listed(registry.entries))
 }
 
 // listed lists the names of a registry, for an error.
@@ -141,8 +157,9 @@ func runChild(ticket handshake.Ticket, how joining) error {
 // joinEntry joins the parent and returns the spec's entry.
 func joinEntry(ctx context.Context, ticket handshake.Ticket, how joining) (*Parent, Run, error) {
 	var run Run
-	how.check = func(p *Parent) (err error) {
-		run, err = entry(p.spec.Entry)
+	how.check = func(p *Parent) error {
+		e, err := entry(p.spec.Entry)
+		run, p.cfg.ReadyLater = e.run, e.readyLater
 		return err
 	}
 	parent, err := join(ctx, ticket, how)

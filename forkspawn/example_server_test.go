@@ -18,11 +18,11 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// A program calls Register in main, before Init.
-func init() { forkspawn.Register("greeter", greeter) }
+// A program calls RegisterReadyLater in main, before Init.
+func init() { forkspawn.RegisterReadyLater("greeter", greeter) }
 
-// greeter is the entry of a child with an HTTP server. It sends the server's
-// address to the parent.
+// greeter is the entry of a child with an HTTP server. The parent gets the server's
+// address with the ready.
 func greeter(ctx context.Context, parent *forkspawn.Parent) error {
 	var greeting string
 	if err := parent.Spec().DecodeArgs(&greeting); err != nil {
@@ -36,7 +36,7 @@ func greeter(ctx context.Context, parent *forkspawn.Parent) error {
 		func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, greeting) })}
 	stopped := context.AfterFunc(ctx, func() { server.Close() }) // the parent asks us to stop
 	defer stopped()
-	if err := parent.Send(ctx, ln.Addr().String()); err != nil {
+	if err := parent.Ready(ctx, ln.Addr().String()); err != nil {
 		return err
 	}
 	if err := server.Serve(ln); ctx.Err() == nil {
@@ -67,7 +67,7 @@ func ExampleGroup_Go() {
 	group.Go(spawnspec.Spec{Entry: "greeter", Args: "good morning"},
 		func(ctx context.Context, child *forkspawn.Child) error {
 			var addr string
-			if err := child.Recv(ctx, &addr); err != nil {
+			if err := child.ReadyValue(&addr); err != nil {
 				return err
 			}
 			servers <- child

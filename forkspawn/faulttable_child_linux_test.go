@@ -358,7 +358,7 @@ func (f *faulty) run(from forkspawn.Forked, err error) {
 		}
 		os.Exit(1)
 	}
-	f.check(j.Ready(ctx))
+	f.check(j.Ready(ctx, nil))
 	f.attach(ctx, j, from, asked)
 	for {
 		var v any

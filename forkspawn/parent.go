@@ -1,6 +1,7 @@
 package forkspawn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -40,10 +41,9 @@ func (e *CancelError) Is(target error) bool { return target == context.Canceled 
 
 // JoinConfig has the settings of [Join]. The zero JoinConfig is ready to use.
 type JoinConfig struct {
-	// Prepare is called with the spec before the child is ready. It is for
-	// preparations that can fail, such as opening a port. Its error becomes the
-	// cause of the parent's BootError, with its own text, in phase ready.
-	Prepare func(*spawnspec.Spec) error
+	// ReadyLater means that the child is ready when it calls [Parent.Ready], and
+	// not when Join returns.
+	ReadyLater bool
 	// MaxFrameSize is the largest frame of the channel, in bytes; 0 is
 	// transport.DefaultMaxFrameSize.
 	MaxFrameSize int
@@ -68,6 +68,10 @@ type Parent struct {
 	addr    transport.Addr           // of the parent; zero in the parent's own process
 	control func() (net.Conn, error) // see joining
 	files   map[string]*os.File      // of Command.Files
+
+	// holds one value until the child has said that it is ready; Ready and Close
+	// take it
+	unready chan struct{}
 
 	accepting chan struct{} // holds one value during an Accept, which owns conns
 	conns     net.Conn      // nil before the first Accept
@@ -144,7 +148,7 @@ func Join(ctx context.Context, cfg JoinConfig) (*Parent, error) {
 	p, err := join(ctx, ticket, joining{
 		cfg: cfg, init: monotime.Init, main: main, dial: dialer(ticket.Addr), files: takeFiles(),
 		check: func(p *Parent) error {
-			useLogLevel(p.spec.LogLevel) // before Prepare, which may log
+			useLogLevel(p.spec.LogLevel)
 			return nil
 		},
 	})
@@ -182,14 +186,15 @@ type joining struct {
 	// control returns the child's end of a control connection that exists from
 	// the start. If it is nil, the child dials one after it is ready.
 	control func() (net.Conn, error)
-	// joined, if not nil, is called after the ready message was sent.
+	// joined, if not nil, is called after the ready message was sent, or before the
+	// program prepares itself.
 	joined func()
 	// forkedSpare means that the child was forked and will wait for its spec.
 	// It then uses an example spec first. Otherwise the kernel would copy the
 	// pages that this writes to between the spec and the answer.
 	forkedSpare bool
-	// check, if not nil, is called with the spec before cfg.Prepare. The parent
-	// gets its error.
+	// check, if not nil, is called with the spec. The parent gets its error. It may
+	// set cfg.ReadyLater.
 	check func(*Parent) error
 }
 
@@ -205,7 +210,7 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	times.Connected = monotime.Now()
 	p := &Parent{
 		id: t.ID, dial: how.dial, control: how.control, addr: t.Addr, cfg: how.cfg,
-		files: how.files, accepting: make(chan struct{}, 1),
+		files: how.files, unready: make(chan struct{}, 1), accepting: make(chan struct{}, 1),
 		askedToStop: make(chan struct{}),
 	}
 	p.open, p.close = context.WithCancel(context.Background())
@@ -229,11 +234,13 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	if err := p.accept(ctx, how.check); err != nil {
 		return nil, err
 	}
-	if err := p.joined.Ready(ctx); err != nil {
+	p.unready <- struct{}{}
+	if p.cfg.ReadyLater {
+		p.watch.Go(p.awaitReady)
+	} else if err := p.sayReady(ctx, nil); err != nil {
 		p.joined.Channel.Abort()
 		return nil, prefixed("join", err)
 	}
-	p.beginControl()
 	if how.joined != nil {
 		how.joined()
 	}
@@ -259,11 +266,6 @@ func (p *Parent) accept(ctx context.Context, check func(*Parent) error) (err err
 	if check != nil {
 		if err := check(p); err != nil {
 			return refuse(handshake.PhaseSpec, err)
-		}
-	}
-	if p.cfg.Prepare != nil {
-		if err := p.cfg.Prepare(p.spec); err != nil {
-			return refuse(handshake.PhaseReady, err)
 		}
 	}
 	return nil
@@ -337,7 +339,8 @@ func (p *Parent) explain(err error) error {
 }
 
 // Close sends a goodbye with the coming exit status and closes the connections.
-// Context ends. It takes at most a second.
+// Context ends. Close takes at most a second. Before [Parent.Ready] it reports the
+// reason as the failure of the start.
 func (p *Parent) Close(status int, reason string) error {
 	p.mu.Lock()
 	p.closed, p.status, p.reason = true, status, reason
@@ -350,7 +353,13 @@ func (p *Parent) Close(status int, reason string) error {
 		defer context.AfterFunc(ctx, p.stopAttach)()
 	}
 	p.close()
-	err := p.joined.Channel.CloseWith(ctx, status, reason)
+	var err error
+	if p.isUnready() {
+		err = p.joined.Fail(ctx, handshake.PhaseReady,
+			errors.New(cmp.Or(reason, "it ended before it was ready")))
+	} else {
+		err = p.joined.Channel.CloseWith(ctx, status, reason)
+	}
 	p.cancel(transport.ErrChannelClosed)
 	p.watch.Wait()
 	p.stopAttach()

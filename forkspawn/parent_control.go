@@ -45,6 +45,14 @@ func (p *Parent) beginControl() {
 		ch, err = p.attach(ctx)
 		cancel()
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed { // the caller may not have waited for Ready
+		if ch != nil {
+			ch.Abort()
+		}
+		return
+	}
 	p.watch.Go(func() {
 		if p.control != nil {
 			ch, err = p.ownControl()

@@ -247,7 +247,7 @@ func TestSpares_BootErrorsAreExact(t *testing.T) {
 		assert.Equal(t, forkspawn.ExitedStatus(1), boot.Status)
 		assert.Regexp(t,
 			`^forkspawn: spawn "case" \(pid \d+\): ready: the peer gave up: port 80 is taken: exit status 1; after \S+ `+
-				`\(start \S+, spec \S+\); stderr: "role writes-and-fails-prepare: forkspawn: join: ready: port 80 is taken"$`, boot.Error())
+				`\(start \S+, spec \S+\); stderr: "case: port 80 is taken"$`, boot.Error())
 		assert.Contains(t, boot.Stderr, "before the spec\nwith the spec of case\n",
 			"what it wrote as it waited is its own too")
 		sum := time.Duration(0)

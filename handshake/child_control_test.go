@@ -152,7 +152,7 @@ func TestControl_MayComeBeforeReady(t *testing.T) {
 	x, ticket := expect(t, l, nil)
 	j := join(t, ticket, withControl)
 	control := attach(t, j, ticket)
-	require.NoError(t, j.Ready(testkit.Context(t)))
+	require.NoError(t, j.Ready(testkit.Context(t), nil))
 	require.NoError(t, wait(t, x).Cancel(testkit.Context(t), please))
 	requireCancel(t, control)
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/internal/network"
+	"github.com/spawnwire/spawnwire/internal/values"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -209,9 +210,17 @@ func childNonce() []byte {
 }
 
 // Ready reports to the parent that the child is ready. Afterwards the channel
-// carries messages.
-func (j *Joined) Ready(ctx context.Context) error {
+// carries messages. The parent gets value from [Peer.ReadyValue], unless it is nil.
+// If value cannot be encoded, nothing is sent.
+func (j *Joined) Ready(ctx context.Context, value any) error {
 	var msg ready
+	if value != nil {
+		var b bytes.Buffer
+		if err := values.Encode(&b, value); err != nil {
+			return &Error{PhaseReady, err}
+		}
+		msg.value = b.Bytes()
+	}
 	if j.timings != nil {
 		msg.timings = *j.timings
 	}

@@ -41,7 +41,7 @@ func TestJoin_ChildGetsItsSpecAndAChannel(t *testing.T) {
 		assert.False(t, j.Control())
 		assert.Equal(t, handshake.PhaseSpec, x.Phase())
 
-		require.NoError(t, j.Ready(ctx))
+		require.NoError(t, j.Ready(ctx, nil))
 		peer := wait(t, x)
 		assert.Equal(t, handshake.Identity{ID: ticket.ID, Name: "worker", PID: os.Getpid()},
 			peer.Identity)
@@ -166,7 +166,7 @@ func TestPhase_Progresses(t *testing.T) {
 	requireJoinsAnother(t, l)
 	assert.Equal(t, handshake.PhaseSpec, x.Phase())
 
-	require.NoError(t, j.Ready(testkit.Context(t)))
+	require.NoError(t, j.Ready(testkit.Context(t), nil))
 	wait(t, x)
 	order := []handshake.Phase{handshake.PhaseConnect, handshake.PhaseHello, handshake.PhaseAuth,
 		handshake.PhaseSpec, handshake.PhaseReady}
@@ -457,7 +457,7 @@ func TestJoin_ManyChildrenOfOneName(t *testing.T) {
 				}
 				defer j.Channel.Close()
 				assert.Equal(t, fmt.Sprintf("spec %d", i), string(j.Spec))
-				assert.NoError(t, j.Ready(ctx))
+				assert.NoError(t, j.Ready(ctx, nil))
 				assert.NoError(t, j.Channel.Send(ctx, i))
 				var bye *transport.GoodbyeError
 				assert.ErrorAs(t, j.Channel.Recv(ctx, new(any)), &bye)

@@ -35,7 +35,7 @@
 //	if spec, err := spawnspec.Unmarshal(j.Spec); err != nil {
 //		return j.Fail(ctx, handshake.PhaseSpec, err) // WaitForPeer returns its text
 //	}
-//	err = j.Ready(ctx)
+//	err = j.Ready(ctx, nil)
 //	err = j.Channel.Recv(ctx, &word) // "hello"
 //
 // With JoinConfig.Control a child can open a second connection, on which it

@@ -84,7 +84,7 @@ func child(ctx context.Context, text string) {
 		j.Fail(ctx, handshake.PhaseSpec, errors.New("I can only shout"))
 		return
 	}
-	if err := j.Ready(ctx); err != nil {
+	if err := j.Ready(ctx, nil); err != nil {
 		log.Fatal(err)
 	}
 	var word string

@@ -397,7 +397,7 @@ func FuzzParent(f *testing.F) {
 		j, err := Join(ctx, ours, ticket, JoinConfig{Control: true, MaxFrameSize: 1 << 20})
 		require.NoError(t, ctx.Err(), "a hang")
 		if err == nil {
-			j.Ready(ctx)
+			j.Ready(ctx, nil)
 			receiveAll(t, ctx, j.Channel)
 			j.Channel.Abort()
 		} else {

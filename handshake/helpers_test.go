@@ -141,7 +141,7 @@ func join(t testing.TB, ticket handshake.Ticket, cfg handshake.JoinConfig) *hand
 func joinReady(t testing.TB, ticket handshake.Ticket, cfg handshake.JoinConfig) *handshake.Joined {
 	t.Helper()
 	j := join(t, ticket, cfg)
-	require.NoError(t, j.Ready(testkit.Context(t)))
+	require.NoError(t, j.Ready(testkit.Context(t), nil))
 	return j
 }
 

@@ -244,7 +244,7 @@ func raceOnce(t *testing.T, n link, round int, cancel, closes bool) {
 		<-start
 		j, err := handshake.Join(ctx, conn, ticket, withControl)
 		if err == nil {
-			if err = j.Ready(ctx); err == nil {
+			if err = j.Ready(ctx, nil); err == nil {
 				err = j.Channel.Recv(ctx, new(string))
 			}
 			j.Channel.Abort()

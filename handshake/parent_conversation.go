@@ -205,6 +205,7 @@ func (c *conversation) readAnswer() (Phase, error) {
 	}
 	c.x.mu.Lock()
 	c.x.timings = r.timings
+	c.peer.value = r.value
 	c.x.mu.Unlock()
 	return PhaseReady, nil
 }

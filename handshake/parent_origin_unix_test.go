@@ -178,7 +178,7 @@ func playAttachingChild(ctx context.Context) error {
 		return err
 	}
 	defer j.Channel.Abort()
-	if err := j.Ready(ctx); err != nil {
+	if err := j.Ready(ctx, nil); err != nil {
 		return err
 	}
 	if conn, err = net.Dial("unix", os.Getenv(addrEnv)); err != nil {

@@ -75,7 +75,7 @@ func TestPair_NeedsNoPIDAndHasAControlConnection(t *testing.T) {
 	defer j.Channel.Abort()
 	assert.Equal(t, "spec", string(j.Spec))
 	assert.False(t, j.Control(), "there is nothing to attach")
-	require.NoError(t, j.Ready(ctx))
+	require.NoError(t, j.Ready(ctx, nil))
 	peer := wait(t, x)
 	assert.Equal(t, ticket.ID, peer.ID)
 
@@ -113,7 +113,7 @@ func TestPair_CarriesALargeSpec(t *testing.T) {
 	require.NoError(t, err)
 	defer j.Channel.Abort()
 	assert.Equal(t, spec, j.Spec)
-	require.NoError(t, j.Ready(ctx))
+	require.NoError(t, j.Ready(ctx, nil))
 	wait(t, x)
 
 	// This child sends its hello, and reads nothing.

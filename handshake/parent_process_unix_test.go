@@ -86,7 +86,7 @@ func playChild(ctx context.Context) error {
 		return err
 	}
 	defer j.Channel.Close()
-	if err := j.Ready(ctx); err != nil {
+	if err := j.Ready(ctx, nil); err != nil {
 		return err
 	}
 	var word string
@@ -345,7 +345,7 @@ func playStarvedParent(ctx context.Context) (err error) {
 	child.Go(func() {
 		j, err := handshake.Join(ctx, conn, ticket, handshake.JoinConfig{})
 		if err == nil {
-			err = j.Ready(ctx)
+			err = j.Ready(ctx, nil)
 			defer j.Channel.Abort()
 		}
 		if err != nil {

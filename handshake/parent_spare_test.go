@@ -108,7 +108,7 @@ func TestSpare_GetsItsSpecLater(t *testing.T) {
 		require.NoError(t, j.err)
 		assert.Equal(t, "the spec", string(j.Spec))
 
-		require.NoError(t, j.Ready(ctx))
+		require.NoError(t, j.Ready(ctx, nil))
 		require.Same(t, peer, wait(t, x))
 		assert.False(t, x.Internal(access.Key{}).Since()[handshake.PhaseSpec].Before(sent))
 

@@ -81,7 +81,7 @@ func TestOwnProcess_MayHaveMoreConnectionsAfterItsHello(t *testing.T) {
 			j := join(t, ticket, handshake.JoinConfig{})
 			c.do(t, ticket)
 			testkit.Eventually(t, "it is read", func() bool { return l.Held().Pending == 0 })
-			require.NoError(t, j.Ready(testkit.Context(t)))
+			require.NoError(t, j.Ready(testkit.Context(t), nil))
 			wait(t, x)
 		})
 	}
@@ -113,7 +113,7 @@ func TestPhase_IsReportedInOrderWithALateSetPID(t *testing.T) {
 	j, err := handshake.Join(testkit.Context(t), conn, x.Ticket(), handshake.JoinConfig{})
 	require.NoError(t, err)
 	close(joined)
-	require.NoError(t, j.Ready(testkit.Context(t)))
+	require.NoError(t, j.Ready(testkit.Context(t), nil))
 	wait(t, x)
 	mu.Lock()
 	defer mu.Unlock()
@@ -231,7 +231,7 @@ func TestWords_AwaitEndsWithItsContext(t *testing.T) {
 		defer cancel()
 		x.Internal(access.Key{}).AwaitWords(ctx)
 		require.ErrorIs(t, ctx.Err(), context.DeadlineExceeded)
-		require.NoError(t, j.Ready(testkit.Context(t)))
+		require.NoError(t, j.Ready(testkit.Context(t), nil))
 		wait(t, x)
 	})
 }

@@ -2,12 +2,15 @@ package handshake
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
 
 	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/values"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -60,7 +63,25 @@ type Peer struct {
 	cancel    *Cancel // requested before the control connection was there
 	// Close or Abort of a Channel, after Close or Abort of the Peer
 	ended func(*transport.Channel) error
+
+	value []byte // from the child's ready; not changed afterwards
 }
+
+// ReadyValue decodes the value that the child has sent with its ready into v, a
+// pointer, as [transport.Channel.Recv] decodes a message. If there is none, the
+// error matches [ErrNoReadyValue].
+func (p *Peer) ReadyValue(v any) error {
+	if p.value == nil {
+		return fmt.Errorf("handshake: %w", ErrNoReadyValue)
+	}
+	if err := values.Decode(p.value, v); err != nil {
+		return fmt.Errorf("handshake: the value of ready: %w", err)
+	}
+	return nil
+}
+
+// ErrNoReadyValue is the error of [Peer.ReadyValue] when the child has sent no value.
+var ErrNoReadyValue = errors.New("the child has sent no value with its ready")
 
 // Cancel asks the peer to stop. It goes over the control connection if the peer
 // has one, and so reaches a peer that is busy or has messages queued. Otherwise

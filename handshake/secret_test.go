@@ -441,7 +441,7 @@ func TestProof_ChangedByteIsFound(t *testing.T) {
 		conn := relay(t, ticket.Addr, func(_ frame.Kind, body []byte) []byte { return body })
 		j, err := handshake.Join(testkit.Context(t), conn, ticket, handshake.JoinConfig{})
 		require.NoError(t, err)
-		require.NoError(t, j.Ready(testkit.Context(t)))
+		require.NoError(t, j.Ready(testkit.Context(t), nil))
 		wait(t, x)
 		require.NoError(t, j.Channel.Abort())
 	})

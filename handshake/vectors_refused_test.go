@@ -367,6 +367,7 @@ func refusedVectors(t testing.TB, child childFile, peers peersFile) refusedFile 
 	plain := func(p []byte) []byte { return p }
 	cborRules(frame.KindReady, child.Ready.Body, plain)
 	add("timings that are a number", "malformed", frame.KindReady, []byte("\xa1\x67timings\x01"))
+	add("a value that is not bytes", "malformed", frame.KindReady, []byte("\xa1\x65value\x01"))
 	add("a time that is negative", "malformed", frame.KindReady,
 		[]byte("\xa1\x67timings\xa1\x64main\x20"))
 	add("a time of 2 to the 63rd", "malformed", frame.KindReady,

@@ -195,7 +195,7 @@ var (
 		self{Identity{"parent-1", "boss", 1234}, counting(0x40), []string{featureControl}}, 0}
 	vectorAttach = attach{vectorHello.ID, counting(0x60)}
 	vectorReady  = ready{access.Timings{Init: 1_000_000_000, Main: 1_000_200_000,
-		Connected: 1_000_300_000, Accepted: 1_000_400_000}}
+		Connected: 1_000_300_000, Accepted: 1_000_400_000}, nil}
 	vectorGreets = [2]greet{
 		{versionRange{1, 1}, self{Identity{"left", "dialer", 11}, counting(0x80), nil}, authKey},
 		{versionRange{1, 2}, self{Identity{"right", "acceptor", 12}, counting(0xa0), nil}, authKey},
@@ -592,6 +592,8 @@ func childVectors(t testing.TB) childFile {
 	orders("64 elements in a value that is not known", "\x61x\x98\x40"+strings.Repeat("\x00", 64))
 	add(plainVector("no timings", frame.KindReady, []byte("\xa0")))
 	add(plainVector("timings that are empty", frame.KindReady, []byte("\xa1\x67timings\xa0")))
+	add(plainVector("a value for the parent's program", frame.KindReady,
+		ready{value: []byte("\x67a value")}.encode()))
 	add(plainVector("keys that are not known", frame.KindReady,
 		[]byte("\xa2\x67timings\xa1\x65later\x01"+unknown)))
 	add(plainVector("a code that is not known counts as error", frame.KindFailed,

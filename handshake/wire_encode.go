@@ -1,6 +1,7 @@
 package handshake
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -218,6 +219,9 @@ func (m ready) encode() []byte {
 			w.OptionalInt("connected", t.Connected)
 			w.OptionalInt("accepted", t.Accepted)
 		})
+		if m.value != nil {
+			w.BytesField("value", m.value)
+		}
 	})
 	return w.Encoded()
 }
@@ -225,7 +229,12 @@ func (m ready) encode() []byte {
 func (*ready) required() []string { return nil }
 
 func (m *ready) field(r *cbor.Reader, key []byte) bool {
-	if string(key) != "timings" {
+	switch string(key) {
+	case "timings":
+	case "value":
+		m.value = bytes.Clone(r.Bytes())
+		return true
+	default:
 		return false
 	}
 	t := &m.timings

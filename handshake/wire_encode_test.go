@@ -62,13 +62,13 @@ func TestMessages_AreWhatTheLibraryEncodes(t *testing.T) {
 			{frame.KindFailed, failed{PhaseAuth, text, text, &versions}.encode(),
 				map[string]any{"phase": "auth", "code": text, "error": text, "versions": pair},
 				new(failed)},
-			{frame.KindReady, ready{access.Timings{}}.encode(),
+			{frame.KindReady, ready{access.Timings{}, nil}.encode(),
 				map[string]any{"timings": map[string]any{}}, new(ready)},
 			{frame.KindReady,
 				ready{access.Timings{Init: 7, Main: 5, Connected: 1 << 20,
-					Accepted: 1<<63 - 1}}.encode(),
+					Accepted: 1<<63 - 1}, []byte(text)}.encode(),
 				map[string]any{"timings": map[string]any{"init": 7, "main": 5, "connected": 1 << 20,
-					"accepted": uint64(1<<63 - 1)}}, new(ready)},
+					"accepted": uint64(1<<63 - 1)}, "value": []byte(text)}, new(ready)},
 		} {
 			require.Equal(t, sortedKeys(t, c.want),
 				sortedKeys(t, cbor.RawMessage(c.encoded)), "%s, %d", c.kind, n)
@@ -121,5 +121,5 @@ func TestReady_RefusesWhatIsNoMoment(t *testing.T) {
 	var r ready
 	require.NoError(t,
 		decode(frame.KindReady, []byte("\xa2gtimings\xa2dbeta\x01dinit\x02ebeta2\x80"), &r))
-	assert.Equal(t, ready{access.Timings{Init: 2}}, r, "other keys are ignored")
+	assert.Equal(t, ready{access.Timings{Init: 2}, nil}, r, "other keys are ignored")
 }

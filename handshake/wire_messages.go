@@ -72,7 +72,10 @@ type failed struct {
 }
 
 // ready is the child's answer to its spec.
-type ready struct{ timings access.Timings }
+type ready struct {
+	timings access.Timings
+	value   []byte // an encoded value of the program's own, or nil
+}
 
 // check returns an error if a field is missing or breaks a limit.
 func (s *self) check(kind frame.Kind) error {

@@ -168,7 +168,7 @@ func TestSecret_HoldersDoNotPrintIt(t *testing.T) {
 	requireKeeps(t, otherTicket, "Expected", fmt.Sprintf("%v", other), fmt.Sprintf("%+v", other),
 		fmt.Sprintf("%#v", other))
 	requireKeeps(t, ticket, "Expected", fmt.Sprintf("%+v", x))
-	require.NoError(t, j.Ready(testkit.Context(t)))
+	require.NoError(t, j.Ready(testkit.Context(t), nil))
 	peer := wait(t, x)
 	for _, verb := range []string{"%v", "%+v", "%#v", "%d"} {
 		for _, v := range []any{peer, *j, j} {

@@ -164,6 +164,9 @@ func TestChild_AsSpare(t *testing.T) {
 			spawnspec.Spec{Entry: "count", Args: map[string]any{"pattern": `\w+`}})
 		require.NoError(t, err)
 		assert.True(t, child.Boot().Spare)
+		var pattern string
+		require.NoError(t, child.ReadyValue(&pattern))
+		assert.Equal(t, `\w+`, pattern, "the value that goes with the ready")
 		var n int
 		require.NoError(t, child.Send(t.Context(), "three small words"))
 		require.NoError(t, child.Recv(t.Context(), &n))

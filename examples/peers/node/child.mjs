@@ -12,17 +12,17 @@ const entries = {
     for (;;) await parent.send(await parent.recv())
   },
 
-  // count counts the matches of a pattern in each text. If the pattern is not
-  // valid, the child does not become ready.
+  // count counts the matches of a pattern in each text. The pattern goes with the
+  // ready. If it is not valid, the child does not become ready.
   count: (args) => {
     const pattern = new RegExp(args.pattern, 'g')
-    return async (parent) => {
+    return [async (parent) => {
       for (;;) {
         const text = await parent.recv()
         if (typeof text !== 'string') throw new TypeError('count takes text')
         await parent.send((text.match(pattern) ?? []).length)
       }
-    }
+    }, pattern.source]
   },
 
   // digest sends back the SHA-256 and the number of words of each piece of data.

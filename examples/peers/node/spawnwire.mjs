@@ -63,8 +63,10 @@ export class Parent extends Channel {
     return Object.assign(parent, { timings, id, address })
   }
 
-  async ready() {
-    await this.write(kinds.ready, encode({ timings: this.timings }))
+  // ready says that the child is ready. The parent's program gets the value, if
+  // there is one.
+  async ready(value) {
+    await this.write(kinds.ready, encode({ timings: this.timings, ...(value === undefined ? {} : { value: encode(value) }) }))
     this.open()
     if (this.session) this.watch()
   }
@@ -113,7 +115,8 @@ export class Parent extends Channel {
 
 // main runs a child from start to exit (4.6). An entry is a function of the
 // arguments in the spec. It returns a function of the Parent, which runs when the
-// child has become ready. If the entry throws, the child does not become ready.
+// child has become ready, or that function and a value for the parent's program,
+// which goes with the ready. If the entry throws, the child does not become ready.
 export async function main(entries, name = 'node') {
   const exit = (text) => {
     process.stderr.write(`${text}\n`)
@@ -124,17 +127,17 @@ export async function main(entries, name = 'node') {
     exit(`cannot join the parent: ${e.message}`)
   })
   const { entry = '', args } = parent.spec
-  let run
+  let run, value
   try {
     if (!Object.hasOwn(entries, entry)) throw new Failed('spec', 'unknown-entry', `no entry "${entry}"; there are ${Object.keys(entries).join(', ')}`)
-    run = await entries[entry](args && decodeMessage(args))
+    ;[run, value] = [await entries[entry](args && decodeMessage(args))].flat()
   } catch (e) {
     await parent.fail(e instanceof Failed ? e : new Failed('ready', 'error', e.message))
     exit(e.message)
   }
   let [status, reason] = [0, '']
   try {
-    await parent.ready()
+    await parent.ready(value)
     await run(parent)
   } catch (e) {
     if (e instanceof Gone || e instanceof ProtocolError) exit(`lost the parent: ${e.message}`)

@@ -104,7 +104,7 @@ const time = optional(isTime)
 export const HELLO = { versions: isRange, ...identity }
 export const WELCOME = { version: isUint, limit: optional((v) => isPid(v) && v > 0), ...identity }
 export const GREET = { versions: isRange, auth: isText, ...identity }
-export const READY = { timings: optional(has({ init: time, main: time, connected: time, accepted: time })) }
+export const READY = { timings: optional(has({ init: time, main: time, connected: time, accepted: time })), value: optional(isBytes) }
 export const FAILED = { phase: isText, code: isText, error: isText, versions: optional(isRange) }
 export const CANCEL = { reason: optional(isText), grace: time }
 export const GOODBYE = { status: isInt64, reason: optional(isText) }

@@ -17,7 +17,8 @@ def echo(_args):
 
 
 def count(args):
-    """Counts the matches of a pattern in each text. If the pattern is not valid, the child does not become ready."""
+    """Counts the matches of a pattern in each text. The pattern goes with the ready. If it is not valid, the child does not
+    become ready."""
     pattern = re.compile(args["pattern"])
     def run(parent):
         while True:
@@ -25,7 +26,7 @@ def count(args):
             if not isinstance(text, str):
                 raise TypeError("count takes text")
             parent.send(len(pattern.findall(text)))
-    return run
+    return run, pattern.pattern
 
 
 def digest(_args):

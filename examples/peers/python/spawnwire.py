@@ -65,8 +65,10 @@ class Parent(Channel):
         parent.timings, parent.id, parent.address = timings, id, address
         return parent
 
-    def ready(self):
-        self.write(READY, cbor2.dumps({"timings": self.timings}))
+    def ready(self, value=None):
+        """Says that the child is ready. The parent's program gets the value, unless it is None."""
+        extra = {} if value is None else {"value": cbor2.dumps(value)}
+        self.write(READY, cbor2.dumps({"timings": self.timings, **extra}))
         self.skippable = None
         self.wake, woken = socket.socketpair()
         self.input = selectors.DefaultSelector()
@@ -124,7 +126,8 @@ class Parent(Channel):
 
 def main(entries, name="python"):
     """Runs a child from start to exit (4.6). An entry is a function of the arguments in the spec. It returns a function of
-    the Parent, which runs when the child has become ready. If the entry raises an error, the child does not become ready."""
+    the Parent, which runs when the child has become ready, or that function and a value for the parent's program, which goes
+    with the ready. If the entry raises an error, the child does not become ready."""
     try:
         parent = Parent.join(name)
     except Cancelled:
@@ -138,6 +141,7 @@ def main(entries, name="python"):
         try:
             args = parent.spec.get("args")
             run = entries[entry](None if args is None else cbor2.loads(args))
+            run, value = run if isinstance(run, tuple) else (run, None)
         except Exception as e:
             raise Failed("ready", "error", str(e) or repr(e)) from e
     except Failed as failed:
@@ -145,7 +149,7 @@ def main(entries, name="python"):
         sys.exit(str(failed))
     status, reason = 0, ""
     try:
-        parent.ready()
+        parent.ready(value)
         run(parent)
     except (Cancelled, Goodbye):
         pass

@@ -102,6 +102,7 @@ def split(address):
 
 def is_uint(v): return type(v) is int and v >= 0  # not a bool
 def is_text(v): return isinstance(v, str)
+def is_bytes(v): return isinstance(v, bytes)
 def is_name(v): return isinstance(v, str) and len(v.encode()) <= 256
 def is_id(v): return isinstance(v, str) and re.fullmatch("[!-~]{1,64}", v)
 def is_pid(v): return is_uint(v) and v < 1 << 31
@@ -123,7 +124,7 @@ IDENTITY = {"id": is_id, "name": is_name, "pid": is_pid, "nonce": is_nonce, "fea
 HELLO = {"versions": is_range, **IDENTITY}
 WELCOME = {"version": is_uint, "limit?": lambda v: is_pid(v) and v > 0, **IDENTITY}
 GREET = {"versions": is_range, "auth": is_text, **IDENTITY}
-READY = {"timings?": has(dict.fromkeys(("init?", "main?", "connected?", "accepted?"), is_time))}
+READY = {"timings?": has(dict.fromkeys(("init?", "main?", "connected?", "accepted?"), is_time)), "value?": is_bytes}
 FAILED = {"phase": is_text, "code": is_text, "error": is_text, "versions?": is_range}
 CANCEL = {"reason?": is_text, "grace?": is_time}
 GOODBYE = {"status": is_int, "reason?": is_text}

@@ -12,7 +12,7 @@ func closesAfterReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := joined.Ready(ctx); err != nil {
+	if err := joined.Ready(ctx, nil); err != nil {
 		return err
 	}
 	conn.Close()

@@ -13,7 +13,7 @@ func diesAfterReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := joined.Ready(ctx); err != nil {
+	if err := joined.Ready(ctx, nil); err != nil {
 		return err
 	}
 	os.Exit(9)

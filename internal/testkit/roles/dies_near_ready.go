@@ -45,7 +45,7 @@ func diesNearReady(ctx context.Context) error {
 		}
 	}()
 	spin(-after)
-	joined.Ready(ctx)
+	joined.Ready(ctx, nil)
 	forever()
 	return nil
 }

@@ -7,13 +7,14 @@ import (
 	"errors"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// failsInPrepare joins. Its Prepare function returns an error.
+// failsInPrepare joins, and fails before it is ready.
 func failsInPrepare(ctx context.Context) error {
-	_, err := forkspawn.Join(ctx, forkspawn.JoinConfig{Prepare: func(*spawnspec.Spec) error {
-		return errors.New("port 80 is taken")
-	}})
-	return err
+	p, err := forkspawn.Join(ctx, forkspawn.JoinConfig{ReadyLater: true})
+	if err != nil {
+		return err
+	}
+	p.Exit(errors.New("port 80 is taken"))
+	return nil
 }

@@ -4,13 +4,13 @@ package roles
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
 // isRoot makes a Spawner. A child without its ticket cannot do that.
@@ -25,19 +25,16 @@ func isRoot(context.Context) error {
 
 // preparesSpawner is a program without Init. It makes a Spawner before it is ready.
 func preparesSpawner(ctx context.Context) error {
-	p, err := forkspawn.Join(ctx, forkspawn.JoinConfig{
-		Prepare: func(*spawnspec.Spec) error {
-			s, err := forkspawn.New(forkspawn.Config{})
-			if err != nil {
-				return err
-			}
-			return s.Close()
-		},
-	})
+	p, err := forkspawn.Join(ctx, forkspawn.JoinConfig{ReadyLater: true})
 	if err != nil {
 		return err
 	}
-	return p.Close(0, "")
+	s, err := forkspawn.New(forkspawn.Config{})
+	if err == nil {
+		err = errors.Join(s.Close(), p.Ready(ctx, nil))
+	}
+	p.Exit(err)
+	return nil
 }
 
 // runsRoot starts a process of the role is-root with its own stdin, and sends the

@@ -96,6 +96,7 @@ func Register() {
 	for name, run := range Entries {
 		forkspawn.Register(name, run)
 	}
+	forkspawn.RegisterReadyLater("prepares", prepares)
 }
 
 // dial takes the ticket and connects to the parent.

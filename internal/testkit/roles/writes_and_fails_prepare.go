@@ -9,16 +9,17 @@ import (
 	"os"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// writesAndFailsPrepare writes to stderr before and after it has its spec. Then
-// its Prepare function returns an error.
+// writesAndFailsPrepare writes to stderr before and after it has its spec. Then it
+// fails before it is ready.
 func writesAndFailsPrepare(ctx context.Context) error {
 	fmt.Fprintln(os.Stderr, "before the spec")
-	_, err := forkspawn.Join(ctx, forkspawn.JoinConfig{Prepare: func(spec *spawnspec.Spec) error {
-		fmt.Fprintln(os.Stderr, "with the spec of", spec.Name)
-		return errors.New("port 80 is taken")
-	}})
-	return err
+	p, err := forkspawn.Join(ctx, forkspawn.JoinConfig{ReadyLater: true})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "with the spec of", p.Spec().Name)
+	p.Exit(errors.New("port 80 is taken"))
+	return nil
 }
