@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/spawnwire/spawnwire/internal/unixsock"
 )
 
 // NoLeaks makes the test fail if it leaves something behind. At the end of the
@@ -23,11 +25,26 @@ import (
 // TestMain must call [Main].
 func NoLeaks(t testing.TB) {
 	t.Helper()
+	noLeaks(t, func() {})
+}
+
+// NoLeaksAfterKill is NoLeaks for a test that kills a process with a Spawner. Such a
+// process leaves its directory for sockets, which the next Spawner removes after a
+// minute. NoLeaksAfterKill removes it at the end of the test.
+func NoLeaksAfterKill(t testing.TB) {
+	t.Helper()
+	noLeaks(t, func() { unixsock.Sweep(tempDir) })
+}
+
+// noLeaks is NoLeaks. It calls sweep before it looks.
+func noLeaks(t testing.TB, sweep func()) {
+	t.Helper()
 	// Setenv panics in a parallel test, and makes a later t.Parallel panic.
 	t.Setenv(marksEnv, os.Getenv(marksEnv))
 	s := TakeSnapshot(t)
 	t.Cleanup(func() {
 		t.Helper()
+		sweep()
 		if left := s.Leaks(); len(left) > 0 {
 			t.Errorf("spawntest: left behind:\n%s", indent(left))
 		}

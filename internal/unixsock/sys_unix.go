@@ -133,7 +133,13 @@ func bindProbe(path string) error {
 }
 
 // sweep removes the private directories of dead owners from place, as NewDir describes.
-func sweep(place string) {
+func sweep(place string) { sweepOlder(place, sweepAge) }
+
+// Sweep removes the private directories of dead owners from place. Unlike NewDir, it
+// does not wait until they are old.
+func Sweep(place string) { sweepOlder(place, -time.Hour) }
+
+func sweepOlder(place string, age time.Duration) {
 	f, err := os.Open(place)
 	if err != nil {
 		return
@@ -149,7 +155,7 @@ func sweep(place string) {
 			if dirs++; dirs > sweepDirs {
 				return
 			}
-			sweepDir(filepath.Join(place, e.Name()))
+			sweepDir(filepath.Join(place, e.Name()), age)
 		}
 		if err != nil {
 			return
@@ -157,11 +163,11 @@ func sweep(place string) {
 	}
 }
 
-func sweepDir(dir string) {
+func sweepDir(dir string, age time.Duration) {
 	fi, err := os.Lstat(dir)
 	if err != nil || !fi.IsDir() || !isOurs(fi) ||
 		(fi.Mode().Perm() != 0o700 && fi.Mode().Perm() != 0o711) ||
-		time.Since(fi.ModTime()) <= sweepAge {
+		time.Since(fi.ModTime()) <= age {
 		return
 	}
 	lock := filepath.Join(dir, lockName)
