@@ -378,6 +378,7 @@ const letGoPause = 50 * time.Millisecond
 func (a *attempt) finish(peer *handshake.Peer) *Child {
 	a.child.peer, a.child.boot = peer,
 		a.times(a.expected.Internal(access.Key{}).Timings(), monotime.Now())
+	peer.SetDeadAfter(a.spec.DeadAfter)
 	a.report.ready(a.child.event(), a.child.boot) // before anybody can stop it
 	a.s.add(a.child)
 	if a.s.addr.Scheme != transport.SchemeUDS {

@@ -257,6 +257,7 @@ func (p *Parent) accept(ctx context.Context, check func(*Parent) error) (err err
 	if p.spec, err = spawnspec.Unmarshal(p.joined.Spec); err != nil {
 		return refuse(handshake.PhaseSpec, err)
 	}
+	p.joined.Channel.Frames(access.Key{}).SetDeadAfter(p.spec.DeadAfter)
 	if !p.spec.Deadline.IsZero() {
 		base := p.ctx
 		var stop context.CancelFunc

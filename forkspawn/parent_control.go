@@ -120,7 +120,11 @@ func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	return p.joined.AttachControl(ctx, conn)
+	ch, err := p.joined.AttachControl(ctx, conn)
+	if err == nil {
+		ch.Frames(access.Key{}).SetDeadAfter(p.spec.DeadAfter)
+	}
+	return ch, err
 }
 
 // obey handles the parent's requests on the control connection. It returns nil

@@ -59,6 +59,7 @@ type Peer struct {
 
 	mu        sync.Mutex // guards what follows; never held over input or output
 	attaching bool       // a control connection was accepted
+	deadAfter time.Duration
 	control   *transport.Channel
 	cancel    *Cancel // requested before the control connection was there
 	// Close or Abort of a Channel, after Close or Abort of the Peer
@@ -100,6 +101,18 @@ func (p *Peer) Cancel(ctx context.Context, c Cancel) error {
 	return frames(p.Channel).Write(ctx, frame.Cancel(c).Frame())
 }
 
+// SetDeadAfter changes the bound on the silence of the peer's machine, for all
+// connections of the peer; see DeadAfter in [transport.Config].
+func (p *Peer) SetDeadAfter(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.deadAfter = d
+	frames(p.Channel).SetDeadAfter(d)
+	if p.control != nil {
+		frames(p.control).SetDeadAfter(d)
+	}
+}
+
 // mayAttach reports whether a control connection can be accepted. It returns true
 // only once.
 func (p *Peer) mayAttach() bool {
@@ -123,6 +136,7 @@ func (p *Peer) attachControl(ctx context.Context, ch *transport.Channel, answers
 	p.control = ch
 	close(p.attached)
 	cancel, ended := p.cancel, p.ended
+	frames(ch).SetDeadAfter(p.deadAfter)
 	p.mu.Unlock()
 	if ended != nil {
 		ended(ch)

@@ -219,6 +219,7 @@ func fullSpec(t testing.TB) *spawnspec.Spec {
 	s.LogLevel = 2
 	s.Deadline = time.Unix(1_800_000_000, 0)
 	s.Grace = 5 * time.Second
+	s.DeadAfter = 10 * time.Second
 	return s
 }
 

@@ -44,6 +44,9 @@ func (s *Spec) check() error {
 	if s.LogLevel < slog.LevelDebug-maxLevelOffset || s.LogLevel > slog.LevelError+maxLevelOffset {
 		return fieldErrorf("log", "the level %d is out of range", int(s.LogLevel))
 	}
+	if s.DeadAfter < 0 {
+		return fieldErrorf("silence", "%v is negative", s.DeadAfter)
+	}
 	if !s.Deadline.IsZero() {
 		first, last := time.Unix(0, math.MinInt64), time.Unix(0, math.MaxInt64)
 		if s.Deadline.Before(first) || s.Deadline.After(last) {

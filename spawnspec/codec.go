@@ -52,6 +52,7 @@ func Marshal(s *Spec) ([]byte, error) {
 		w.OptionalText("entry", s.Entry)
 		w.OptionalInt("grace", int64(s.Grace))
 		w.TextField("method", s.Method)
+		w.OptionalInt("silence", int64(s.DeadAfter))
 		if !s.Deadline.IsZero() {
 			w.IntField("deadline", s.Deadline.UnixNano())
 		}
@@ -101,6 +102,8 @@ func (s *Spec) decode(data []byte) error {
 			s.Grace = time.Duration(r.Nanoseconds())
 		case "method":
 			s.Method = readText(r)
+		case "silence":
+			s.DeadAfter = time.Duration(r.Nanoseconds())
 		case "deadline":
 			s.Deadline = time.Unix(0, r.Int()).UTC()
 		default:

@@ -12,7 +12,7 @@ import (
 // Spec describes the child that a parent spawns. All fields but Name and Entry are
 // optional for the caller, and the zero value means the default.
 //
-// The caller sets Name to Deadline. The spawner sets Method, Depth and Grace and
+// The caller sets Name to DeadAfter. The spawner sets Method, Depth and Grace and
 // overwrites whatever they hold. A name is UTF-8 text of at most 256 bytes with
 // no control characters.
 //
@@ -51,6 +51,11 @@ type Spec struct {
 	// in the child it is in UTC. A deadline in the past is valid.
 	Deadline time.Time
 
+	// DeadAfter is how long the machine of the other side may be silent, when the
+	// channel uses TCP or TLS: parent and child then take it for dead. Zero is 3
+	// seconds. See transport.Config.
+	DeadAfter time.Duration
+
 	// Method is the name of the start method, such as "exec".
 	Method string
 
@@ -63,7 +68,7 @@ type Spec struct {
 	Grace time.Duration
 }
 
-// Validate checks the fields from Name to Deadline, and checks that Args can be
+// Validate checks the fields from Name to DeadAfter, and checks that Args can be
 // encoded. It leaves Method, Depth and Grace to [Marshal], and it does not look at the
 // file system. Every error is a [*FieldError].
 func (s *Spec) Validate() error {

@@ -41,6 +41,8 @@ func full(t testing.TB) spawnspec.Spec {
 		Method:   "forkserver",
 		Depth:    3,
 		Grace:    1500 * time.Millisecond,
+
+		DeadAfter: 10 * time.Second,
 	}
 }
 
@@ -153,6 +155,7 @@ func TestMarshal_WritesTheseFields(t *testing.T) {
 		"method":   "forkserver",
 		"depth":    uint64(3),
 		"grace":    uint64(1_500_000_000),
+		"silence":  uint64(10_000_000_000),
 	}, wire)
 }
 
@@ -365,6 +368,7 @@ func TestMarshal_RefusesWhatTheSpawnerForgot(t *testing.T) {
 		{"the depth of a root", "depth", func(s *spawnspec.Spec) { s.Depth = 0 }},
 		{"a negative depth", "depth", func(s *spawnspec.Spec) { s.Depth = -1 }},
 		{"too many generations", "depth", func(s *spawnspec.Spec) { s.Depth = 1001 }},
+		{"a negative silence", "silence", func(s *spawnspec.Spec) { s.DeadAfter = -1 }},
 		{"a negative grace", "grace", func(s *spawnspec.Spec) { s.Grace = -1 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

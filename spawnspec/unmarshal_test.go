@@ -126,6 +126,7 @@ func TestUnmarshal_NamesTheWrongField(t *testing.T) {
 		{"a negative depth", "depth", -1, "is a negative integer"},
 		{"too many generations", "depth", 1001, "1001 is out of range"},
 		{"a depth of 64 bits", "depth", uint64(math.MaxUint64), "out of range"},
+		{"a negative silence", "silence", -1, "is a negative integer"},
 		{"a negative grace", "grace", -1, "is a negative integer"},
 		{"a grace beyond 63 bits", "grace", uint64(1) << 63, "out of range"},
 

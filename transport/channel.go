@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,21 @@ type Config struct {
 	// MaxFrameSize is the largest frame, in bytes, that the channel sends and
 	// receives. The frame's kind and body count. 0 means DefaultMaxFrameSize.
 	MaxFrameSize int
+
+	// DeadAfter is how long the machine of the peer may be silent, if the connection
+	// is TCP, or TLS over TCP, to another machine. Zero is DefaultDeadAfter. After
+	// that the channel has ended, with an [ErrPeerGone].
+	//
+	// Kernels acknowledge also for a process that is stopped or starved, so such a
+	// peer is not taken for dead. While nothing is sent, the kernel probes the
+	// peer's (keep-alive in tcp(7)), with whole seconds and no less than 2. While
+	// something is unacknowledged, Linux only keeps the bound. Other systems then
+	// keep their own, which is minutes.
+	DeadAfter time.Duration
 }
+
+// DefaultDeadAfter is the bound on the silence of another machine.
+const DefaultDeadAfter = 3 * time.Second
 
 // Channel carries whole messages over a connection. [New] makes one, and Close or
 // Abort must end it.
@@ -42,6 +57,7 @@ type Channel struct {
 	conn   net.Conn
 	below  net.Conn      // the connection under conn, if conn is a TLS connection; else nil
 	closed chan struct{} // closed just before the connection is
+	death  *deathWatch   // nil if the peer is on this machine
 
 	// For all goroutines.
 	maxFrameSize atomic.Int64
@@ -71,6 +87,7 @@ func New(conn net.Conn, cfg Config) *Channel {
 	if c.wr.plain {
 		c.useRaw(conn)
 	}
+	c.death = watchDeath(cmp.Or(c.below, conn), cfg.DeadAfter)
 	return c
 }
 
@@ -96,6 +113,7 @@ func (c *Channel) Frames(access.Key) frame.Channel { return frames{c} }
 type frames struct{ c *Channel }
 
 func (f frames) SetMaxSize(bytes int)              { f.c.setMaxFrameSize(bytes) }
+func (f frames) SetDeadAfter(d time.Duration)      { f.c.death.set(d) }
 func (f frames) OnCancel(asked func(frame.Cancel)) { f.c.onCancel = asked }
 
 // below returns the connection under a TLS connection, or nil.

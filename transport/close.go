@@ -129,6 +129,7 @@ func (c *Channel) Abort() (err error) {
 func (c *Channel) abortConn() (err error) {
 	c.abort.Do(func() {
 		close(c.closed)
+		c.death.stop()
 		if c.below != nil {
 			// first, because Close of a TLS connection waits until its alert is written
 			err = c.below.Close()

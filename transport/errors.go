@@ -23,7 +23,8 @@ var (
 	//
 	// When a receive finds that the connection was reset, its error also matches
 	// syscall.ECONNRESET. On Linux a Unix socket is reset if the peer ended before
-	// it had read everything.
+	// it had read everything. If the machine of the peer does not answer, the error
+	// also matches syscall.ETIMEDOUT; see Config.DeadAfter.
 	ErrPeerGone = errors.New("peer gone without a goodbye")
 
 	// ErrWrongKind: the next message was sent with SendBytes and the receive is
@@ -150,15 +151,26 @@ type resetError struct{}
 func (resetError) Error() string   { return ErrPeerGone.Error() + ": connection reset" }
 func (resetError) Unwrap() []error { return []error{ErrPeerGone, syscall.ECONNRESET} }
 
+// silentError is the ErrPeerGone of a connection whose other machine is silent.
+type silentError struct{}
+
+func (silentError) Error() string {
+	return ErrPeerGone.Error() + ": its machine has not answered in time"
+}
+
+func (silentError) Unwrap() []error { return []error{ErrPeerGone, syscall.ETIMEDOUT} }
+
 func wrongKind(got, want frame.Kind) error {
 	text := fmt.Sprintf(
 		"the next message is of kind %s, not %s; it stays until it is received as such", got, want)
 	return &textError{text, ErrWrongKind}
 }
 
-// netError returns this package's error for an error of a net.Conn.
-func netError(err error) error {
+// netError returns this package's error for an error of the channel's net.Conn.
+func (c *Channel) netError(err error) error {
 	switch {
+	case c.death.isDead() || errors.Is(err, syscall.ETIMEDOUT):
+		return silentError{}
 	case errors.Is(err, net.ErrClosed):
 		return ErrChannelClosed
 	case neterr.PeerGone(err):

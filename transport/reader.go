@@ -223,10 +223,10 @@ func (c *Channel) readError(err error) error {
 	if c.closing.Load() {
 		return ErrChannelClosed
 	}
-	if neterr.Reset(err) {
+	if neterr.Reset(err) && !c.death.isDead() {
 		err = resetError{}
 	} else {
-		err = netError(err)
+		err = c.netError(err)
 	}
 	if errors.Is(err, ErrPeerGone) && (c.rd.pending || c.rd.r != c.rd.w) {
 		return fmt.Errorf("%w, in the middle of a frame", err)

@@ -350,7 +350,7 @@ func (c *Channel) record(
 	case c.closing.Load() && !lead.last:
 		q.err = ErrChannelClosed
 	default:
-		q.err = netError(err)
+		q.err = c.netError(err)
 	}
 	for p, next := q.first, (*place)(nil); ; p = next {
 		next = p.next

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 )
 
 // Kind is the byte after a frame's length. It gives the meaning of the body.
@@ -109,6 +110,9 @@ type Channel interface {
 	// SetMaxSize changes the Channel's MaxFrameSize for all later frames.
 	// 0 means transport.DefaultMaxFrameSize.
 	SetMaxSize(bytes int)
+
+	// SetDeadAfter changes Config.DeadAfter of package transport.
+	SetDeadAfter(time.Duration)
 
 	// LetGo ends the sending direction, because the peer closes its connection
 	// and waits for this. A receive of the peer's goodbye does the same.

@@ -44,7 +44,8 @@ var keepAlive = net.KeepAliveConfig{
 //
 // Connections have no-delay on, so that a small message does not wait for the next one
 // (TCP_NODELAY in tcp(7)). They also have keep-alive: after 15 s of silence a probe every
-// 5 s, and after 4 probes without an answer the connection fails.
+// 5 s, and after 4 probes without an answer the connection fails. A channel on a
+// connection to another machine finds out sooner; see DeadAfter in [transport.Config].
 type Transport struct {
 	// ReusePort makes Listen set SO_REUSEPORT (socket(7)), so that several processes
 	// can listen on one port. All of them must set it, and on Linux all must have the

@@ -84,7 +84,7 @@ func TestDial_WaitsWhileTheQueueIsFull(t *testing.T) {
 	case err := <-dialed:
 		require.NoError(t, err, "it did not wait")
 		require.FailNow(t, "it connected")
-	case <-time.After(100 * time.Millisecond): // for several tries
+	case <-time.After(time.Second): // for several tries
 	}
 	cancel()
 	err := testkit.Receive(t, dialed)

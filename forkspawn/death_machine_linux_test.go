@@ -1,0 +1,61 @@
+package forkspawn_test
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/netns"
+	"github.com/spawnwire/spawnwire/spawnspec"
+	"github.com/spawnwire/spawnwire/transport"
+	_ "github.com/spawnwire/spawnwire/transport/tls"
+)
+
+// spawnOn starts echo on another machine.
+func spawnOn(t *testing.T, m *netns.Machine, deadAfter time.Duration) *forkspawn.Child {
+	t.Helper()
+	s := newSpawner(t, forkspawn.Config{
+		Method:  forkspawn.MethodExec,
+		Listen:  transport.Addr{Scheme: transport.SchemeTLS, Target: m.Here + ":0"},
+		Command: forkspawn.Command{Path: "ip", Args: []string{"netns", "exec", m.Name, testkit.Self(t)}},
+	})
+	child, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo", DeadAfter: deadAfter})
+	require.NoError(t, err)
+	return child
+}
+
+func TestMachine_DeathEndsTheChildThere(t *testing.T) {
+	spawntest.NoLeaks(t)
+	m := netns.New(t)
+	child := spawnOn(t, m, 0)
+	m.Cut(t)
+	var reply string
+	err := child.Recv(testkit.Context(t), &reply)
+	if !assert.ErrorIs(t, err, transport.ErrPeerGone) || !assert.ErrorIs(t, err, syscall.ETIMEDOUT) {
+		t.Log(err)
+	}
+	status, err := child.Wait(testkit.Context(t))
+	require.NoError(t, err)
+	assert.Equal(t, forkspawn.ExitedStatus(1), status, "the entry has returned ErrParentGone")
+}
+
+func TestMachine_DeadAfterHoldsOnBothSides(t *testing.T) {
+	spawntest.NoLeaks(t)
+	m := netns.New(t)
+	child := spawnOn(t, m, testkit.Patience)
+	m.Cut(t)
+	require.NoError(t, child.Send(testkit.Context(t), "hello"))
+	time.Sleep(2 * transport.DefaultDeadAfter)
+	m.Heal(t)
+	var reply string
+	require.NoError(t, child.Recv(testkit.Context(t), &reply))
+	assert.Equal(t, "hello", reply)
+	_, err := child.Stop(testkit.Context(t))
+	assert.NoError(t, err)
+}
