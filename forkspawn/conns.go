@@ -74,7 +74,6 @@ func (c *Child) Open(ctx context.Context) (net.Conn, error) {
 		return fail(explainScarcity(err))
 	}
 	err = sendConn(ctx, c.conns, far)
-	far.Close()
 	if err != nil {
 		near.Close()
 		if c.awaitExit(ctx, statusBound) {
@@ -106,14 +105,30 @@ func (p *Parent) Accept(ctx context.Context) (net.Conn, error) {
 		}
 		f.Close()
 	}
-	conn, err := receiveConn(ctx, p.conns)
+	f, err := unixsock.ReceiveFile(ctx, p.conns)
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 		err = ErrParentGone
 	}
 	if err != nil {
 		return fail(explainScarcity(err))
 	}
+	defer f.Close()
+	conn, err := net.FileConn(f)
+	if err != nil {
+		return fail(explainScarcity(err))
+	}
 	return conn, nil
+}
+
+// sendConn sends the other end of a connection, and closes this process's own.
+func sendConn(ctx context.Context, over, conn net.Conn) error {
+	f, err := conn.(interface{ File() (*os.File, error) }).File()
+	conn.Close()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unixsock.SendFile(ctx, over, f)
 }
 
 // openConns adds a socket for more connections to the files of attr. The caller closes
@@ -158,6 +173,9 @@ func (conn *childConn) Write(b []byte) (int, error) {
 	n, err := conn.Conn.Write(b)
 	return n, conn.explain(err)
 }
+
+// NetConn returns the connection below, for descriptors (package blob).
+func (conn *childConn) NetConn() net.Conn { return conn.Conn }
 
 // CloseWrite ends the sending direction.
 func (conn *childConn) CloseWrite() error { return closeWrite(conn.Conn) }

@@ -4,7 +4,9 @@ package peers_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"math"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/spawnwire/spawnwire/blob"
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/handshake"
@@ -25,7 +28,9 @@ import (
 // newSpawner returns a Spawner for children in language l.
 func newSpawner(t testing.TB, l language, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
+	files := cfg.Command.Files
 	cfg.Command = l.command(t, l.child)
+	cfg.Command.Files = files
 	return spawntest.NewSpawner(t, cfg)
 }
 
@@ -176,6 +181,29 @@ func TestChild_AsSpare(t *testing.T) {
 		mu.Lock()
 		defer mu.Unlock()
 		assert.Empty(t, stderr.String(), "a spare that is not used exits without an error")
+	})
+}
+
+// A Blob is constant memory that the child maps, or reads through its descriptor.
+func TestChild_TakesABlob(t *testing.T) {
+	spawntest.NoLeaks(t)
+	table, err := blob.Build("table", 3<<20+5, func(b []byte) error {
+		for i := range b {
+			b[i] = byte(i ^ i>>8)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	defer table.Close()
+	want := sha256.Sum256(table.Bytes())
+	inEach(t, func(t *testing.T, l language) {
+		s := newSpawner(t, l, forkspawn.Config{Command: forkspawn.Command{
+			Files: map[string]*os.File{"table": table.File()}}})
+		child, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "table"})
+		require.NoError(t, err)
+		var sum []byte
+		require.NoError(t, child.Recv(t.Context(), &sum))
+		assert.Equal(t, want[:], sum)
 	})
 }
 

@@ -7,13 +7,16 @@ import (
 	"runtime"
 	"runtime/debug"
 
+	"github.com/spawnwire/spawnwire/blob"
 	"github.com/spawnwire/spawnwire/forkspawn"
 )
 
-// Names of the entry and the warm-up.
+// Names of the entry, the warm-up, and the file of the Blob.
 const (
 	entry  = "answer"
 	warmUp = "table"
+
+	blobName = "table"
 )
 
 // tableEnv is the environment variable with the table to load, "SIZE" in bytes
@@ -65,7 +68,21 @@ type answer struct {
 // answerQuestions is the entry of a child. It runs until the parent asks it to
 // stop or has died.
 func answerQuestions(ctx context.Context, parent *forkspawn.Parent) error {
-	if loaded.table == nil { // this child was executed, not forked from a template
+	file, err := parent.File(blobName)
+	switch {
+	case err == nil: // the parent has the table in a Blob
+		b, err := blob.Open(file)
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		var size int
+		if err := parent.Spec().DecodeArgs(&size); err != nil {
+			return err
+		}
+		loaded.table = extentOf(size).dictionary(b.Bytes())
+		loaded.by = os.Getpid()
+	case loaded.table == nil: // this child was executed, not forked from a template
 		if err := load(); err != nil {
 			return err
 		}

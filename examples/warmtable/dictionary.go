@@ -2,15 +2,19 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"sort"
 )
 
 // dictionary is a table of words and their meanings. It has only two pointers,
 // so a garbage collection does not scan or mark its memory.
 type dictionary struct {
-	records []byte   // "word meaning\n", sorted
-	starts  []uint32 // of each record
+	starts  []byte // of each record, four bytes each
+	records []byte // "word meaning\n", sorted
 }
+
+// start returns the offset of record i.
+func (d *dictionary) start(i int) uint32 { return binary.LittleEndian.Uint32(d.starts[4*i:]) }
 
 // table is a dictionary in one of its two forms.
 type table interface {
@@ -19,12 +23,13 @@ type table interface {
 
 func (d *dictionary) lookup(word string) (string, bool) {
 	key := []byte(word + " ")
-	i := sort.Search(len(d.starts),
-		func(i int) bool { return bytes.Compare(d.records[d.starts[i]:], key) >= 0 })
-	if i == len(d.starts) {
+	n := len(d.starts) / 4
+	i := sort.Search(n,
+		func(i int) bool { return bytes.Compare(d.records[d.start(i):], key) >= 0 })
+	if i == n {
 		return "", false
 	}
-	meaning, ok := bytes.CutPrefix(d.records[d.starts[i]:], key)
+	meaning, ok := bytes.CutPrefix(d.records[d.start(i):], key)
 	if !ok {
 		return "", false
 	}
@@ -65,20 +70,31 @@ func extentOf(size int) (e extent) {
 	}
 }
 
-// newDictionary makes the dictionary of at most size bytes. It is always the
-// same. A real program would read a file here.
+// newDictionary makes the dictionary of at most size bytes.
 func newDictionary(size int) *dictionary {
 	e := extentOf(size)
-	d := &dictionary{records: make([]byte, 0, e.bytes-4*e.records),
-		starts: make([]uint32, 0, e.records)}
+	b := make([]byte, e.bytes)
+	e.fill(b)
+	return e.dictionary(b)
+}
+
+// dictionary returns the dictionary in b, which fill has written.
+func (e extent) dictionary(b []byte) *dictionary {
+	return &dictionary{starts: b[:4*e.records], records: b[4*e.records:]}
+}
+
+// fill writes a dictionary of this extent into b. It is always the same. A real
+// program would read a file here.
+func (e extent) fill(b []byte) {
+	d := e.dictionary(b)
+	records := d.records[:0]
 	for i := range e.records {
-		d.starts = append(d.starts, uint32(len(d.records)))
-		d.records = appendWord(d.records, i, 0)
-		d.records = append(d.records, ' ')
-		d.records = appendMeaning(d.records, i)
-		d.records = append(d.records, '\n')
+		binary.LittleEndian.PutUint32(d.starts[4*i:], uint32(len(records)))
+		records = appendWord(records, i, 0)
+		records = append(records, ' ')
+		records = appendMeaning(records, i)
+		records = append(records, '\n')
 	}
-	return d
 }
 
 func newPointers(size int) pointers {

@@ -1,15 +1,17 @@
 // Warmtable compares children that load a large table with children that share
-// one. It spawns children by exec, and then forks children from a template that
-// has loaded the table before. It prints the times and the memory of both.
+// one. It spawns children by exec. Then it forks children from a template that
+// has loaded the table before. Then it spawns children by exec that map a Blob with
+// the table. It prints the times and the memory of each.
 //
-//	CGO_ENABLED=0 go run ./examples/warmtable [-method exec,forkserver] [-children N]
+//	CGO_ENABLED=0 go run ./examples/warmtable [-method exec,forkserver,blob] [-children N]
 //		[-size MB] [-questions N] [-pointers] [-fallback]
 //
 // Read child.go first: it has the warm-up and the entry of a child. main.go is
 // the parent, dictionary.go the table, and memory.go measures the memory of a
 // process. The columns of the output:
 //
-//   - template: the time until the template is ready. Executed children have none.
+//   - template: the time until the template is ready, or the Blob is built.
+//     Executed children have none.
 //   - first: the time from the first call of Spawn to the first answer.
 //   - all: the time from the same call to the last answer. The parent spawns the
 //     children one after the other, and they answer concurrently.
@@ -25,8 +27,8 @@
 // without pointers. With -pointers it is a map of strings, and one collection
 // copies most of it into each child.
 //
-// A file that is mapped into memory is shared by executed children too. A
-// template is for data that takes long to build or cannot be mapped.
+// A Blob is shared by executed children, too, and by all other programs. A template is
+// for data that is no slice of bytes. With -pointers there is no Blob.
 //
 // The parent has no table. It computes the right answers and compares them.
 //
@@ -52,6 +54,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/spawnwire/spawnwire/blob"
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
@@ -62,8 +65,8 @@ func main() {
 	forkspawn.Init()                           // in a child or template: does its work and exits
 
 	var o options
-	methods := flag.String("method", "exec,forkserver",
-		"comma-separated start `methods`, exec or forkserver")
+	methods := flag.String("method", "exec,forkserver,blob",
+		"comma-separated `methods`: exec, forkserver, or blob")
 	size := flag.Int("size", 200, "size of the table in `MB` of 1,000,000 bytes, 4,000 at most")
 	flag.IntVar(&o.children, "children", 20, "number of child `processes`")
 	flag.IntVar(&o.questions, "questions", 1000, "`number` of questions to each child")
@@ -73,6 +76,9 @@ func main() {
 	o.size = *size * megabyte
 	var list []forkspawn.Method
 	for _, name := range strings.Split(*methods, ",") {
+		if o.pointers && name == string(methodBlob) {
+			continue
+		}
 		list = append(list, forkspawn.Method(name))
 	}
 	if flag.NArg() > 0 || o.children < 1 || o.questions < 1 || *size < 1 ||
@@ -87,6 +93,9 @@ func main() {
 }
 
 const megabyte = 1_000_000
+
+// methodBlob is exec with the table in a Blob.
+const methodBlob forkspawn.Method = "blob"
 
 type options struct {
 	size, children, questions int
@@ -156,8 +165,21 @@ func measure(method forkspawn.Method, o options) (r row, err error) {
 		Logger: slog.New(slog.NewTextHandler(os.Stderr,
 			&slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
-	if method == forkspawn.MethodForkserver {
+	began := time.Now()
+	switch method {
+	case forkspawn.MethodForkserver:
 		cfg.WarmUp = warmUp
+	case methodBlob:
+		table := extentOf(o.size)
+		b, err := blob.Build(blobName, table.bytes, func(b []byte) error {
+			table.fill(b)
+			return nil
+		})
+		if err != nil {
+			return r, err
+		}
+		defer b.Close()
+		cfg.Method, cfg.Command.Files = forkspawn.MethodExec, map[string]*os.File{blobName: b.File()}
 	}
 	spawner, err := forkspawn.New(cfg)
 	if err != nil {
@@ -168,7 +190,6 @@ func measure(method forkspawn.Method, o options) (r row, err error) {
 	ctx, stop := spawner.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	began := time.Now()
 	// otherwise the first Spawn waits for the template
 	if err := spawner.AwaitTemplate(ctx); err != nil {
 		return r, err
@@ -182,6 +203,9 @@ func measure(method forkspawn.Method, o options) (r row, err error) {
 	}
 	r.first, r.all = answered.Sub(began), time.Since(began)
 	r.method, r.children = children[0].Spec().Method, len(children)
+	if method == methodBlob {
+		r.method = string(method)
+	}
 	if r.answered, err = memoryOf(ctx, children); err != nil {
 		return r, err
 	}
@@ -204,7 +228,7 @@ func interrogate(ctx context.Context, spawner *forkspawn.Spawner,
 	var asking sync.WaitGroup
 	for i := range o.children {
 		child, err := spawner.Spawn(ctx,
-			spawnspec.Spec{Name: fmt.Sprintf("%s-%d", entry, i+1), Entry: entry})
+			spawnspec.Spec{Name: fmt.Sprintf("%s-%d", entry, i+1), Entry: entry, Args: o.size})
 		if err != nil {
 			fail(err)
 			break
@@ -294,7 +318,7 @@ func affordable(method forkspawn.Method, o options) (int, error) {
 	if o.pointers {
 		each *= 3
 	}
-	if method == forkspawn.MethodForkserver && !o.fallback {
+	if method == methodBlob || method == forkspawn.MethodForkserver && !o.fallback {
 		each = 10 * megabyte
 		if o.pointers {
 			each += o.size * 3 / 2

@@ -40,6 +40,7 @@ var Floors = [][]string{
 		"internal/values",
 	},
 	2: {
+		"blob",
 		"forkspawn/internal/reaper",
 		"forkspawn/internal/reforktest/forksoak",
 		"forkspawn/internal/reforktest/helper",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"os"
 
 	"golang.org/x/sys/windows"
 )
@@ -31,6 +32,12 @@ func peerCred(int) (Cred, error)               { return Cred{}, errors.ErrUnsupp
 
 // Sweep does nothing; see LockDir.
 func Sweep(string) {}
+
+// SendFile returns an error: there are no descriptors to pass.
+func SendFile(context.Context, net.Conn, *os.File) error { return errors.ErrUnsupported }
+
+// ReceiveFile returns an error: there are no descriptors to pass.
+func ReceiveFile(context.Context, net.Conn) (*os.File, error) { return nil, errors.ErrUnsupported }
 
 // Pair returns a net.Pipe, because there are no socket pairs.
 func Pair() (a, b net.Conn, err error) {

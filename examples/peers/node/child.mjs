@@ -2,6 +2,7 @@
 // same in Python. A Go program starts it: go run ./examples/polyglot
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
+import { readSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { Calls, bidi, clientStream, stream, unary } from './calls.mjs'
 import { main, turn } from './spawnwire.mjs'
@@ -23,6 +24,15 @@ const entries = {
         await parent.send((text.match(pattern) ?? []).length)
       }
     }, pattern.source]
+  },
+
+  // table sends the SHA-256 of a Blob, which it reads: Node.js has no mmap.
+  table: () => async (parent) => {
+    const hash = createHash('sha256')
+    const part = Buffer.alloc(1 << 20)
+    for (let n, at = 0; (n = readSync(parent.file('table'), part, 0, part.length, at)); at += n) hash.update(part.subarray(0, n))
+    await parent.send(hash.digest())
+    await parent.recv()
   },
 
   // digest sends back the SHA-256 and the number of words of each piece of data.

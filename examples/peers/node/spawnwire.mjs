@@ -63,6 +63,13 @@ export class Parent extends Channel {
     return Object.assign(parent, { timings, id, address })
   }
 
+  // file returns the descriptor of a file in the parent's Command.Files.
+  file(name) {
+    const entry = (process.env.SPAWNWIRE_FILES ?? '').split(',').find((e) => e.startsWith(`${name}=`))
+    if (!entry) throw new Error(`the parent has given no file ${name}`)
+    return Number(entry.slice(name.length + 1))
+  }
+
   // ready says that the child is ready. The parent's program gets the value, if
   // there is one.
   async ready(value) {

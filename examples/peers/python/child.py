@@ -3,7 +3,7 @@
 
 A Go program starts it: go run ./examples/polyglot
 """
-import hashlib, os, re
+import hashlib, mmap, os, re
 import spawnwire
 from calls import Calls, bidi, client_stream, stream, unary
 
@@ -35,6 +35,15 @@ def digest(_args):
         while True:
             data = parent.recv()
             parent.send({"sha256": hashlib.sha256(data).digest(), "words": len(data.split())})
+    return run
+
+
+def table(_args):
+    """Sends the SHA-256 of a Blob, which it maps without a copy (mmap)."""
+    def run(parent):
+        with mmap.mmap(parent.file("table"), 0, prot=mmap.PROT_READ) as m, memoryview(m) as view:
+            parent.send(hashlib.sha256(view).digest())
+        parent.recv()
     return run
 
 
@@ -98,4 +107,4 @@ def calls(_args):
 
 
 if __name__ == "__main__":
-    spawnwire.main({"echo": echo, "count": count, "digest": digest, "busy": busy, "calls": calls})
+    spawnwire.main({"echo": echo, "count": count, "digest": digest, "table": table, "busy": busy, "calls": calls})

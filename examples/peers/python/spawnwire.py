@@ -65,6 +65,12 @@ class Parent(Channel):
         parent.timings, parent.id, parent.address = timings, id, address
         return parent
 
+    def file(self, name):
+        """Returns the descriptor of a file in the parent's Command.Files. Programs of this process do not inherit it."""
+        files = dict(entry.split("=") for entry in os.environ.get("SPAWNWIRE_FILES", "").split(",") if entry)
+        os.set_inheritable(int(files[name]), False)
+        return int(files[name])
+
     def ready(self, value=None):
         """Says that the child is ready. The parent's program gets the value, unless it is None."""
         extra = {} if value is None else {"value": cbor2.dumps(value)}
