@@ -33,8 +33,8 @@ import (
 //
 // A thread of the Spawner starts the child, not the caller's. So attributes that
 // the caller has set on its own thread do not reach the child: a network
-// namespace (setns(2)), a nice value or a CPU affinity. A command such as
-// ip-netns(8), nice(1) or taskset(1) before the program does.
+// namespace (setns(2)), a nice value or a CPU affinity. Command.Sys has a nice value,
+// and a command such as ip-netns(8) or taskset(1) before the program has the others.
 //
 // After Spawn has returned, the end of ctx does not affect the child. The
 // caller must call [Child.Stop] or [Spawner.Close] in the end.
@@ -291,6 +291,9 @@ func (a *attempt) launch(
 	}
 	if a.cmd.Launcher != nil {
 		return a.launchAway(ctx, ticket)
+	}
+	if err := a.checkUser(); err != nil {
+		return nil, capture.Streams{}, err
 	}
 	attr := ProcessAttr{Command: a.cmd, Dir: a.spec.Dir, OwnGroup: true,
 		spare: !a.program && a.expected.Internal(access.Key{}).Welcomed() != nil,

@@ -23,8 +23,9 @@ type controlGroup struct {
 	dir    string
 }
 
-// newControlGroup makes a control group, or skips the test if that fails. The
-// test's cleanup removes the group; the processes in it must have ended by then.
+// newControlGroup makes a control group, or skips the test if that fails. Without a
+// controller it is of version 2. The test's cleanup removes the group; the processes in
+// it must have ended by then.
 func newControlGroup(t *testing.T, controller string) *controlGroup {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mounts")
@@ -34,6 +35,7 @@ func newControlGroup(t *testing.T, controller string) *controlGroup {
 		mount := strings.Fields(line)
 		switch {
 		case mount[2] == "cgroup" && slices.Contains(strings.Split(mount[3], ","), controller):
+		case mount[2] == "cgroup2" && controller == "":
 		case mount[2] == "cgroup2":
 			all, _ := os.ReadFile(filepath.Join(mount[1], "cgroup.controllers"))
 			if !slices.Contains(strings.Fields(string(all)), controller) {

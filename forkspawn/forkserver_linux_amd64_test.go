@@ -160,7 +160,7 @@ const (
 	overBothMethods = "^Test(Forked_|Forkserver_|Template_(WarmUp|UnknownWarmUp|IsReplacedAfterItsEnd|EndsWith)|" +
 		"Spawn_ChildAnswers|Stop_BusyChild|Death_Recv|Stdio_IsAll|Spares_DeadOne|Group_OneFailure|Program_|Files_|Conn_|Usage_)"
 	overBothMethodsLong = overBothMethods + "|^Test(Template_|FaultTable$|" +
-		"Spawn_(ChildReceives|AnotherProgram|ManyOfOneName)|Secret_IsNotInTheCommandLine|" +
+		"SysAttr_SetsTheChild|Spawn_(ChildReceives|AnotherProgram|ManyOfOneName)|Secret_IsNotInTheCommandLine|" +
 		"Stop_(Kill|TakesTheWhole|ContinuesAStopped)|Death_(IsReported|StolenStatus)|Stdio_FullPipes|" +
 		"Orphan_(GroupOf|EndsAfter)|Close_EndsChildren|Subreaper_(Ends|Takes)|" +
 		"Scarcity_(DescriptorsInSpawn|MassStart|FirstProcess)|HungFileSystem_)"

@@ -27,7 +27,7 @@ var errNoCommand = errors.New(
 func (a *attempt) launchLocal(ticket handshake.Ticket) (Process, capture.Streams, error) {
 	switch {
 	case a.cmd.Path != "" || a.cmd.Args != nil || a.cmd.Env != nil || a.cmd.Launcher != nil ||
-		len(a.cmd.Files) > 0:
+		len(a.cmd.Files) > 0 || a.cmd.Sys != nil:
 		return nil, capture.Streams{}, errNoCommand
 	case a.spec.Dir != "":
 		return nil, capture.Streams{}, &spawnspec.FieldError{

@@ -59,9 +59,9 @@ func (a *attempt) launchAway(
 		return nil, capture.Streams{}, &ConfigError{Field: "Stdin",
 			Reason: "a Command with a Launcher needs the default"}
 	}
-	if len(a.cmd.Files) > 0 || a.cmd.Connections {
+	if len(a.cmd.Files) > 0 || a.cmd.Connections || a.cmd.Sys != nil {
 		return nil, capture.Streams{}, &ConfigError{Field: "Command.Launcher",
-			Reason: "Files and Connections do not leave this machine"}
+			Reason: "Files, Connections and Sys do not leave this machine"}
 	}
 	attr := ProcessAttr{Command: a.cmd, Dir: a.spec.Dir, OwnGroup: true}
 	streams, err := a.openStreams(&attr)

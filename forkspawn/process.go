@@ -76,11 +76,16 @@ type Command struct {
 	// Connections makes [Child.Open] and [Parent.Accept] possible, for children that
 	// start on this machine. They are not available on Windows.
 	Connections bool
+	// Sys has resource limits, the user, and other attributes of the process. A command
+	// with Sys is executed, not forked from a template, and cannot have a Launcher. A
+	// spare serves it only if Config.Command has the same pointer.
+	Sys *SysAttr
 }
 
 // internal returns c as package osproc takes it.
 func (c Command) internal() osproc.Command {
-	return osproc.Command{Path: c.Path, Args: c.Args, Env: c.Env, NewSession: c.NewSession}
+	return osproc.Command{Path: c.Path, Args: c.Args, Env: c.Env, NewSession: c.NewSession,
+		Settings: c.Sys.internal()}
 }
 
 // ProcessAttr is what [StartProcess] starts.
@@ -148,6 +153,9 @@ func startProcess(ctx context.Context, attr *ProcessAttr) (Process, error) {
 			runtime.GOOS, errUnsupported())
 	}
 	if err := attr.Command.checkFiles(); err != nil {
+		return nil, err
+	}
+	if err := attr.Command.Sys.check(); err != nil {
 		return nil, err
 	}
 	p, err := osproc.Start(ctx, attr.internal())

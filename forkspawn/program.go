@@ -38,7 +38,8 @@ func (s *Spawner) Start(ctx context.Context, cmd Command, opts ...Option) (*Chil
 // gets SIGTERM at once, and SIGKILL after StopGrace and TermGrace together.
 //
 // When this process ends, the Linux kernel kills the program's whole process group.
-// A process that has left the group, or runs as another user, is not killed.
+// A process that has left the group is not killed, nor one of another user if this
+// process is not root.
 // Elsewhere only the end of its stdin reaches the program.
 func WithProgram(cmd Command) Option {
 	return func(o *options) { o.cmd, o.program = cmd, true }

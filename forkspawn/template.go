@@ -39,8 +39,10 @@ func newForkserver(s *Spawner) *forkserver {
 			"reason", f.untested)
 		f.untested = nil
 	}
+	cmd := s.cfg.Command
+	cmd.Sys = nil // of the children, which are executed
 	f.t = template.New(template.Config{
-		Command: s.cfg.Command.internal(),
+		Command: cmd.internal(),
 		WarmUp:  s.cfg.WarmUp, WarmUpTimeout: s.cfg.WarmUpTimeout,
 		WaitForDebugger: s.cfg.WaitForDebugger,
 		Stdout:          templateStream(s.cfg.Stdout), Stderr: templateStream(s.cfg.Stderr),
@@ -80,7 +82,7 @@ func (f *forkserver) serves(cmd *Command) bool {
 	pairs := f.s.addr.Scheme == transport.SchemeUDS
 	return f.refused == nil && (pairs || len(cmd.Files) == 0 && !cmd.Connections) &&
 		cmd.Launcher == nil &&
-		!cmd.NewSession && !cmd.TicketOnStdin && cmd.Path == own.Path &&
+		!cmd.NewSession && !cmd.TicketOnStdin && cmd.Sys == nil && cmd.Path == own.Path &&
 		slices.Equal(cmd.Args, own.Args)
 }
 

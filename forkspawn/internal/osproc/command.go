@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/osproc/vfork"
 )
 
 // Command is a program with its arguments and environment.
@@ -26,6 +28,8 @@ type Command struct {
 	// NewSession makes the child the leader of a new session and of its process
 	// group.
 	NewSession bool
+	// Settings are made in the child before the exec; nil is none.
+	Settings *vfork.Settings
 }
 
 // Attr is what Start starts.

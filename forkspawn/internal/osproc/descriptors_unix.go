@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/osproc/vfork"
 )
 
 // marking serializes startMarked, because two calls at once would confuse their
@@ -42,6 +44,10 @@ func startMarked(
 	}
 	pidfd = -1
 	sys := sysProcAttr(attr, &pidfd)
+	if attr.Settings != nil && attr.Settings.Credential != nil {
+		to := attr.Settings.Credential
+		sys.Credential = &syscall.Credential{Uid: to.UID, Gid: to.GID, Groups: to.Groups}
+	}
 	pid, err = syscall.ForkExec(path, args, &syscall.ProcAttr{
 		Dir: attr.Dir, Env: env, Sys: sys, Files: files,
 	})
@@ -51,6 +57,26 @@ func startMarked(
 		err = syscall.EMFILE
 	}
 	return pid, pidfd, err
+}
+
+// checkPortable returns an error if syscall.ForkExec cannot make one of the settings.
+func checkPortable(s *vfork.Settings) error {
+	if s == nil {
+		return nil
+	}
+	for _, setting := range []struct {
+		name string
+		set  bool
+	}{
+		{"Cgroup", s.Cgroup != nil}, {"Nice", s.Nice != nil}, {"Umask", s.Umask != nil},
+		{"Limits", s.Limits != nil}, {"NoNewPrivileges", s.NoNewPrivs},
+	} {
+		if setting.set {
+			return &vfork.Error{Setting: true, Err: syscall.ENOTSUP, Step: "Command.Sys." +
+				setting.name + " needs clone3 and close_range of Linux 5.9, on amd64 or arm64"}
+		}
+	}
+	return nil
 }
 
 // leakingDescriptors returns the descriptors above 2 without close-on-exec.

@@ -56,3 +56,7 @@ func (h handle) stoppedBy(int) syscall.Signal { return 0 }
 func (h handle) runs(int) bool { return true }
 
 func (h handle) signal(_ int, sig syscall.Signal) error { return h.proc.Signal(sig) }
+
+func maySignal(uint32) error { return nil } // the start itself needs root
+
+func keepDumpable() (restore func()) { return func() {} }

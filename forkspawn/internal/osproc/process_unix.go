@@ -3,8 +3,10 @@
 package osproc
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
@@ -69,7 +71,11 @@ func Start(ctx context.Context, attr *Attr) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	more, err := Descriptors(attr.Files)
+	inherited := attr.Files
+	if attr.Settings != nil && attr.Settings.Cgroup != nil {
+		inherited = append(slices.Clip(inherited), attr.Settings.Cgroup)
+	}
+	more, err := Descriptors(inherited)
 	if err != nil {
 		return nil, err
 	}
@@ -90,37 +96,40 @@ func Start(ctx context.Context, attr *Attr) (*Process, error) {
 		break
 	}
 	runtime.KeepAlive(files)
-	runtime.KeepAlive(attr.Files)
+	runtime.KeepAlive(inherited)
 	if err != nil {
 		lead.close()
-	}
-	if resource := (*ResourceError)(nil); errors.As(err, &resource) {
-		return nil, resource
-	}
-	if err != nil && ctx.Err() != nil {
-		return nil, wait.Cause(ctx)
-	}
-	if err != nil {
-		step := "exec"
-		var verr *vfork.Error
-		if errors.As(err, &verr) {
-			err = verr.Err
-			if verr.Step != "execve" {
-				step = verr.Step
-			}
-		}
-		name := attr.Path
-		if name == "" {
-			name = path
-		}
-		if attr.Dir != "" && (step == "chdir" || dirMissing(attr.Dir)) {
-			step, name = "chdir", attr.Dir
-		}
-		return nil, ExplainStart(&fs.PathError{Op: step, Path: name, Err: err})
+		return nil, explain(ctx, err, path, attr)
 	}
 	p := Adopt(pid, pidfd, attr.OwnGroup)
 	p.leash = lead
 	return p, nil
+}
+
+// explain returns the error of a start that has failed with err.
+func explain(ctx context.Context, err error, path string, attr *Attr) error {
+	if resource := (*ResourceError)(nil); errors.As(err, &resource) {
+		return resource
+	}
+	if ctx.Err() != nil {
+		return wait.Cause(ctx)
+	}
+	step := "exec"
+	name := cmp.Or(attr.Path, path)
+	var verr *vfork.Error
+	if errors.As(err, &verr) {
+		err = verr.Err
+		switch {
+		case verr.Setting:
+			return &fs.PathError{Op: "start", Path: name, Err: fmt.Errorf("%s: %w", verr.Step, err)}
+		case verr.Step != "execve":
+			step = verr.Step
+		}
+	}
+	if attr.Dir != "" && (step == "chdir" || dirMissing(attr.Dir)) {
+		step, name = "chdir", attr.Dir
+	}
+	return ExplainStart(&fs.PathError{Op: step, Path: name, Err: err})
 }
 
 // Descriptors returns the descriptors of files. It does not change their mode.
@@ -156,11 +165,18 @@ func dirMissing(dir string) bool {
 func start(
 	ctx context.Context, path string, args, env []string, fds []int, attr *Attr, lead *leash,
 ) (pid, pidfd int, err error) {
+	if attr.Settings != nil && attr.Settings.Credential != nil {
+		if err := maySignal(attr.Settings.Credential.UID); err != nil {
+			return 0, -1, err
+		}
+		defer keepDumpable()()
+	}
 	if vfork.Supported() {
 		pid, pidfd, err = vfork.Start(ctx, &vfork.Attr{
 			Path: path, Args: args, Env: env, Secret: attr.Secret, Dir: attr.Dir, Files: fds,
 			OwnGroup: attr.OwnGroup, NewSession: attr.NewSession,
 			ParentDeathSignal: attr.ParentDeathSignal, Leash: lead.descriptors(),
+			Settings: attr.Settings,
 		})
 		var verr *vfork.Error
 		refused := errors.As(err, &verr) && (verr.Step == "clone3" || verr.Step == "close_range") &&
@@ -169,6 +185,9 @@ func start(
 		if !refused {
 			return pid, pidfd, err
 		}
+	}
+	if err := checkPortable(attr.Settings); err != nil {
+		return 0, -1, err
 	}
 	if err := awaitFiles(ctx, path, attr.Dir); err != nil {
 		return 0, -1, err

@@ -34,6 +34,7 @@ var Entries = map[string]forkspawn.Run{
 	"logs":                 logs,
 	"panics":               panics,
 	"prints":               prints,
+	"reads-files":          readsFiles,
 	"reports-descriptors":  reportsDescriptors,
 	"reports-environment":  reportsEnvironment,
 	"reports-spec":         reportsSpec,

@@ -12,7 +12,8 @@ type Attr struct {
 	Secret []byte
 	Dir    string // the working directory; "" is the parent's
 
-	// Files become the descriptors 0, 1, 2 and so on.
+	// Files become the descriptors 0, 1, 2 and so on. With a Cgroup in Settings, the last
+	// one is its directory, and the program does not get it.
 	Files []int
 	// OwnGroup makes the child the leader of a new process group.
 	OwnGroup bool
@@ -25,12 +26,16 @@ type Attr struct {
 	// Leash has descriptors that the child sets its process group as the owner of
 	// (F_SETOWN in fcntl(2)), before it executes the program. 0 is none.
 	Leash [2]int
+	// Settings may be nil.
+	Settings *Settings
 }
 
-// Error is a failed start. Step is the system call that failed.
+// Error is a failed start. Step is the system call that failed. For one of the Settings
+// it is in words.
 type Error struct {
-	Step string
-	Err  syscall.Errno
+	Step    string
+	Err     syscall.Errno
+	Setting bool
 }
 
 func (e *Error) Error() string { return e.Step + ": " + e.Err.Error() }

@@ -18,8 +18,8 @@
 //     handlers; ignored signals stay ignored. CLONE_PIDFD returns the pidfd.
 //  3. The child runs one function that never returns and makes only raw system
 //     calls: process group, parent-death signal (and a check that the parent is
-//     alive), leash, descriptors, close_range, directory, the parent's original signal
-//     mask, execve.
+//     alive), leash, descriptors, close_range, Settings, directory, the parent's
+//     original signal mask, execve.
 //  4. If a step fails, the child writes the step and the error into the parent's
 //     memory, and exits.
 //  5. The parent's thread continues after the child has executed or exited, and

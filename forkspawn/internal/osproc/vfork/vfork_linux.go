@@ -64,6 +64,7 @@ type childArgs struct {
 	session   bool
 	deathSig  uintptr
 	leash     [2]uintptr
+	settings  *Settings
 	parentPID uintptr
 	allSigs   uint64 // a full mask
 	oldSigs   uint64 // the thread's own
@@ -101,7 +102,7 @@ const exitFailed = 127 // after a failed step; only reap gets it
 // that thread as long as the child shall live.
 func Start(ctx context.Context, a *Attr) (pid, pidfd int, err error) {
 	c := &childArgs{
-		pidfd:     -1,
+		pidfd: -1, settings: a.Settings,
 		ignore:    sigaction{handler: sigIgn},
 		files:     make([]uintptr, len(a.Files)),
 		ownGroup:  a.OwnGroup && !a.NewSession,
@@ -161,7 +162,7 @@ func Start(ctx context.Context, a *Attr) (pid, pidfd int, err error) {
 	runtime.KeepAlive(envv)
 
 	if errno != 0 {
-		return 0, -1, &Error{step, syscall.Errno(errno)}
+		return 0, -1, &Error{Step: step, Err: syscall.Errno(errno)}
 	}
 	pid, pidfd = int(upid), int(c.pidfd)
 	if killed { // perhaps after the exec
@@ -175,7 +176,7 @@ func Start(ctx context.Context, a *Attr) (pid, pidfd int, err error) {
 	if c.step != stepNone {
 		reap(pid)
 		syscall.Close(pidfd)
-		return 0, -1, &Error{stepNames[c.step], syscall.Errno(c.errno)}
+		return 0, -1, c.failure()
 	}
 	return pid, pidfd, nil
 }
@@ -339,15 +340,8 @@ func becomeProgram(c *childArgs) (step uintptr, e syscall.Errno) {
 				uintptr(unsafe.Pointer(&c.oldAction)), 0, 8, 0, 0)
 		}
 	}
-	if c.deathSig != 0 {
-		if _, _, e = syscall.RawSyscall6(syscall.SYS_PRCTL, unix.PR_SET_PDEATHSIG,
-			c.deathSig, 0, 0, 0, 0); e != 0 {
-			return stepParentDeath, e
-		}
-		// If the parent has died just before, the signal will not come.
-		if r, _, _ = syscall.RawSyscall(syscall.SYS_GETPPID, 0, 0, 0); r != c.parentPID {
-			return stepParentGone, syscall.ESRCH
-		}
+	if step, e = dieWithParent(c); e != 0 {
+		return step, e
 	}
 	if c.leash[0] != 0 {
 		r, _, _ = syscall.RawSyscall(syscall.SYS_GETPID, 0, 0, 0)
@@ -360,8 +354,13 @@ func becomeProgram(c *childArgs) (step uintptr, e syscall.Errno) {
 	}
 
 	// The directory and the program come last, because a file system may not
-	// answer; see watch.
+	// answer; see watch. A frozen control group does not go on either.
 	c.closed = 1
+	if c.settings != nil {
+		if step, e = set(c); e != 0 {
+			return step, e
+		}
+	}
 	if c.dir != nil {
 		if _, _, e = syscall.RawSyscall(syscall.SYS_CHDIR,
 			uintptr(unsafe.Pointer(c.dir)), 0, 0); e != 0 {
