@@ -13,7 +13,7 @@ import (
 // for the receiver. If ctx ends before conn has room, nothing was sent, and the error is
 // the cause of ctx. Nobody else must write to conn during a Send.
 func Send(ctx context.Context, conn net.Conn, b *Blob) error {
-	if err := unixsock.SendFile(ctx, conn, b.file); err != nil {
+	if err := unixsock.SendFiles(ctx, conn, b.file); err != nil {
 		return fmt.Errorf("blob: send %q: %w", b.file.Name(), err)
 	}
 	return nil
@@ -22,10 +22,10 @@ func Send(ctx context.Context, conn net.Conn, b *Blob) error {
 // Receive receives a Blob from [Send]. It waits until ctx ends. The caller must close the
 // Blob. The errors are those of [Open]. At the end of the connection the error is io.EOF.
 func Receive(ctx context.Context, conn net.Conn) (*Blob, error) {
-	f, err := unixsock.ReceiveFile(ctx, conn)
+	files, err := unixsock.ReceiveFiles(ctx, conn, 1)
 	if err != nil {
 		return nil, fmt.Errorf("blob: receive: %w", err)
 	}
-	defer f.Close()
-	return Open(f)
+	defer files[0].Close()
+	return Open(files[0])
 }

@@ -113,6 +113,7 @@ type attempt struct {
 	marked      *os.File      // the child's stdin with a mark, or nil; see setStdin
 	lineWriters []*lineWriter // of the streams with Lines
 	conns       net.Conn      // see openConns
+	requests    net.Conn      // the same, of Command.Releasable
 	began       moment        // when the process ran, or when a spare got its spec
 }
 
@@ -286,6 +287,9 @@ func (a *attempt) launch(
 	ctx context.Context, ticket handshake.Ticket, forked bool,
 ) (Process, capture.Streams, error) {
 	s := a.s
+	if err := a.checkReleasable(); err != nil {
+		return nil, capture.Streams{}, err
+	}
 	if s.local != nil && !a.program {
 		return a.launchLocal(ticket)
 	}
@@ -297,7 +301,7 @@ func (a *attempt) launch(
 	}
 	attr := ProcessAttr{Command: a.cmd, Dir: a.spec.Dir, OwnGroup: true,
 		spare: !a.program && a.expected.Internal(access.Key{}).Welcomed() != nil,
-		leash: a.program && !s.cfg.NoParentDeathSignal}
+		leash: (a.program || a.cmd.Releasable) && !s.cfg.NoParentDeathSignal}
 	if s.cfg.Subreaper {
 		attr.Env = s.reaper.Mark(a.id, attr.Env)
 	}
@@ -308,7 +312,7 @@ func (a *attempt) launch(
 	if err := a.setStdin(&attr, ticket, forked); err != nil {
 		return nil, capture.Streams{}, err
 	}
-	if !s.cfg.NoParentDeathSignal {
+	if !s.cfg.NoParentDeathSignal && !a.cmd.Releasable { // it cannot be taken back
 		attr.ParentDeathSignal = sigkill
 	}
 	streams, err := a.openStreams(&attr)
@@ -324,29 +328,6 @@ func (a *attempt) launch(
 	}
 	streams.Feed()
 	return proc, streams, nil
-}
-
-// startProcess starts the process of attr.
-func (a *attempt) startProcess(
-	ctx context.Context, attr *ProcessAttr, forked bool,
-) (proc Process, err error) {
-	if a.cmd.Connections && !a.program {
-		near, far, err := openConns(attr)
-		if err != nil {
-			return nil, err
-		}
-		defer far.Close()
-		a.conns = near
-	}
-	if forked {
-		proc, err = a.s.forks.fork(ctx, attr, a.connection())
-	} else {
-		proc, err = a.s.startOnThread(ctx, attr)
-	}
-	if err != nil && a.conns != nil {
-		a.conns.Close()
-	}
-	return proc, err
 }
 
 // startOnThread starts a process on the Spawner's thread.
@@ -385,7 +366,7 @@ func (a *attempt) finish(peer *handshake.Peer) *Child {
 	a.report.ready(a.child.event(), a.child.boot) // before anybody can stop it
 	a.s.add(a.child)
 	if a.s.addr.Scheme != transport.SchemeUDS {
-		a.s.reaps.Go(func() { a.child.letGo(context.Background(), time.Millisecond, letGoPause) })
+		a.s.reaps.Go(func() { a.child.letGo(a.child.releasing.life(), time.Millisecond, letGoPause) })
 	}
 	a.s.spares.worked(a.boot)
 	return a.child

@@ -39,8 +39,11 @@ type Child struct {
 	// set before Spawn returns, or the child is among the spares; nil for a program
 	peer  *handshake.Peer
 	conns net.Conn // of Command.Connections, or nil
-	boot  BootTimes
-	intro *introduction // nil if the child was never a spare
+	// of Command.Releasable, or nil
+	releasing *releasing
+	uncount   func() // ends the count of this child in Spawner.reaps
+	boot      BootTimes
+	intro     *introduction // nil if the child was never a spare
 
 	onBehalfOf *Parent // the parent of the process or entry that called Spawn; nil at the root
 
@@ -76,19 +79,26 @@ func newChild(a *attempt, proc Process, st capture.Streams, spare bool) *Child {
 	c := &Child{
 		s: a.s, id: a.id, spec: &a.spec, report: a.report, proc: proc,
 		streams: st, lines: a.lineWriters, expected: a.expected, conns: a.conns,
+		releasing: newReleasing(a.requests), uncount: sync.OnceFunc(a.s.reaps.Done),
 		exited: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	if spare {
 		c.intro = newIntroduction()
 	}
-	a.s.reaps.Go(c.reap)
+	a.s.reaps.Add(1)
+	go c.reap()
 	return c
 }
 
 // reap waits for the process's end, and then cleans up after it.
 func (c *Child) reap() {
+	defer c.uncount()
 	c.status = c.proc.Wait()
 	c.s.forks.reaped(c.proc)
+	if c.isReleased() {
+		close(c.exited)
+		return
+	}
 	c.streams.Settle() // so that the tails are complete when the end is reported
 	unixsock.RemoveBeside(c.s.peers.Addr().Target, socketPrefix(c.id))
 	c.s.reaper.Ended(c.PID(), c.id)
@@ -110,6 +120,7 @@ func (c *Child) release() {
 	if c.conns != nil {
 		c.conns.Close()
 	}
+	c.releasing.close()
 }
 
 // callOnExit sets the one function that is called when the process has ended.
@@ -205,13 +216,16 @@ func (c *Child) explain(ctx context.Context, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, transport.ErrPeerGone), errors.Is(err, io.EOF):
-	case errors.Is(err, transport.ErrChannelClosed) && wait.Closed(c.exited):
-		// stopped by this side
+	case errors.Is(err, transport.ErrChannelClosed) && (wait.Closed(c.exited) || c.isReleased()):
+		// stopped or released by this side
 	default:
 		return err
 	}
-	if !c.awaitExit(ctx, statusBound) {
+	if !c.awaitExitOrRelease(ctx) {
 		return err // it has closed its channel and keeps running
+	}
+	if c.isReleased() {
+		return c.wasReleased()
 	}
 	var bye *transport.GoodbyeError
 	if errors.As(err, &bye) {
@@ -307,8 +321,12 @@ func (c *Child) Wait(ctx context.Context) (ExitStatus, error) {
 }
 
 // Signal sends a signal to the child's process, but not to the rest of its
-// process group. If the child has ended, it returns [os.ErrProcessDone].
+// process group. If the child has ended, it returns [os.ErrProcessDone]. A released
+// child gets no signal, and the error matches [ErrReleased].
 func (c *Child) Signal(sig syscall.Signal) error {
+	if c.isReleased() {
+		return c.wasReleased()
+	}
 	err := c.proc.Signal(sig)
 	c.report.signalled(slog.LevelDebug, c.event(), sig, false, err)
 	return err

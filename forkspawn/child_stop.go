@@ -60,7 +60,7 @@ var errUnkillable = osproc.ErrUnkillable
 //
 // Stop then closes the channel, and messages not yet received are lost. To
 // receive all messages of the child, call [Child.RequestStop], receive until the end,
-// and then call Stop.
+// and then call Stop. Stop does nothing to a released child.
 //
 // The error is nil unless the process could not be ended. Stop may be called
 // concurrently and again. It runs once, with the first caller's ctx, and all
@@ -69,6 +69,9 @@ func (c *Child) Stop(ctx context.Context) (StopResult, error) {
 	c.stop.Do(func() {
 		defer close(c.stopped)
 		c.stopping.Store(true)
+		if !c.releasing.end() {
+			return
+		}
 		c.result, c.stopErr = c.runLadder(ctx)
 		c.lastWords()
 		if c.peer != nil {
@@ -87,6 +90,9 @@ func (c *Child) Stop(ctx context.Context) (StopResult, error) {
 // request, or ctx has ended. If the child has ended, it does nothing. The caller
 // must call [Child.Stop] afterwards.
 func (c *Child) RequestStop(ctx context.Context, reason string) error {
+	if c.isReleased() {
+		return c.wasReleased()
+	}
 	if wait.Closed(c.exited) {
 		return nil
 	}
@@ -114,7 +120,7 @@ func (c *Child) Kill() (StopResult, error) {
 
 // kill sends SIGKILL, once, also during a Stop. It does not wait.
 func (c *Child) kill() {
-	if !wait.Closed(c.exited) && c.killed.CompareAndSwap(false, true) {
+	if !wait.Closed(c.exited) && c.beginKill() {
 		c.stopping.Store(true) // so that this end is not taken for a failure
 		c.signalGroup(sigkill)
 	}
@@ -271,7 +277,7 @@ func (c *Child) ladderLimit(
 	if hastened {
 		return time.Now(), changes
 	}
-	parent := parentIn(ctx, c.onBehalfOf) // the second one, because Close has no context
+	parent := parentIn(ctx, c.onBehalfOf).latest() // the second one, because Close has no context
 	if parent == nil {
 		return end, changes
 	}
@@ -312,6 +318,9 @@ func (c *Child) terminate() {
 
 // signalGroup sends a signal to the child's process group and reports it.
 func (c *Child) signalGroup(sig syscall.Signal) {
+	if c.isReleased() {
+		return
+	}
 	err := c.proc.SignalGroup(sig)
 	level := slog.LevelWarn
 	if sig == sigcont || errors.Is(err, os.ErrProcessDone) {

@@ -73,7 +73,8 @@ func (c *Child) Open(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return fail(explainScarcity(err))
 	}
-	err = sendConn(ctx, c.conns, far)
+	err = sendConns(ctx, c.conns, far)
+	far.Close()
 	if err != nil {
 		near.Close()
 		if c.awaitExit(ctx, statusBound) {
@@ -105,57 +106,84 @@ func (p *Parent) Accept(ctx context.Context) (net.Conn, error) {
 		}
 		f.Close()
 	}
-	f, err := unixsock.ReceiveFile(ctx, p.conns)
+	conns, err := receiveConns(ctx, p.conns, 1)
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
 		err = ErrParentGone
 	}
 	if err != nil {
 		return fail(explainScarcity(err))
 	}
-	defer f.Close()
-	conn, err := net.FileConn(f)
-	if err != nil {
-		return fail(explainScarcity(err))
-	}
-	return conn, nil
+	return conns[0], nil
 }
 
-// sendConn sends the other end of a connection, and closes this process's own.
-func sendConn(ctx context.Context, over, conn net.Conn) error {
-	f, err := conn.(interface{ File() (*os.File, error) }).File()
-	conn.Close()
-	if err != nil {
-		return err
+// sendConns sends connections over a Unix socket, in one message.
+func sendConns(ctx context.Context, over net.Conn, conns ...net.Conn) error {
+	files := make([]*os.File, len(conns))
+	for i, conn := range conns {
+		f, err := conn.(interface{ File() (*os.File, error) }).File()
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files[i] = f
 	}
-	defer f.Close()
-	return unixsock.SendFile(ctx, over, f)
+	return unixsock.SendFiles(ctx, over, files...)
 }
 
-// openConns adds a socket for more connections to the files of attr. The caller closes
-// far after the start, and near in the end.
-func openConns(attr *ProcessAttr) (near net.Conn, far *os.File, err error) {
+// receiveConns receives n connections, which were sent in one message.
+func receiveConns(ctx context.Context, over net.Conn, n int) (conns []net.Conn, err error) {
+	files, err := unixsock.ReceiveFiles(ctx, over, n)
+	for _, f := range files {
+		conn, ferr := net.FileConn(f)
+		f.Close()
+		if ferr != nil {
+			err = ferr
+			continue
+		}
+		conns = append(conns, conn)
+	}
+	if err != nil {
+		closeAll(conns)
+		return nil, err
+	}
+	return conns, nil
+}
+
+// closeAll closes connections. Some may be nil.
+func closeAll(conns []net.Conn) {
+	for _, conn := range conns {
+		if conn != nil {
+			conn.Close()
+		}
+	}
+}
+
+// openConns adds a socket for more connections to the files of attr, with a name of this
+// package, and sets near. The caller closes far after the start, and near in the end.
+func openConns(attr *ProcessAttr, name string, near *net.Conn) (far *os.File, err error) {
 	if runtime.GOOS == "windows" {
-		return nil, nil, fmt.Errorf("more connections: %w", errors.ErrUnsupported)
+		return nil, fmt.Errorf("more connections: %w", errors.ErrUnsupported)
 	}
-	if attr.Files[connsName] != nil {
-		return nil, nil, badField("Command.Files", "%q is reserved", connsName)
+	if attr.Files[name] != nil {
+		return nil, badField("Command.Files", "%q is reserved", name)
 	}
-	near, other, err := unixsock.Pair()
+	own, other, err := unixsock.Pair()
 	if err != nil {
-		return nil, nil, explainScarcity(err)
+		return nil, explainScarcity(err)
 	}
 	far, err = other.(*net.UnixConn).File()
 	other.Close()
 	if err != nil {
-		near.Close()
-		return nil, nil, explainScarcity(err)
+		own.Close()
+		return nil, explainScarcity(err)
 	}
+	*near = own
 	attr.Files = maps.Clone(attr.Files)
 	if attr.Files == nil {
 		attr.Files = make(map[string]*os.File)
 	}
-	attr.Files[connsName] = far
-	return near, far, nil
+	attr.Files[name] = far
+	return far, nil
 }
 
 // childConn is a connection to a child, with the child's end as its error.

@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/testkit/netns"
 	"github.com/spawnwire/spawnwire/spawnspec"
@@ -31,7 +30,7 @@ func spawnOn(t *testing.T, m *netns.Machine, deadAfter time.Duration) *forkspawn
 }
 
 func TestMachine_DeathEndsTheChildThere(t *testing.T) {
-	spawntest.NoLeaks(t)
+	t.Parallel()
 	m := netns.New(t)
 	child := spawnOn(t, m, 0)
 	m.Cut(t)
@@ -46,7 +45,7 @@ func TestMachine_DeathEndsTheChildThere(t *testing.T) {
 }
 
 func TestMachine_DeadAfterHoldsOnBothSides(t *testing.T) {
-	spawntest.NoLeaks(t)
+	t.Parallel()
 	m := netns.New(t)
 	child := spawnOn(t, m, testkit.Patience)
 	m.Cut(t)

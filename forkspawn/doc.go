@@ -43,10 +43,10 @@
 // [Config.Subreaper], daemons of the child are killed, too. A [Group] is a set of
 // children that live and die together; see [GroupConfig] for restarts.
 //
-// When the parent dies, its children end. On Linux the kernel kills them.
-// Elsewhere, and with [Config.NoParentDeathSignal], they notice the end of their
-// connection and have a quarter of a second to finish. A tree of processes stops from its
-// leaves up, within the grace of its root.
+// When the parent dies, its children end, unless [Child.Release] has let them go. On Linux
+// the kernel kills them. Elsewhere, and with [Config.NoParentDeathSignal], they notice the
+// end of their connection and have a quarter of a second to finish. A tree of processes
+// stops from its leaves up, within the grace of its root.
 //
 // # Observing
 //

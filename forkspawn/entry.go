@@ -184,6 +184,7 @@ func (p *Parent) Exit(err error) {
 // conclude closes the connections with the result of the work. It returns nil if the
 // process should exit with status 0.
 func (p *Parent) conclude(err error) error {
+	p = p.latest()
 	var asked *CancelError
 	var exit *ExitError // from a child of this child; it can match io.EOF, too
 	if errors.As(context.Cause(p.Context()), &asked) &&

@@ -18,6 +18,30 @@ func SetKillBound(d time.Duration) (restore func()) {
 	return func() { killBound = old }
 }
 
+// SetConfirmBound sets how long Release waits for the child's last word.
+func SetConfirmBound(d time.Duration) (restore func()) {
+	old := confirmBound
+	confirmBound = d
+	return func() { confirmBound = old }
+}
+
+// ReleaseConn returns the connection for the requests of Release, and NextConn the
+// child's end.
+func ReleaseConn(c *Child) net.Conn { return c.releasing.conn }
+func NextConn(p *Parent) net.Conn   { return p.requests }
+
+// SendConns sends connections over another one, and ReceiveConns receives them.
+var (
+	SendConns    = sendConns
+	ReceiveConns = receiveConns
+)
+
+// ReleaseAnswer is what a child answers to a request.
+type ReleaseAnswer = releaseAnswer
+
+// Ticket returns the ticket in a Handle.
+func (h Handle) Ticket() handshake.Ticket { return h.ticket }
+
 // SetGoVersion sets this program's Go version as the forkserver sees it. The returned
 // function restores it.
 func SetGoVersion(v string) (restore func()) {

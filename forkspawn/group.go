@@ -108,8 +108,15 @@ func (g *Group) Spawn(ctx context.Context, spec spawnspec.Spec, opts ...Option) 
 func (g *Group) watch(c *Child) {
 	endLiveness := g.watchLiveness(c)
 	select {
+	case <-c.gone(): // it is no longer the group's
+		endLiveness()
+		g.leave(nil)
 	case <-c.exited:
 		endLiveness()
+		if c.isReleased() {
+			g.leave(nil)
+			return
+		}
 		if c.stopping.Load() { // by the caller, maybe with force
 			g.stop(c)
 		} else if err := c.Err(); err != nil && !g.endedTogether(c) {
@@ -137,7 +144,8 @@ func (g *Group) watch(c *Child) {
 // nil run waits for the child's end.
 //
 // When the child has failed, by run's error or its own, or has ended, the
-// GroupConfig decides whether the group starts it again. Then the child
+// GroupConfig decides whether the group starts it again. A released child leaves the
+// group and is not started again. Then the child
 // gets the same spec, and run is called again. Otherwise a failure cancels the
 // group. After Spec.Deadline no child is started again.
 //
@@ -290,6 +298,9 @@ func (g *Group) supervise(
 		}
 		var pause time.Duration
 		final, again := err, g.ctx.Err() == nil
+		if c != nil && c.isReleased() {
+			again = false
+		}
 		if passed := !spec.Deadline.IsZero() && !time.Now().Before(spec.Deadline); passed {
 			again = false
 		}
@@ -336,6 +347,8 @@ func (g *Group) runOnce(
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
+		case <-c.gone():
+			cancel(ErrReleased)
 		case <-c.exited:
 			cancel(c.endCause())
 		case <-g.ctx.Done():
@@ -358,6 +371,10 @@ func (g *Group) runOnce(
 	watch.Wait()
 	result, stopErr := c.Stop(g.stopContext())
 	switch {
+	case c.isReleased() && (errors.Is(err, ErrReleased) || g.isConsequence(err)):
+		return c, nil
+	case c.isReleased():
+		return c, err
 	case stopErr != nil:
 		return c, errors.Join(err, stopErr)
 	case g.failed(c, result):

@@ -42,14 +42,14 @@ func (a *attempt) launchLocal(ticket handshake.Ticket) (Process, capture.Streams
 	}
 	p := &localProcess{done: make(chan struct{})}
 	if a.cmd.Connections {
-		near, far, err := openConns(&attr)
+		far, err := openConns(&attr, connsName, &a.conns)
 		if err != nil {
 			st.Started()
 			st.End()
 			st.Close()
 			return nil, capture.Streams{}, err
 		}
-		a.conns, p.files = near, map[string]*os.File{connsName: far}
+		p.files = map[string]*os.File{connsName: far}
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	pipes := st.TakeChildEnds() // the goroutine closes them

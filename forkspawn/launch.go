@@ -106,3 +106,34 @@ func lostOf(p Process) error {
 	}
 	return nil
 }
+
+// startProcess starts the process of attr.
+func (a *attempt) startProcess(
+	ctx context.Context, attr *ProcessAttr, forked bool,
+) (proc Process, err error) {
+	defer func() {
+		if err != nil {
+			closeAll([]net.Conn{a.conns, a.requests})
+		}
+	}()
+	if a.cmd.Connections && !a.program {
+		far, err := openConns(attr, connsName, &a.conns)
+		if err != nil {
+			return nil, err
+		}
+		defer far.Close()
+	}
+	if a.cmd.Releasable {
+		far, err := openConns(attr, requestsName, &a.requests)
+		if err != nil {
+			return nil, err
+		}
+		defer far.Close()
+	}
+	if forked {
+		proc, err = a.s.forks.fork(ctx, attr, a.connection())
+	} else {
+		proc, err = a.s.startOnThread(ctx, attr)
+	}
+	return proc, err
+}

@@ -164,7 +164,7 @@ const besideBound = time.Second
 // known to the parent. So the parent can remove the socket if this process is
 // killed. It returns nil if that is not possible.
 func listenBeside(p *Parent) net.Listener {
-	if p == nil || p.addr.IsZero() {
+	if p == nil || p.addr.IsZero() || p.releasable { // it outlives the directory
 		return nil
 	}
 	path := unixsock.Beside(p.addr.Target,

@@ -73,6 +73,13 @@ type Parent struct {
 	// take it
 	unready chan struct{}
 
+	releasable bool // by Command.Releasable, or taken over
+	// holds one value during a Next, which owns waiting
+	nexting  chan struct{}
+	requests net.Conn               // nil if the child is not releasable
+	waiting  *nextParent            // from the release until the next parent is there
+	next     atomic.Pointer[Parent] // the parent after this one
+
 	accepting chan struct{} // holds one value during an Accept, which owns conns
 	conns     net.Conn      // nil before the first Accept
 	sockets   atomic.Int64  // counts this process's listening sockets; see listenBeside
@@ -180,9 +187,11 @@ func dialer(addr transport.Addr) func(context.Context) (net.Conn, error) {
 type joining struct {
 	cfg   JoinConfig
 	files map[string]*os.File // of Command.Files
-	init  int64               // when the process began to run Go code; see package monotime
-	main  int64               // when Init or Join was called
-	dial  func(context.Context) (net.Conn, error)
+	// requests is the connection for Next in a process that was taken over
+	requests net.Conn
+	init     int64 // when the process began to run Go code; see package monotime
+	main     int64 // when Init or Join was called
+	dial     func(context.Context) (net.Conn, error)
 	// control returns the child's end of a control connection that exists from
 	// the start. If it is nil, the child dials one after it is ready.
 	control func() (net.Conn, error)
@@ -211,12 +220,17 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	p := &Parent{
 		id: t.ID, dial: how.dial, control: how.control, addr: t.Addr, cfg: how.cfg,
 		files: how.files, unready: make(chan struct{}, 1), accepting: make(chan struct{}, 1),
+		requests: how.requests, nexting: make(chan struct{}, 1),
 		askedToStop: make(chan struct{}),
 	}
 	p.open, p.close = context.WithCancel(context.Background())
 	p.attaching, p.stopAttach = context.WithCancel(context.Background())
 	p.ctx, p.cancel = context.WithCancelCause(
 		context.WithValue(context.Background(), parentKey{}, p))
+	if err := p.takeRequests(); err != nil {
+		conn.Close()
+		return nil, prefixed("join", err)
+	}
 	if how.forkedSpare {
 		rehearse(how.check)
 	}
@@ -325,6 +339,8 @@ func (p *Parent) RecvBytes(ctx context.Context, buf []byte) (int, error) {
 func (p *Parent) explain(err error) error {
 	var bye *transport.GoodbyeError
 	switch {
+	case err != nil && errors.Is(context.Cause(p.ctx), ErrReleased):
+		return ErrReleased
 	case errors.As(err, &bye):
 		p.cancel(&CancelError{Reason: "the parent closed the channel"})
 		return err

@@ -213,9 +213,13 @@ const orphanGrace = 250 * time.Millisecond
 // parentGone ends the context and then the process, because nobody else would end
 // an orphan.
 func (p *Parent) parentGone() {
-	if p.open.Err() != nil {
-		return
+	if p.open.Err() == nil {
+		p.orphan()
 	}
+}
+
+// orphan ends the process, once.
+func (p *Parent) orphan() {
 	p.orphaned.Do(func() {
 		p.cancel(ErrParentGone)
 		if p.cfg.OnParentGone != nil {

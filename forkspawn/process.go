@@ -80,6 +80,15 @@ type Command struct {
 	// with Sys is executed, not forked from a template, and cannot have a Launcher. A
 	// spare serves it only if Config.Command has the same pointer.
 	Sys *SysAttr
+	// Releasable makes [Child.Release] possible, so the child can outlive this process.
+	// It is available on Linux, for a child of the same user on this machine that
+	// calls [Parent.Next]. Its streams must not need this process: each is [Null],
+	// [Inherit] or [File], and Stderr must be set. Config.Subreaper, Config.Start and
+	// Config.AllowOtherUsers exclude it. Otherwise Spawn's error is a [*ConfigError].
+	//
+	// As long as such a child is not released, the kernel kills its whole process
+	// group when this process ends.
+	Releasable bool
 }
 
 // internal returns c as package osproc takes it.

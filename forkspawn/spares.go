@@ -327,6 +327,7 @@ func (r *spares) wait() {
 func (c *Command) equal(d *Command) bool {
 	return c.Path == d.Path && c.Launcher == d.Launcher && c.NewSession == d.NewSession &&
 		c.TicketOnStdin == d.TicketOnStdin && c.Connections == d.Connections && c.Sys == d.Sys &&
+		c.Releasable == d.Releasable &&
 		same(c.Args, d.Args) &&
 		same(c.Env, d.Env) && (c.Env == nil) == (d.Env == nil) &&
 		maps.Equal(c.Files, d.Files)

@@ -80,7 +80,7 @@ func (f *forkserver) serves(cmd *Command) bool {
 	defer f.mu.Unlock()
 	own := &f.s.cfg.Command
 	pairs := f.s.addr.Scheme == transport.SchemeUDS
-	return f.refused == nil && (pairs || len(cmd.Files) == 0 && !cmd.Connections) &&
+	return f.refused == nil && (pairs || len(cmd.Files) == 0 && !cmd.Connections && !cmd.Releasable) &&
 		cmd.Launcher == nil &&
 		!cmd.NewSession && !cmd.TicketOnStdin && cmd.Sys == nil && cmd.Path == own.Path &&
 		slices.Equal(cmd.Args, own.Args)
@@ -128,6 +128,13 @@ func (f *forkserver) fork(
 		return nil, err
 	}
 	p, err := f.t.Fork(ctx, attr.internal(), attr.spare, serve)
+	if err == nil && attr.leash {
+		if err = p.Leash(); err != nil {
+			p.SignalGroup(sigkill)
+			p.Wait()
+			f.t.Reaped(p)
+		}
+	}
 	if err != nil {
 		return nil, f.publicError(err)
 	}

@@ -50,6 +50,9 @@ type Trace struct {
 	Exited func(ChildEvent, ExitStatus)
 	// Stopped is called when Stop has ended the child, or has failed to.
 	Stopped func(ChildEvent, StopResult, error)
+	// Released is called when Release has let the child go. Nothing is reported of it
+	// afterwards. Reattach reports Started and Ready.
+	Released func(ChildEvent)
 	// Restarting is called when a Group will restart a child after a pause.
 	// The event has the id and the pid of the previous process. They are empty
 	// if it was never started.
@@ -137,6 +140,13 @@ func (r *reporter) exited(e ChildEvent, s ExitStatus) {
 	r.write(slog.LevelDebug, "child ended", e, "status", s.String())
 	if r.trace.Exited != nil {
 		r.trace.Exited(e, s)
+	}
+}
+
+func (r *reporter) released(e ChildEvent) {
+	r.write(slog.LevelDebug, "child released", e)
+	if r.trace.Released != nil {
+		r.trace.Released(e)
 	}
 }
 

@@ -18,6 +18,8 @@ type Expectation struct {
 	// PhaseConnect, in order and once each, before WaitForPeer returns. The
 	// handshake waits for it.
 	OnPhase func(Phase, time.Time)
+	// Internal has settings for this module only.
+	Internal access.ExpectOptions
 }
 
 // Expected is a child that may connect. Its methods may be called concurrently.
@@ -59,6 +61,13 @@ type Expected struct {
 // Expect registers a child. Then the caller starts the child with the result's
 // Ticket, and calls SetPID. In the end it calls Cancel.
 func (l *Listener) Expect(e Expectation) (*Expected, error) {
+	if e.Internal.Ticket != "" {
+		t, err := ParseTicket(e.Internal.Ticket)
+		if err != nil {
+			return nil, err
+		}
+		return l.expect(t.ID, t.secret, e)
+	}
 	return l.expect(NewID(), randomSecret(), e)
 }
 

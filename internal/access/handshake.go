@@ -25,6 +25,13 @@ type JoinOptions struct {
 	Versions [2]uint
 }
 
+// ExpectOptions are the settings of handshake.Listener.Expect for this module alone.
+type ExpectOptions struct {
+	// Ticket, if not "", is the encoded ticket that the child has made itself. Its id
+	// and its secret are used.
+	Ticket string
+}
+
 // Timings are moments in a child's start, in nanoseconds of its host's
 // CLOCK_MONOTONIC. 0 is unknown.
 type Timings struct {

@@ -9,55 +9,63 @@ import (
 	"io"
 	"net"
 	"os"
-	"time"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/internal/wait"
 )
 
-// SendFile sends a file over a Unix socket, with one byte (SCM_RIGHTS in unix(7)). It
+// SendFiles sends files over a Unix socket, with one byte (SCM_RIGHTS in unix(7)). It
 // waits for room until ctx ends.
-func SendFile(ctx context.Context, over net.Conn, f *os.File) error {
+func SendFiles(ctx context.Context, over net.Conn, files ...*os.File) error {
 	conn, err := unixConn(over)
 	if err != nil {
 		return err
 	}
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
+	fds := make([]int, len(files))
+	for i, f := range files {
+		raw, err := f.SyscallConn() // unlike Fd, it does not change the file's mode
+		if err != nil {
+			return err
+		}
+		if err := raw.Control(func(fd uintptr) { fds[i] = int(fd) }); err != nil {
+			return err
+		}
 	}
-	defer untilDone(ctx, conn.SetWriteDeadline)()
-	cerr := raw.Control(func(fd uintptr) {
-		_, _, err = conn.WriteMsgUnix([]byte{0}, unix.UnixRights(int(fd)), nil)
-	})
-	if cerr != nil {
-		err = cerr
-	}
+	defer wait.Deadline(ctx, conn.SetWriteDeadline)()
+	_, _, err = conn.WriteMsgUnix([]byte{0}, unix.UnixRights(fds...), nil)
+	runtime.KeepAlive(files)
 	return orDone(ctx, err)
 }
 
-// ReceiveFile receives a file from SendFile. It waits until ctx ends. At the end of the
-// connection the error is io.EOF. A lack of descriptors is EMFILE.
-func ReceiveFile(ctx context.Context, over net.Conn) (*os.File, error) {
+// ReceiveFiles receives n files, which SendFiles has sent in one message. It waits until
+// ctx ends. At the end of the connection the error is io.EOF. A lack of descriptors is
+// EMFILE.
+func ReceiveFiles(ctx context.Context, over net.Conn, n int) (files []*os.File, err error) {
 	conn, err := unixConn(over)
 	if err != nil {
 		return nil, err
 	}
-	defer untilDone(ctx, conn.SetReadDeadline)()
-	oob := make([]byte, unix.CmsgSpace(4))
-	n, oobn, _, _, err := conn.ReadMsgUnix(make([]byte, 1), oob)
+	defer wait.Deadline(ctx, conn.SetReadDeadline)()
+	oob := make([]byte, unix.CmsgSpace(4*n))
+	size, oobn, _, _, err := conn.ReadMsgUnix(make([]byte, 1), oob)
 	if err != nil {
 		return nil, orDone(ctx, err)
 	}
-	if n == 0 {
+	if size == 0 {
 		return nil, io.EOF
 	}
-	fds := Rights(oob[:oobn])
-	if len(fds) != 1 {
+	for _, fd := range Rights(oob[:oobn]) {
+		files = append(files, os.NewFile(uintptr(fd), "received"))
+	}
+	if len(files) != n {
+		for _, f := range files {
+			f.Close()
+		}
 		return nil, os.NewSyscallError("recvmsg", unix.EMFILE)
 	}
-	return os.NewFile(uintptr(fds[0]), "received"), nil
+	return files, nil
 }
 
 // unixConn returns the Unix socket below conn.
@@ -70,21 +78,6 @@ func unixConn(conn net.Conn) (*net.UnixConn, error) {
 			conn = c.NetConn()
 		default:
 			return nil, fmt.Errorf("not a Unix socket: %w", errors.ErrUnsupported)
-		}
-	}
-}
-
-// untilDone sets a deadline when ctx ends. stop takes it back.
-func untilDone(ctx context.Context, setDeadline func(time.Time) error) (stop func()) {
-	ended := make(chan struct{})
-	detach := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		setDeadline(time.Unix(1, 0))
-	})
-	return func() {
-		if !detach() {
-			<-ended
-			setDeadline(time.Time{})
 		}
 	}
 }

@@ -3,6 +3,7 @@ package unixsock
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"strconv"
 
@@ -31,6 +32,24 @@ func holdPeer(fd int) (heldPeer, error) {
 		return -1, errEnded
 	}
 	return -1, os.NewSyscallError("getsockopt SO_PEERPIDFD", err)
+}
+
+// HoldPeer returns the credentials and a pidfd of the process at the other end. On a
+// dialed connection that is the listening process. The caller closes the pidfd.
+// Before Linux 6.5 the pidfd may be that of another process with the same number, if
+// the peer has ended.
+func HoldPeer(conn net.Conn) (cred Cred, pidfd int, err error) {
+	err = control(conn, func(fd int) error {
+		if cred, err = peerCred(fd); err != nil {
+			return err
+		}
+		held, err := holdPeer(fd)
+		if pidfd = int(held); err == nil && held < 0 {
+			pidfd, err = unix.PidfdOpen(cred.PID, 0)
+		}
+		return err
+	})
+	return cred, pidfd, err
 }
 
 func (h heldPeer) release() {

@@ -33,11 +33,13 @@ func peerCred(int) (Cred, error)               { return Cred{}, errors.ErrUnsupp
 // Sweep does nothing; see LockDir.
 func Sweep(string) {}
 
-// SendFile returns an error: there are no descriptors to pass.
-func SendFile(context.Context, net.Conn, *os.File) error { return errors.ErrUnsupported }
+// SendFiles returns an error: there are no descriptors to pass.
+func SendFiles(context.Context, net.Conn, ...*os.File) error { return errors.ErrUnsupported }
 
-// ReceiveFile returns an error: there are no descriptors to pass.
-func ReceiveFile(context.Context, net.Conn) (*os.File, error) { return nil, errors.ErrUnsupported }
+// ReceiveFiles returns an error: there are no descriptors to pass.
+func ReceiveFiles(context.Context, net.Conn, int) ([]*os.File, error) {
+	return nil, errors.ErrUnsupported
+}
 
 // Pair returns a net.Pipe, because there are no socket pairs.
 func Pair() (a, b net.Conn, err error) {

@@ -32,6 +32,22 @@ func For(ctx context.Context, c <-chan struct{}, bound time.Duration) bool {
 	return Closed(c)
 }
 
+// Deadline sets a deadline in the past when ctx ends, which ends a read, write or accept.
+// stop takes it back.
+func Deadline(ctx context.Context, set func(time.Time) error) (stop func()) {
+	ended := make(chan struct{})
+	detach := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		set(time.Unix(1, 0))
+	})
+	return func() {
+		if !detach() {
+			<-ended
+			set(time.Time{})
+		}
+	}
+}
+
 // ForFile waits until the file system of path answers, or until ctx has ended, and
 // reports whether it answers. A file system that hangs keeps a goroutine waiting.
 func ForFile(ctx context.Context, path string) bool {
