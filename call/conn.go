@@ -12,6 +12,7 @@ import (
 
 	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/inspect"
 	"github.com/spawnwire/spawnwire/internal/progname"
 	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/transport"
@@ -129,7 +130,8 @@ type Conn struct {
 	writing  writing
 	pool     pool
 	messages messages
-	endings  []*traced // for report
+	endings  []*traced              // for report
+	seen     map[seenCall]time.Time // by the last look; see looks
 }
 
 type connState uint8
@@ -166,6 +168,7 @@ func (cfg Config) open(base context.Context, owner Owner, mux *Mux) *Conn {
 	c.window = uint64(max(minWindow, min(maxWindow, cfg.Memory/4/cfg.MaxCalls)))
 	c.pool.free = cfg.Memory / 2
 	limits := hello{uint64(cfg.MaxCalls), c.window, uint64(cfg.MaxMessage)}
+	inspect.AddCalls((*looks)(c))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writing.out = appendFrame(nil, head{op: opHello}, limits.encode())
@@ -333,6 +336,7 @@ func (c *Conn) failLocked(err error) {
 // die sets the error of all calls and wakes them. The caller has locked mu.
 func (c *Conn) die(err error) {
 	c.state, c.err = stateDead, err
+	inspect.RemoveCalls((*looks)(c))
 	close(c.dead)
 	for _, x := range c.ours {
 		x.endTrace(localError(x.method, CodeConnection, err))

@@ -45,6 +45,11 @@ type Child struct {
 	boot      BootTimes
 	intro     *introduction // nil if the child was never a spare
 
+	began      time.Time
+	life       *life       // of a Group that has restarted it, or nil; Spawner.mu guards it
+	supervised atomic.Bool // by Group.Go
+	again      atomic.Bool // the Group is to restart it
+
 	onBehalfOf *Parent // the parent of the process or entry that called Spawn; nil at the root
 
 	exited chan struct{} // closed when the process has ended, after status is set
@@ -80,11 +85,12 @@ func newChild(a *attempt, proc Process, st capture.Streams, spare bool) *Child {
 		s: a.s, id: a.id, spec: &a.spec, report: a.report, proc: proc,
 		streams: st, lines: a.lineWriters, expected: a.expected, conns: a.conns,
 		releasing: newReleasing(a.requests), uncount: sync.OnceFunc(a.s.reaps.Done),
-		exited: make(chan struct{}), stopped: make(chan struct{}),
+		exited: make(chan struct{}), stopped: make(chan struct{}), began: a.began.Time,
 	}
 	if spare {
 		c.intro = newIntroduction()
 	}
+	a.s.noteProcess(c)
 	a.s.reaps.Add(1)
 	go c.reap()
 	return c
@@ -97,6 +103,7 @@ func (c *Child) reap() {
 	c.s.forks.reaped(c.proc)
 	if c.isReleased() {
 		close(c.exited)
+		c.s.forgetProcess(c)
 		return
 	}
 	c.streams.Settle() // so that the tails are complete when the end is reported
@@ -106,6 +113,7 @@ func (c *Child) reap() {
 	e, report := c.event(), c.report
 	report.exited(e, c.status) // before exited is closed, so that a count of a Trace is up to date
 	close(c.exited)
+	c.s.forgetProcess(c)
 	c.runOnExit()
 	if !c.streams.End() {
 		e.At = time.Now()

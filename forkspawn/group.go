@@ -291,8 +291,9 @@ func (g *Group) supervise(
 	spec spawnspec.Spec, run func(context.Context, *Child) error, opts []Option,
 ) {
 	history := restarts{cfg: g.cfg}
+	var earlier *life
 	for {
-		c, err := g.runOnce(spec, run, opts)
+		c, err := g.runOnce(spec, earlier, run, opts)
 		if g.s.ctx.Err() != nil {
 			g.cancel(ErrSpawnerClosed) // the Spawner's end will do so, too, but maybe later
 		}
@@ -304,7 +305,7 @@ func (g *Group) supervise(
 		if passed := !spec.Deadline.IsZero() && !time.Now().Before(spec.Deadline); passed {
 			again = false
 		}
-		if again {
+		if again && (c == nil || !c.again.Load()) {
 			pause, again, final = history.next(spec.Name, err, time.Now())
 		}
 		if !again {
@@ -322,7 +323,10 @@ func (g *Group) supervise(
 			e.ID, e.PID = boot.ID, boot.PID
 		}
 		g.s.report.restarting(e, len(history.at), pause, err)
-		if wait.For(context.Background(), g.ctx.Done(), pause) {
+		earlier = g.s.pauseLife(earlier, spec.Name, err)
+		ended := wait.For(context.Background(), g.ctx.Done(), pause)
+		g.s.resumeLife(earlier)
+		if ended {
 			return
 		}
 	}
@@ -331,7 +335,7 @@ func (g *Group) supervise(
 // runOnce is one life of a child. The error is the child's own failure, and not a
 // consequence of the group's end.
 func (g *Group) runOnce(
-	spec spawnspec.Spec, run func(context.Context, *Child) error, opts []Option,
+	spec spawnspec.Spec, earlier *life, run func(context.Context, *Child) error, opts []Option,
 ) (*Child, error) {
 	c, err := g.start(g.stopContext(), spec, opts) // start itself adds the group's end
 	if err != nil {
@@ -340,6 +344,7 @@ func (g *Group) runOnce(
 		}
 		return nil, err
 	}
+	g.s.noteLife(c, earlier)
 	ctx, cancel := context.WithCancelCause(g.ctx)
 	defer cancel(nil)
 	endLiveness := g.watchLiveness(c)

@@ -236,7 +236,7 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 	}
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
 		MaxFrameSize: p.cfg.MaxFrameSize, OnCancel: p.asked, Control: how.control == nil,
-		Internal: access.JoinOptions{Timings: &times},
+		Internal: access.JoinOptions{Timings: &times, Inspect: true},
 	})
 	switch {
 	case errors.Is(err, access.ErrDismissed):

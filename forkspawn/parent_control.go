@@ -14,6 +14,7 @@ import (
 	"github.com/spawnwire/spawnwire/handshake"
 	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/inspect"
 	"github.com/spawnwire/spawnwire/internal/network"
 	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/transport"
@@ -131,6 +132,7 @@ func (p *Parent) attach(ctx context.Context) (*transport.Channel, error) {
 // after a goodbye of either side, and an error if the connection was cut.
 func (p *Parent) obey(ch *transport.Channel) error {
 	defer ch.Abort()
+	var questions *inspect.Server
 	for {
 		f, err := ch.Frames(access.Key{}).Read(p.open)
 		switch {
@@ -149,6 +151,11 @@ func (p *Parent) obey(ch *transport.Channel) error {
 			p.asked(handshake.Cancel(c))
 		case f.Kind == frame.KindPing && len(f.Body) <= frame.MaxPing:
 			p.pong(ch, f.Body)
+		case f.Kind == frame.KindInspect:
+			if questions == nil {
+				questions = p.inspected(ch)
+			}
+			questions.Handle(f.Body)
 		case f.Kind == frame.KindGoodbye:
 			p.cancel(&CancelError{Reason: "the parent closed the connection"})
 			return nil

@@ -198,6 +198,7 @@ func (c *Child) Release(ctx context.Context, lease time.Duration) (Handle, error
 		return fail(err)
 	}
 	c.s.remove(c)
+	c.s.forgetProcess(c)
 	c.uncount()
 	c.peer.Abort()
 	c.release()

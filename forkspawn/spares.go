@@ -316,6 +316,19 @@ func (r *spares) dismissed() []*Child {
 	return slices.Clone(r.stopped)
 }
 
+// list returns the spares that wait for their spec.
+func (r *spares) list() (idle []*Child) {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, sp := range r.idle {
+		idle = append(idle, sp.Child)
+	}
+	return idle
+}
+
 // wait waits for the goroutines. The last boot has ended before.
 func (r *spares) wait() {
 	if r != nil {

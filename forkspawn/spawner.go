@@ -49,8 +49,12 @@ type Spawner struct {
 	hasten   chan struct{} // closed, and replaced, by Hasten
 	closed   bool
 	children map[*Child]struct{} // ready and not stopped
-	done     chan struct{}       // closed when Close is done
-	closeErr error
+	// for inspections: those that run, restarts to come, and the last that ended badly
+	processes map[*Child]struct{}
+	pauses    []*life
+	ended     [8]*Child     // newest first
+	done      chan struct{} // closed when Close is done
+	closeErr  error
 }
 
 // New makes a Spawner. It opens the socket for the children and starts to
@@ -78,7 +82,8 @@ func New(cfg Config) (_ *Spawner, err error) {
 	}
 	s := &Spawner{
 		cfg: cfg, report: reporter{log: cfg.Logger}, quiet: reporter{log: cfg.Logger},
-		children: make(map[*Child]struct{}), hasten: make(chan struct{}), done: make(chan struct{}),
+		children: make(map[*Child]struct{}), processes: make(map[*Child]struct{}),
+		hasten: make(chan struct{}), done: make(chan struct{}),
 	}
 	if cfg.Trace != nil {
 		s.report.trace = *cfg.Trace
@@ -95,6 +100,7 @@ func New(cfg Config) (_ *Spawner, err error) {
 	if cfg.Method == MethodForkserver && cfg.Start == nil {
 		s.forks = newForkserver(s)
 	}
+	noteSpawner(s)
 	if cfg.Spares > 0 {
 		s.spares = newSpares(s)
 		s.spares.refill() // after the assignment, because the boots of spares use it
@@ -183,6 +189,7 @@ func (s *Spawner) Shutdown(ctx context.Context) error {
 	if lost := s.lostOutput.Load(); lost > 0 {
 		errs = append(errs, prefixed("close", &LostOutputError{lost}))
 	}
+	forgetSpawner(s)
 	s.closeErr = errors.Join(errs...)
 	close(s.done)
 	return s.closeErr

@@ -172,6 +172,14 @@ func (f *forkserver) started(p Process) {
 	}
 }
 
+// pid returns the process id of the template, or 0.
+func (f *forkserver) pid() int {
+	if f == nil {
+		return 0
+	}
+	return f.t.PID()
+}
+
 // reaped forgets a process.
 func (f *forkserver) reaped(p Process) {
 	if own, ok := p.(osProcess); ok && f != nil {

@@ -83,9 +83,7 @@ func join(
 	}
 	key := t.secret()
 	me := self{Identity: thisProcess(Identity{ID: t.ID, Name: cfg.Name}), nonce: childNonce()}
-	if cfg.Control {
-		me.features = []string{featureControl}
-	}
+	me.features = features(cfg.Control, cfg.Internal.Inspect)
 	helloBody := seal(key, labelHello, hello{versions, me}.encode())
 	err := frames(ch).Write(ctx, frame.Frame{Kind: frame.KindHello, Body: helloBody})
 	if err != nil && !errors.Is(err, transport.ErrPeerGone) {

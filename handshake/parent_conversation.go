@@ -131,9 +131,8 @@ func (c *conversation) sendWelcome() (Phase, error) {
 		w.limit = limit
 	}
 	attaches := slices.Contains(c.hello.features, featureControl) && c.pairControl == nil
-	if attaches {
-		w.features = []string{featureControl}
-	}
+	c.peer.inspects = slices.Contains(c.hello.features, featureInspect)
+	w.features = features(attaches, c.peer.inspects)
 	welcomeBody := seal(key, labelWelcome, w.encode(), c.helloBody)
 	if attaches {
 		c.peer.session, c.peer.attached = newSecret(sessionKey(key, c.helloBody, welcomeBody)),

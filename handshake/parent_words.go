@@ -101,16 +101,7 @@ func (p *Peer) lastWords(ctx context.Context) (bye frame.Goodbye, ok bool) {
 	if control == nil || !awaitInput(ctx, control.NetConn(), time.Now().Add(arrivalBound)) {
 		return bye, false
 	}
-	for {
-		f, err := frames(control).Read(ctx)
-		if err != nil {
-			return bye, false
-		}
-		if f.Kind == frame.KindGoodbye {
-			bye, err := frame.ParseGoodbye(f.Body)
-			return bye, err == nil
-		}
-	}
+	return p.controlAnswers().goodbye(ctx)
 }
 
 // deadliner is a net.Listener whose Accept can be interrupted.

@@ -57,11 +57,14 @@ type Peer struct {
 	// the control connection of a pair; nobody reads it before the child is ready
 	pairControl *transport.Channel
 
+	inspects bool // it answers inspections on its control connection
+
 	mu        sync.Mutex // guards what follows; never held over input or output
 	attaching bool       // a control connection was accepted
 	deadAfter time.Duration
 	control   *transport.Channel
-	cancel    *Cancel // requested before the control connection was there
+	cancel    *Cancel  // requested before the control connection was there
+	answers   *answers // of the control connection, or nil
 	// Close or Abort of a Channel, after Close or Abort of the Peer
 	ended func(*transport.Channel) error
 

@@ -303,7 +303,7 @@ func (s *self) field(r *cbor.Reader, key []byte) bool {
 	case "nonce":
 		s.nonce = r.Bytes()
 	case "features":
-		s.features = r.Texts()
+		s.features = r.Texts(ourFeatures...)
 	default:
 		return false
 	}

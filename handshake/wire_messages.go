@@ -19,6 +19,26 @@ import (
 // cancel there even while it is busy or has other messages queued.
 const featureControl = "control"
 
+// featureInspect announces that the child answers inspections on its control
+// connection, see docs/PROTOCOL-inspect.md.
+const featureInspect = "inspect"
+
+// ourFeatures are the features of this implementation.
+var ourFeatures = []string{featureControl, featureInspect}
+
+// features returns the names of the chosen ones of ourFeatures.
+func features(control, inspect bool) []string {
+	switch {
+	case control && inspect:
+		return ourFeatures
+	case control:
+		return ourFeatures[:1]
+	case inspect:
+		return ourFeatures[1:]
+	}
+	return nil
+}
+
 // Limits on the fields of self. Lengths are in bytes.
 const (
 	maxID     = 64

@@ -2,9 +2,10 @@
 // processes compute the sums. The output is the same as that of sha256sum.
 //
 //	go run ./examples/treehash [-workers N] [-transport uds|tcp] [-method exec]
-//		[-crash-after K] [-on ssh:HOST,HOST] DIR
+//		[-crash-after K] [-on ssh:HOST,HOST] [-live :PORT] DIR
 //
-// With -on the children run on other machines, and the files are sent to them.
+// With -on the children run on other machines, and the files are sent to them. With
+// -live a page shows the processes; see package live.
 //
 // It shows how to build a pool of workers with packages forkspawn and call. Read it in
 // this order:
@@ -15,6 +16,7 @@
 //   - main.go reads the command line and handles signals. No child outlives
 //     the program, not even after kill -9. Only kill -9 leaves a socket, and the
 //     next run removes it.
+//   - live.go serves the page of -live.
 //   - console.go is stderr, with errors, progress and the workers' own stderr.
 //
 // The exit code is 1 if a file could not be hashed or a worker could not be
@@ -59,6 +61,7 @@ type options struct {
 	workers    int
 	crashAfter int
 	hosts      []forkspawn.Launcher // where the workers run; none is this machine
+	live       string               // the address of the page, or empty
 	config     forkspawn.Config
 }
 
@@ -81,6 +84,8 @@ func parse(args []string) options {
 	network := flags.String("transport", "uds", "`network` between parent and children: uds or tcp")
 	method := flags.String("method", string(forkspawn.MethodExec), "start `method` of the children")
 	on := flags.String("on", "", "run the workers on other `machines`: ssh:HOST,HOST")
+	flags.StringVar(&o.live, "live", "",
+		"serve a page with the processes at this `address`, such as :6060")
 	flags.Parse(args)
 	o.config.Method = forkspawn.Method(*method)
 
@@ -145,6 +150,16 @@ func run(opts options) int {
 			return exitUsage
 		}
 		return exitFailure
+	}
+
+	if opts.live != "" {
+		closeLive, err := serveLive(opts.live, spawner, stderr)
+		if err != nil {
+			stderr.printf("%v", err)
+			spawner.Close()
+			return exitFailure
+		}
+		defer closeLive()
 	}
 
 	ctx, cancel := context.WithCancel(context.Background())

@@ -20,6 +20,8 @@ var ErrDismissed = errors.New("not needed")
 type JoinOptions struct {
 	// Timings, if not nil, is what Ready sends.
 	Timings *Timings
+	// Inspect announces that the child answers inspections.
+	Inspect bool
 	// Versions are the lowest and the highest version of the protocol in the
 	// child's hello. Zero means those of package handshake. For tests.
 	Versions [2]uint

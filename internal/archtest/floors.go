@@ -44,6 +44,7 @@ var Floors = [][]string{
 		"forkspawn/internal/reaper",
 		"forkspawn/internal/reforktest/forksoak",
 		"forkspawn/internal/reforktest/helper",
+		"internal/inspect",
 		"internal/link",
 		"internal/testkit/netns",
 		"transport",
@@ -77,6 +78,7 @@ var Floors = [][]string{
 		"forkspawn/spawntest",
 		"internal/testkit/roles",
 		"launch/internal/session",
+		"live",
 	},
 	8: {
 		"launch/ssh",
@@ -88,6 +90,7 @@ var Floors = [][]string{
 		"bench/startcost/connects",
 		"bench/startcost/linked",
 		"bench/startcost/smallest",
+		"cmd/spawnwire",
 		"examples/calls",
 		"examples/hello",
 		"examples/mcp",

@@ -86,15 +86,20 @@ func (r *Reader) Array() int {
 	return r.count(r.expect(majorArray, "an array"))
 }
 
-// Texts reads an array of text.
-func (r *Reader) Texts() []string {
+// Texts reads an array of text. It allocates no memory for a text of known.
+func (r *Reader) Texts(known ...string) []string {
 	n := r.Array()
 	if r.err != nil {
 		return nil
 	}
 	texts := make([]string, n)
 	for i := range texts {
-		texts[i] = r.Text()
+		text := r.content(majorText, r.expect(majorText, "text"))
+		if k := slices.IndexFunc(known, func(s string) bool { return s == string(text) }); k >= 0 {
+			texts[i] = known[k]
+		} else {
+			texts[i] = string(text)
+		}
 	}
 	return texts
 }

@@ -38,6 +38,9 @@ const (
 	KindPing    Kind = 0x22 // asks for a pong with the same body
 	KindPong    Kind = 0x23 // answers a ping
 
+	KindInspect   Kind = 0x24 // a parent's question about a child, see Inspect
+	KindInspected Kind = 0x25 // a part of the answer, see Inspected
+
 	// KindExtension is the first of the kinds that a receiver skips if it
 	// does not know them.
 	KindExtension Kind = 0x80
@@ -53,6 +56,7 @@ var kindNames = [...]string{
 	KindGreet: "greet", KindProof: "proof", KindAttach: "attach",
 	KindAttached: "attached",
 	KindCancel:   "cancel", KindGoodbye: "goodbye", KindPing: "ping", KindPong: "pong",
+	KindInspect: "inspect", KindInspected: "inspected",
 }
 
 // String returns the kind's name in the protocol, or its number.

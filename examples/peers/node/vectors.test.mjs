@@ -78,6 +78,17 @@ for (const v of frames.streams) {
   })
 }
 
+for (const v of load('inspect').frames) {
+  test(`inspect: ${v.what}`, async () => { // a parent does not ask these children, but they know the frames
+    const read = []
+    await converse(readAll(65536, read), bytes(v.frame), true)
+    assert.equal(read[0][0], kinds[v.kind])
+    const fields = decodeMap(read[0][1], {})
+    for (const name of Object.keys(fields)) if (Buffer.isBuffer(fields[name]) || fields[name] instanceof Uint8Array) fields[name] = hex(fields[name])
+    assert.deepEqual(JSON.parse(JSON.stringify(fields, (_, x) => typeof x === 'bigint' ? Number(x) : x)), v.fields)
+  })
+}
+
 test('child', async () => {
   const [parent, sent] = await converse(receivers.child, bytes(child.welcome.frame + child.spec.frame))
   assert.ok(parent instanceof Parent, parent)

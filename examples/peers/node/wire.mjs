@@ -8,7 +8,7 @@ import { CANCEL, FAILED, GOODBYE, ProtocolError, decode, decodeMap, decodeMessag
 export const kinds = {
   message: 0x01, raw: 0x02, call: 0x03,
   hello: 0x10, welcome: 0x11, spec: 0x12, ready: 0x13, failed: 0x14, greet: 0x15, proof: 0x16, attach: 0x17, attached: 0x18,
-  cancel: 0x20, goodbye: 0x21, ping: 0x22, pong: 0x23,
+  cancel: 0x20, goodbye: 0x21, ping: 0x22, pong: 0x23, inspect: 0x24, inspected: 0x25,
 }
 const known = new Set(Object.values(kinds))
 // The frame limit before authentication and after (2.2).

@@ -59,7 +59,7 @@ def read(sock, limit, skippable=1 << 63):
     while kind >= 0x80:
         n, kind = struct.unpack("<IB", take(sock, 5))
         skipped += n if kind >= 0x80 else 0
-        if not 1 <= n <= limit or kind < 0x80 and kind not in (1, 2, *range(0x10, 0x19), *range(0x20, 0x24)) or skipped > skippable:
+        if not 1 <= n <= limit or kind < 0x80 and kind not in (1, 2, *range(0x10, 0x19), *range(0x20, 0x26)) or skipped > skippable:
             raise ValueError(f"a frame of kind {kind:#04x} and {n} bytes")
         body = take(sock, n - 1)
     return kind, body

@@ -114,6 +114,15 @@ class Vectors(unittest.TestCase):
                 self.assertIsInstance(end, Gone)
                 self.assertEqual([(kind, b.hex()) for kind, b in end.frames], [(f["number"], f["body"]) for f in v["frames"]])
 
+    def test_inspect(self):  # a parent does not ask these children, but they know the frames
+        for v in load("inspect")["frames"]:
+            with self.subTest(v["what"]):
+                end, _ = converse(read_all(65536), bytes.fromhex(v["frame"]), ends=True)
+                [(kind, got)] = end.frames
+                self.assertEqual(kind, {"inspect": wire.INSPECT, "inspected": wire.INSPECTED}[v["kind"]])
+                fields = {key: x.hex() if isinstance(x, bytes) else x for key, x in decode_map(got, {"id": int}).items()}
+                self.assertEqual(fields, v["fields"])
+
     def test_child(self):
         parent, sent = converse(child, bytes.fromhex(CHILD["welcome"]["frame"] + CHILD["spec"]["frame"]))
         self.assertIsInstance(parent, Parent)

@@ -6,8 +6,8 @@ from strict import ProtocolError, decode, decode_map, split
 
 MESSAGE, RAW, CALL = 0x01, 0x02, 0x03
 HELLO, WELCOME, SPEC, READY, FAILED, GREET, PROOF, ATTACH, ATTACHED = range(0x10, 0x19)
-CANCEL, GOODBYE, PING, PONG = range(0x20, 0x24)
-KINDS = {MESSAGE, RAW, CALL, *range(0x10, 0x19), *range(0x20, 0x24)}
+CANCEL, GOODBYE, PING, PONG, INSPECT, INSPECTED = range(0x20, 0x26)
+KINDS = {MESSAGE, RAW, CALL, *range(0x10, 0x19), *range(0x20, 0x26)}
 BEFORE, AFTER = 65536, 16 << 20  # the frame limit before authentication and after (2.2)
 
 

@@ -24,6 +24,9 @@ func New(Config) *Forkserver { return &Forkserver{} }
 // Ready returns an error.
 func (*Forkserver) Ready(context.Context) error { return errUnsupported }
 
+// PID returns 0.
+func (*Forkserver) PID() int { return 0 }
+
 // Fork returns an error.
 func (*Forkserver) Fork(
 	context.Context, *osproc.Attr, bool, func(message, control net.Conn),

@@ -74,6 +74,17 @@ func (f *Forkserver) Close() {
 // ends.
 func (f *Forkserver) Wait() { f.starts.Wait() }
 
+// PID returns the process id of the template that is ready, or 0.
+func (f *Forkserver) PID() int {
+	f.mu.Lock()
+	t := f.current
+	f.mu.Unlock()
+	if t == nil || t.useless() || !wait.Closed(t.ready) {
+		return 0
+	}
+	return t.proc.PID()
+}
+
 // Ready waits until there is a template that waits for requests, and starts one
 // if there is none. Its errors are those of the template's start: [*Refusal],
 // [*Error], [*osproc.ResourceError], ErrClosed, or ctx's.
