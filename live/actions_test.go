@@ -41,7 +41,8 @@ func TestActions_NeedAnAuthorizer(t *testing.T) {
 	assert.Equal(t, http.StatusForbidden, status)
 	assert.Contains(t, body, "not you")
 	good := []string{"Authorization", "Bearer good"}
-	status, _ = h.do(http.MethodPost, "p/victim/stop", append(good, "Sec-Fetch-Site", "cross-site")...)
+	status, _ = h.do(http.MethodPost, "p/victim/stop",
+		append(good, "Sec-Fetch-Site", "cross-site")...)
 	assert.Equal(t, http.StatusForbidden, status)
 	status, _ = h.do(http.MethodGet, "p/victim/stop", good...)
 	assert.Equal(t, http.StatusMethodNotAllowed, status)
@@ -61,7 +62,8 @@ func TestActions_NeedAnAuthorizer(t *testing.T) {
 
 func TestActions_RestartAChildOfAGroup(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
-	g, err := s.NewGroup(testkit.Context(t), forkspawn.GroupConfig{}) // which restarts nothing itself
+	// A group that restarts nothing itself.
+	g, err := s.NewGroup(testkit.Context(t), forkspawn.GroupConfig{})
 	require.NoError(t, err)
 	started := make(chan int, 2)
 	require.NoError(t, g.Go(spawnspec.Spec{Name: "service", Entry: "echo"},
@@ -76,7 +78,9 @@ func TestActions_RestartAChildOfAGroup(t *testing.T) {
 	status, body := h.do(http.MethodPost, "p/"+strconv.Itoa(first)+"/restart")
 	assert.Equal(t, http.StatusSeeOther, status, body)
 	assert.NotEqual(t, first, testkit.Receive(t, started))
-	testkit.Eventually(t, "the restart", func() bool { return named(h.tree())["service"].Restarts == 1 })
+	testkit.Eventually(t, "the restart", func() bool {
+		return named(h.tree())["service"].Restarts == 1
+	})
 	g.Cancel(nil)
 	g.Wait()
 }
@@ -124,8 +128,8 @@ func TestNotifyStacks_WritesOnASignal(t *testing.T) {
 	defer stop()
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
 	testkit.Eventually(t, "the stacks", func() bool { return out.String() != "" })
+	stop() // waits for the rest of the output
 	assert.Contains(t, out.String(), "2 processes: ")
 	assert.Contains(t, out.String(), "roles.waits(...)", "a function of the child")
-	stop()
 	stop()
 }

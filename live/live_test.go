@@ -50,6 +50,33 @@ func TestTree_HasAllDescendants(t *testing.T) {
 	}
 }
 
+func TestTree_OfEachStartMethod(t *testing.T) {
+	for _, method := range []forkspawn.Method{
+		forkspawn.MethodExec, forkspawn.MethodForkserver, forkspawn.MethodInProcess,
+	} {
+		t.Run(string(method), func(t *testing.T) {
+			if method == forkspawn.MethodForkserver {
+				if err := forkspawn.CheckForkserver(testkit.Context(t)); err != nil {
+					t.Skip(err)
+				}
+			}
+			s := newSpawner(t, forkspawn.Config{Method: method})
+			spawn(t, s, spawnspec.Spec{Name: "child", Entry: "waits"})
+			tree := named(serve(t, s, live.Config{}).tree())
+			child := tree["child"]
+			assert.Equal(t, "ready", child.State)
+			assert.Empty(t, child.Silent)
+			assert.Equal(t, string(method), child.Method)
+			if method != forkspawn.MethodInProcess { // whose goroutines are those of the root
+				assert.Positive(t, child.Goroutines)
+			}
+			if method == forkspawn.MethodForkserver {
+				assert.Equal(t, "template", tree["template"].State)
+			}
+		})
+	}
+}
+
 func TestTree_ShowsStoppedProcessesAsSilent(t *testing.T) {
 	testkit.NeedLinux(t)
 	s := newSpawner(t, forkspawn.Config{})

@@ -148,7 +148,8 @@ func (s served) events(ctx context.Context) *bufio.Scanner {
 func next(t testing.TB, lines *bufio.Scanner, text string) string {
 	t.Helper()
 	for lines.Scan() {
-		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok && strings.Contains(data, text) {
+		data, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if ok && strings.Contains(data, text) {
 			return data
 		}
 	}

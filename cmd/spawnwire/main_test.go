@@ -53,7 +53,8 @@ func TestTop_PrintsTheTree(t *testing.T) {
 
 func TestStacks_PrintsThem(t *testing.T) {
 	var out, errs bytes.Buffer
-	assert.Equal(t, 0, run(context.Background(), []string{"stacks", serve(t).URL + "/x/"}, &out, &errs))
+	args := []string{"stacks", serve(t).URL + "/x/"}
+	assert.Equal(t, 0, run(context.Background(), args, &out, &errs))
 	assert.Equal(t, "all stacks\n", out.String())
 }
 

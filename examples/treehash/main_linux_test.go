@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,6 +125,31 @@ func TestSignal_KillsBusyWorkers(t *testing.T) {
 			assertEmpty(t, tmp)
 		})
 	}
+}
+
+func TestLive_ServesTheProcesses(t *testing.T) {
+	spawntest.NoLeaks(t)
+	dir := endlessTree(t, 2)
+	cmd, tmp := program(t, longGrace, "-workers", "2", "-live", ":0", dir)
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line, err := bufio.NewReader(stderr).ReadString('\n')
+	require.NoError(t, err)
+	_, page, ok := strings.Cut(strings.TrimSpace(line), "the processes are at ")
+	require.True(t, ok, line)
+	assert.True(t, strings.HasPrefix(page, "http://127.0.0.1:"), "on the loopback interface")
+	busyWorkers(t, cmd.Process.Pid, 2, dir)
+	answer, err := http.Get(page)
+	require.NoError(t, err)
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	require.NoError(t, err)
+	assert.Contains(t, string(body), ">worker-1<td>ready<td>")
+	assert.Contains(t, string(body), ">worker-2<td>ready<td>")
+	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
+	assert.Equal(t, 130, wait(t, cmd))
+	assertEmpty(t, tmp)
 }
 
 func TestWorker_CannotBootWhileOthersAreBusy(t *testing.T) {

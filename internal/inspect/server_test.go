@@ -88,7 +88,9 @@ func TestCollect_NamesWhoHasNotAnswered(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	garbage := func(context.Context, frame.Inspect, int) ([]byte, error) { return []byte("\xff"), nil }
+	garbage := func(context.Context, frame.Inspect, int) ([]byte, error) {
+		return []byte("\xff"), nil
+	}
 	view := func() View {
 		return View{Self: Process{Name: "root"}, Children: []Child{
 			{Process: Process{ID: "1", Name: "asleep"}, Ask: silent},
@@ -122,13 +124,15 @@ func TestCollect_KeepsReportsBelowTheirChild(t *testing.T) {
 	require.NoError(t, values.Encode(&b, Report{Processes: []Process{
 		{ID: "1"}, {ID: "x", Parent: "0", Stop: true}, {ID: "y", Parent: "x", Restart: true},
 	}}))
-	r := Collect(testkit.Context(t), frame.Inspect{What: Tree, Bound: time.Minute}, View{
-		Self: Process{ID: "0"}, Children: []Child{{Process: Process{ID: "1", Parent: "0", Stop: true},
-			Ask: func(context.Context, frame.Inspect, int) ([]byte, error) { return b.Bytes(), nil }}},
-	})
+	child := Child{Process: Process{ID: "1", Parent: "0", Stop: true}}
+	child.Ask = func(context.Context, frame.Inspect, int) ([]byte, error) { return b.Bytes(), nil }
+	r := Collect(testkit.Context(t), frame.Inspect{What: Tree, Bound: time.Minute},
+		View{Self: Process{ID: "0"}, Children: []Child{child}})
 	tree := NewSnapshot(r).Processes
 	require.Len(t, tree, 4)
 	assert.True(t, tree[1].Stop)
-	assert.Equal(t, []int{0, 1, 2, 3}, []int{tree[0].Depth, tree[1].Depth, tree[2].Depth, tree[3].Depth})
+	for depth, p := range tree {
+		assert.Equal(t, depth, p.Depth, p.ID)
+	}
 	assert.False(t, tree[2].Stop || tree[3].Restart)
 }

@@ -11,7 +11,7 @@ import (
 // Stack is a group of goroutines with the same state and stack.
 type Stack struct {
 	State      string `json:"state"`
-	Text       string `json:"text"` // a line with the function and one with the place, for each call
+	Text       string `json:"text"` // two lines for each call: the function and the place
 	Goroutines int    `json:"goroutines"`
 	Processes  int    `json:"processes"`         // that have such goroutines
 	Minutes    int    `json:"minutes,omitempty"` // that the longest one has waited

@@ -51,7 +51,8 @@ func TestStacks_OfSeveralProcessesAreAddedUp(t *testing.T) {
 func TestStacks_AreBounded(t *testing.T) {
 	var all []Stack
 	for i := range 3 * maxStack {
-		all = append(all, Stack{State: "select", Text: strconv.Itoa(i), Goroutines: 1, Processes: 1})
+		one := Stack{State: "select", Text: strconv.Itoa(i), Goroutines: 1, Processes: 1}
+		all = append(all, one)
 	}
 	groups := merge(all)
 	require.Len(t, groups, maxStack)
