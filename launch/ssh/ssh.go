@@ -20,10 +20,10 @@ package ssh
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
@@ -140,11 +140,10 @@ func (h *Host) connect(
 	released := sync.OnceFunc(func() { <-h.connecting })
 	defer released()
 	nonce := rand.Text()
-	c, err := h.start(ctx, l, h.arguments(nonce, programs))
+	c, err := h.start(ctx, l, h.arguments(nonce, programs), nonce)
 	if err != nil {
 		return nil, err
 	}
-	c.magic = []byte(link.Magic + nonce + " ")
 	if err := h.boot(ctx, c, programs, released); err != nil {
 		c.End()
 		return nil, err
@@ -170,14 +169,14 @@ func (h *Host) arguments(nonce string, programs map[string]*program) []string {
 func (h *Host) boot(
 	ctx context.Context, c *conn, programs map[string]*program, loggedIn func(),
 ) error {
-	defer context.AfterFunc(ctx, c.interrupt)()
+	defer context.AfterFunc(ctx, func() { c.Interrupt(0, syscall.SIGKILL) })()
 	fail := func(err error) error {
 		if ctx.Err() != nil {
 			return wait.Cause(ctx)
 		}
 		return err
 	}
-	word, rest, err := c.answer(h)
+	word, rest, err := c.answer()
 	if err != nil {
 		return fail(err)
 	}
@@ -192,7 +191,7 @@ func (h *Host) boot(
 		}
 	}
 	if word != "ready" {
-		return fail(h.answered(word, rest, c.lastWords()))
+		return fail(h.answered(word, rest, c.Words()))
 	}
 	c.ready(rest)
 	return nil
@@ -204,7 +203,7 @@ func (h *Host) fill(
 	c *conn, uname string, programs map[string]*program,
 ) (word, rest string, err error) {
 	c.say("look")
-	if word, rest, err = c.answer(h); err != nil || word != "missing" {
+	if word, rest, err = c.answer(); err != nil || word != "missing" {
 		return word, rest, err
 	}
 	p := programs[uname]
@@ -214,19 +213,5 @@ func (h *Host) fill(
 	if err := c.upload(p); err != nil {
 		return "", "", fmt.Errorf("ssh: %w", err)
 	}
-	return c.answer(h)
-}
-
-// errSilentKill is the reason of a lost connection after SIGKILL.
-var errSilentKill = errors.New("the host has not answered to SIGKILL")
-
-// explainEnd returns why a link has ended.
-func explainEnd(cause error) error {
-	switch {
-	case errors.Is(cause, link.ErrClosed):
-		return errSilentKill
-	case errors.Is(cause, link.ErrSilent):
-		return cause
-	}
-	return nil
+	return c.answer()
 }
