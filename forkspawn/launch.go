@@ -11,8 +11,9 @@ import (
 )
 
 // Launcher starts children in another place than as a process of this program. Package
-// launch/ssh has one for other machines. The handshake, the boot race, the stop ladder
-// and the errors of this package remain the same.
+// launch/ssh has one for other machines, and launch/oci one for containers. The
+// handshake, the boot race, the stop ladder and the errors of this package remain the
+// same.
 type Launcher interface {
 	// Launch starts one process and returns when it runs, or could not be started.
 	// It is called concurrently. ctx bounds the start and not the process. After an
@@ -24,8 +25,9 @@ type Launcher interface {
 // kernel has given the number.
 type Launched interface {
 	Process
-	// Err returns, after Wait, why the status is unknown, or nil: the connection to
-	// the other machine was lost, for example.
+	// Err returns, after Wait, what the status does not say, or nil: the connection to
+	// the other machine was lost and the status is unknown, or the kernel has killed
+	// the process for lack of memory, for example.
 	Err() error
 }
 
@@ -99,7 +101,7 @@ func (s *Spawner) startHere(ctx context.Context, attr ProcessAttr) (Process, err
 	return s.startOnThread(ctx, &attr)
 }
 
-// lostOf returns why the status of a process is unknown, or nil.
+// lostOf returns what the status of a process does not say, or nil.
 func lostOf(p Process) error {
 	if l, ok := p.(Launched); ok {
 		return l.Err()

@@ -60,9 +60,9 @@ type Command struct {
 	// programs do not look for it. Config.Stdin must be zero. A command with
 	// TicketOnStdin is executed, not forked from a template.
 	TicketOnStdin bool
-	// Launcher starts the command in another place, such as another machine; see
-	// package launch/ssh. Nil starts it here. Values of its type must be
-	// comparable.
+	// Launcher starts the command in another place: on another machine or in a
+	// container; see packages launch/ssh and launch/oci. Nil starts it here. Values
+	// of its type must be comparable.
 	Launcher Launcher
 	// Files are more files for the process, by name: a file, a pipe, or what File
 	// of a listener returns. A child gets them from [Parent.File]. They remain the

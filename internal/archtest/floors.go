@@ -46,6 +46,7 @@ var Floors = [][]string{
 		"forkspawn/internal/reforktest/helper",
 		"internal/inspect",
 		"internal/link",
+		"internal/testkit/containers",
 		"internal/testkit/netns",
 		"transport",
 	},
@@ -81,6 +82,7 @@ var Floors = [][]string{
 		"live",
 	},
 	8: {
+		"launch/oci",
 		"launch/ssh",
 	},
 	9: {
@@ -115,6 +117,7 @@ var TestOnly = []string{
 	"forkspawn/spawntest",
 	"internal/gobuild",
 	"internal/testkit",
+	"internal/testkit/containers",
 	"internal/testkit/nettest",
 	"internal/testkit/roles",
 	"internal/testkit/sshd",

@@ -67,6 +67,7 @@ type Exited struct {
 	Code   int
 	Signal int
 	Core   bool
+	OOM    bool // the kernel has killed it, or another process there, for lack of memory
 }
 
 // The numbers of the streams.

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -119,6 +120,8 @@ type supervisor struct {
 	// connections so far; it belongs to accept
 	accepted uint16
 
+	killing atomic.Bool // the launcher has asked for SIGKILL
+
 	mu    sync.Mutex // guards child
 	child *osproc.Process
 }
@@ -139,6 +142,9 @@ func (s *supervisor) message(body []byte) {
 	s.mu.Lock()
 	p := s.child
 	s.mu.Unlock()
+	if max(m.Signal, m.Group) == int(syscall.SIGKILL) {
+		s.killing.Store(true)
+	}
 	switch {
 	case p == nil:
 	case m.Signal != 0:
@@ -196,9 +202,13 @@ func (s *supervisor) supervise(order *link.Start, dir *unixsock.Dir) error {
 		return err
 	}
 	defer ticket.Close()
+	killed := oomKills()
 	p, err := s.start(order, ticket)
 	if err != nil {
 		return err
+	}
+	if os.Getpid() == 1 {
+		defer reapOthers(p.PID())()
 	}
 	socket := ln.(socketListener)
 	accepting := make(chan struct{})
@@ -211,13 +221,14 @@ func (s *supervisor) supervise(order *link.Start, dir *unixsock.Dir) error {
 	go func() {
 		defer close(ended)
 		status := p.Wait()
+		starved := status.Signal == syscall.SIGKILL && !s.killing.Load() && oomKills() > killed
 		socket.SetDeadline(time.Unix(1, 0))
 		<-accepting
 		socket.SetDeadline(time.Now().Add(acceptRest))
 		s.accept(socket, p.PID(), nil) // what the child has sent just before its end
 		s.link.AwaitSent(drainBound)
 		s.link.Send(link.ToNear{Exited: &link.Exited{Known: status.Known, Code: status.Code,
-			Signal: int(status.Signal), Core: status.Core}})
+			Signal: int(status.Signal), Core: status.Core, OOM: starved}})
 	}()
 	<-s.link.Done()
 	p.SignalGroup(syscall.SIGKILL)

@@ -1,5 +1,5 @@
-// Package session is the near side of a launcher whose far side is a supervisor: it
-// makes a process of what the supervisor reports.
+// Package session is the near side of launchers with a supervisor at their far side. It
+// makes a process of the supervisor's reports, and runs the program between the two.
 package session
 
 import (
@@ -211,6 +211,17 @@ func failure(f *link.Failed) error {
 	return err
 }
 
+// ErrMemory explains the end of a child that the kernel has killed for lack of memory.
+var ErrMemory = errors.New("out of memory: the kernel has killed it")
+
+// why returns what else is known about the end of a child, or nil.
+func why(e link.Exited) error {
+	if e.OOM {
+		return ErrMemory
+	}
+	return nil
+}
+
 func statusOf(e link.Exited) forkspawn.ExitStatus {
 	switch {
 	case !e.Known:
@@ -243,7 +254,7 @@ func (s *Session) live() {
 			s.link.Close() // the supervisor then ends the child, if it can
 		case e := <-s.report:
 			s.settle()
-			s.end(statusOf(e), nil)
+			s.end(statusOf(e), why(e))
 		case <-s.exited:
 		case <-s.link.Done():
 		}
@@ -251,7 +262,7 @@ func (s *Session) live() {
 	select {
 	case e := <-s.report: // it came just before the end of the link
 		s.settle()
-		s.end(statusOf(e), nil)
+		s.end(statusOf(e), why(e))
 	default:
 	}
 	if !wait.Closed(s.exited) {
@@ -285,7 +296,7 @@ func (s *Session) Wait() forkspawn.ExitStatus {
 	return s.status
 }
 
-// Err returns why the status is unknown, or nil.
+// Err returns why the status is unknown or what else is known of the end, or nil.
 func (s *Session) Err() error {
 	<-s.exited
 	return s.lost
