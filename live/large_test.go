@@ -3,8 +3,11 @@
 package live_test
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -24,7 +27,7 @@ import (
 func TestLarge_TreeWithStoppedProcesses(t *testing.T) {
 	testkit.Long(t)
 	s := newSpawner(t, forkspawn.Config{StopGrace: testkit.Patience})
-	grow(t, s, roles.Tree{Levels: 5, Breadth: 3})
+	grow(t, s, roles.Tree{Levels: 5, Breadth: 3, Patient: true})
 	h := serve(t, s, live.Config{})
 	timed := func(at string) string {
 		time.Sleep(time.Second) // for a new look
@@ -35,7 +38,10 @@ func TestLarge_TreeWithStoppedProcesses(t *testing.T) {
 	}
 	timed("")
 	tree := h.tree()
-	require.Len(t, tree.Processes, 364)
+	testkit.Eventually(t, "the whole tree", func() bool {
+		tree = h.tree()
+		return len(tree.Processes) == 364
+	})
 	for range 3 {
 		timed("")
 		timed("stacks")
@@ -55,14 +61,23 @@ func TestLarge_TreeWithStoppedProcesses(t *testing.T) {
 	t.Log("stopped:", stopped)
 	for range 3 {
 		timed("")
-		text := timed("stacks")
-		all := named(h.tree())
+		timed("stacks")
+	}
+	below := func(name string) bool { // another stopped one, which hides it
+		return slices.ContainsFunc(stopped, func(s string) bool {
+			return strings.HasPrefix(name, s+".")
+		})
+	}
+	testkit.Eventually(t, "the names of the stopped ones", func() bool {
+		text := h.get("stacks")
 		for i, name := range stopped {
-			if _, ok := all[name]; ok { // otherwise it is below another stopped one
-				assert.Contains(t, text, `"`+name+`" (pid `+strconv.Itoa(pids[i])+`)`)
+			named := fmt.Sprintf("%q (pid %d): is stopped", name, pids[i])
+			if !below(name) && !strings.Contains(text, named) {
+				return false
 			}
 		}
-	}
+		return true
+	})
 }
 
 func TestLarge_PageOfAThousandChildren(t *testing.T) {
@@ -80,7 +95,7 @@ func TestLarge_PageOfAThousandChildren(t *testing.T) {
 		})
 	}
 	starts.Wait()
-	h := serve(t, s, live.Config{Authorize: nil})
+	h := serve(t, s, live.Config{})
 	for range 3 {
 		began := time.Now()
 		page := h.get("")

@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
@@ -27,6 +28,10 @@ type Tree struct {
 	// Obey makes all nodes stop as asked. Otherwise all ignore SIGTERM, and
 	// every second leaf hangs instead of failing.
 	Obey bool
+
+	// Patient makes all nodes wait for their children as long as a test does. A busy
+	// machine needs that for a large tree.
+	Patient bool
 
 	// Gate is a FIFO. The leaves fail when a process opens it for writing. If
 	// it is empty they never fail.
@@ -45,7 +50,11 @@ func treeNode(ctx context.Context, p *forkspawn.Parent) error {
 	if t.Levels == 0 {
 		return t.leaf(ctx, p)
 	}
-	s, err := forkspawn.New(forkspawn.Config{NoParentDeathSignal: t.NoSignal})
+	cfg := forkspawn.Config{NoParentDeathSignal: t.NoSignal}
+	if t.Patient {
+		cfg.StopGrace = testkit.Patience
+	}
+	s, err := forkspawn.New(cfg)
 	if err != nil {
 		return err
 	}
