@@ -32,7 +32,8 @@ func TestOpen_RefusesUnsealedMemory(t *testing.T) {
 		"none":    0,
 		"no size": unix.F_SEAL_WRITE | unix.F_SEAL_SEAL,
 		"no data": unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL,
-		"future":  unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL | unix.F_SEAL_FUTURE_WRITE,
+		"future": unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL |
+			unix.F_SEAL_FUTURE_WRITE,
 	} {
 		t.Run(name, func(t *testing.T) {
 			fd, err := unix.MemfdCreate("x", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)

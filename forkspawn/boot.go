@@ -366,7 +366,8 @@ func (a *attempt) finish(peer *handshake.Peer) *Child {
 	a.report.ready(a.child.event(), a.child.boot) // before anybody can stop it
 	a.s.add(a.child)
 	if a.s.addr.Scheme != transport.SchemeUDS {
-		a.s.reaps.Go(func() { a.child.letGo(a.child.releasing.life(), time.Millisecond, letGoPause) })
+		life := a.child.releasing.life()
+		a.s.reaps.Go(func() { a.child.letGo(life, time.Millisecond, letGoPause) })
 	}
 	a.s.spares.worked(a.boot)
 	return a.child

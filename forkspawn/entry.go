@@ -81,7 +81,8 @@ func entry(name string) (registered, error) {
 	if e := registry.entries[name]; e.run != nil {
 		return e, nil
 	}
-	return registered{}, fmt.Errorf("%w %q; %s", handshake.ErrUnknownEntry, name, listed(registry.entries))
+	return registered{}, fmt.Errorf("%w %q; %s", handshake.ErrUnknownEntry, name,
+		listed(registry.entries))
 }
 
 // listed lists the names of a registry, for an error.

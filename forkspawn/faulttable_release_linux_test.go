@@ -14,6 +14,8 @@ import (
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/unixsock"
 	"github.com/spawnwire/spawnwire/spawnspec"
@@ -272,4 +274,65 @@ func TestFaultTable_ParentFailsInReattach(t *testing.T) {
 	require.NoError(t, syscall.Kill(c.PID(), syscall.SIGCONT))
 	again := reattach(t, s, h)
 	add(t, again, 2, 3)
+}
+
+// A parent that dies after its spec, and before the child is ready, does not stop the
+// lease.
+func TestFaultTable_ParentDiesInReattach(t *testing.T) {
+	spawntest.NoLeaks(t)
+	ownTempDir(t)
+	s := newSpawner(t, releasable(forkspawn.Config{}))
+	c := spawn(t, s, spawnspec.Spec{Entry: "keeps-count"})
+	h := release(t, c, 3*time.Second)
+	text, err := h.MarshalText()
+	require.NoError(t, err)
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	parent, err := handshake.Listen(ln, handshake.ListenerConfig{})
+	require.NoError(t, err)
+	defer parent.Close()
+	spec, err := spawnspec.Marshal(&spawnspec.Spec{Name: "keeper", Entry: "keeps-count",
+		Method: "exec", Depth: 1})
+	require.NoError(t, err)
+	x, err := parent.Expect(handshake.Expectation{Spec: spec, Internal: access.ExpectOptions{
+		Ticket: strings.SplitN(string(text), " ", 3)[2]}})
+	require.NoError(t, err)
+	defer x.Cancel()
+
+	conn, err := net.Dial("unix", h.Ticket().Addr.Target)
+	require.NoError(t, err)
+	defer conn.Close()
+	var ends [4][2]net.Conn // message, control, requests; between this test and the parent
+	for i := range ends {
+		ends[i][0], ends[i][1], err = unixsock.Pair()
+		require.NoError(t, err)
+		defer ends[i][0].Close()
+		defer ends[i][1].Close()
+	}
+	require.NoError(t, forkspawn.SendConns(testkit.Context(t), conn,
+		ends[0][1], ends[1][1], ends[2][1]))
+	for i := range 3 {
+		ends[i][1].Close()
+	}
+	x.Internal(access.Key{}).UsePair(ends[3][1], nil)
+	hello := make([]byte, 1<<10)
+	n, err := ends[0][0].Read(hello)
+	require.NoError(t, err)
+	_, err = ends[3][0].Write(hello[:n])
+	require.NoError(t, err)
+	answer := make([]byte, 4<<10) // welcome and spec
+	n, err = ends[3][0].Read(answer)
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(c.PID(), syscall.SIGSTOP))
+	testkit.Eventually(t, "it is stopped", func() bool { return allStopped(c.PID()) })
+	_, err = ends[0][0].Write(answer[:n])
+	require.NoError(t, err)
+	for i := range 3 {
+		ends[i][0].Close()
+	}
+	require.NoError(t, syscall.Kill(c.PID(), syscall.SIGCONT))
+	status, err := c.Wait(testkit.Context(t))
+	require.NoError(t, err)
+	assert.Contains(t, []int{1, 125}, status.Code(), "%v", status)
 }

@@ -158,7 +158,8 @@ func TestForkserver(t *testing.T) {
 // The tests of TestForkserver, without and with SPAWNWIRE_LONG=1.
 const (
 	overBothMethods = "^Test(Forked_|Forkserver_|Template_(WarmUp|UnknownWarmUp|IsReplacedAfterItsEnd|EndsWith)|" +
-		"Spawn_ChildAnswers|Stop_BusyChild|Death_Recv|Stdio_IsAll|Spares_DeadOne|Group_OneFailure|Program_|Files_|Conn_|Usage_)"
+		"Spawn_ChildAnswers|Stop_BusyChild|Death_Recv|Stdio_IsAll|Spares_DeadOne|Group_OneFailure|Program_|Files_|Conn_|Usage_|" +
+		"Release_(Kernel|Spares))"
 	overBothMethodsLong = overBothMethods + "|^Test(Template_|FaultTable$|" +
 		"SysAttr_SetsTheChild|Spawn_(ChildReceives|AnotherProgram|ManyOfOneName)|Secret_IsNotInTheCommandLine|" +
 		"Stop_(Kill|TakesTheWhole|ContinuesAStopped)|Death_(IsReported|StolenStatus)|Stdio_FullPipes|" +

@@ -51,7 +51,9 @@ const (
 // Next can be called again. In a process without [Command.Releasable] Next waits until
 // the process should end.
 func (p *Parent) Next(ctx context.Context) (*Parent, error) {
-	fail := func(err error) (*Parent, error) { return nil, prefixed("wait for the next parent", err) }
+	fail := func(err error) (*Parent, error) {
+		return nil, prefixed("wait for the next parent", err)
+	}
 	select {
 	case p.nexting <- struct{}{}:
 		defer func() { <-p.nexting }()
@@ -138,15 +140,15 @@ func (p *Parent) letGo(ctx context.Context, conn net.Conn) (w *nextParent) {
 		ch.Send(ctx, releaseAnswer{Error: err.Error()})
 		return nil
 	}
-	commit := false
-	if ch.Send(ctx, releaseAnswer{Ticket: w.ticket.Encode()}) != nil || ch.Recv(ctx, &commit) != nil {
+	answer, last := releaseAnswer{Ticket: w.ticket.Encode()}, false
+	if ch.Send(ctx, answer) != nil || ch.Recv(ctx, &last) != nil {
 		return w // the parent has given up or died
 	}
-	last, cancelLast := context.WithTimeout(context.WithoutCancel(ctx), farewellBound)
-	defer cancelLast()
+	farewell, done := context.WithTimeout(context.WithoutCancel(ctx), farewellBound)
+	defer done()
 	p.cancel(ErrReleased)
 	if cause := context.Cause(p.ctx); !errors.Is(cause, ErrReleased) {
-		ch.Send(last, releaseAnswer{Error: "it ends: " + cause.Error()})
+		ch.Send(farewell, releaseAnswer{Error: "it ends: " + cause.Error()})
 		return w
 	}
 	w.begun.Store(true)
@@ -155,7 +157,7 @@ func (p *Parent) letGo(ctx context.Context, conn net.Conn) (w *nextParent) {
 	p.stopAttach()
 	p.joined.Channel.Abort()
 	p.watch.Wait()
-	ch.Send(last, releaseAnswer{})
+	ch.Send(farewell, releaseAnswer{})
 	if w.lease.Err() != nil { // it has ended before begun was set
 		w.expire()
 	}
@@ -282,7 +284,7 @@ func (w *nextParent) meet(ctx context.Context, conn net.Conn) (*Parent, error) {
 		init: monotime.Init, main: monotime.Now(),
 		dial:    func(context.Context) (net.Conn, error) { return conns[0], nil },
 		control: given(1),
-		check: func(next *Parent) error { // the parent is known, and does not know that we are ready
+		check: func(next *Parent) error { // the parent is known, and waits for our ready
 			if !w.timer.Stop() {
 				return errTooLate
 			}

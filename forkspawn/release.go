@@ -140,14 +140,12 @@ func (c *Child) awaitExitOrRelease(ctx context.Context) bool {
 	return wait.Closed(c.exited) || c.isReleased()
 }
 
-// beginKill reports whether this call is the first to kill the child, and may.
+// beginKill reports whether this call is the first to kill the child. A Release in
+// progress fails then. After a Release signalGroup does nothing.
 func (c *Child) beginKill() bool {
 	if r := c.releasing; r != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if c.isReleased() {
-			return false
-		}
 	}
 	return c.killed.CompareAndSwap(false, true)
 }

@@ -2,6 +2,7 @@ package forkspawn_test
 
 import (
 	"context"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,8 @@ func hostsCount(ctx context.Context, parent *forkspawn.Parent) error {
 	if err := parent.Spec().DecodeArgs(&text); err != nil {
 		return err
 	}
-	s, err := forkspawn.New(releasable(forkspawn.Config{}))
+	method := forkspawn.Method(os.Getenv(methodEnv))
+	s, err := forkspawn.New(releasable(forkspawn.Config{Method: method}))
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,13 @@ func hostsCount(ctx context.Context, parent *forkspawn.Parent) error {
 		return parent.Send(ctx, string(made))
 	}
 	if err = h.UnmarshalText([]byte(text)); err == nil {
-		_, err = s.Reattach(ctx, h)
+		c, err = s.Reattach(ctx, h)
+	}
+	if err == nil {
+		err = c.Send(ctx, 0)
+	}
+	if err == nil {
+		err = c.Recv(ctx, new(int)) // the child has left its wait
 	}
 	if err != nil {
 		return err
@@ -162,7 +170,8 @@ func playKill(
 	}
 	deadline := time.Now().Add(killLease + bound)
 	for running(pid) {
-		if !assert.True(t, time.Now().Before(deadline), "%s killed after %v: an orphan", step, after) {
+		inTime := time.Now().Before(deadline)
+		if !assert.True(t, inTime, "%s killed after %v: an orphan", step, after) {
 			return "an orphan"
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -80,7 +80,8 @@ func (f *forkserver) serves(cmd *Command) bool {
 	defer f.mu.Unlock()
 	own := &f.s.cfg.Command
 	pairs := f.s.addr.Scheme == transport.SchemeUDS
-	return f.refused == nil && (pairs || len(cmd.Files) == 0 && !cmd.Connections && !cmd.Releasable) &&
+	files := len(cmd.Files) > 0 || cmd.Connections || cmd.Releasable
+	return f.refused == nil && (pairs || !files) &&
 		cmd.Launcher == nil &&
 		!cmd.NewSession && !cmd.TicketOnStdin && cmd.Sys == nil && cmd.Path == own.Path &&
 		slices.Equal(cmd.Args, own.Args)

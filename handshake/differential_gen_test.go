@@ -254,7 +254,8 @@ var usual = map[string]string{
 	"reason": "\x60", "error": "\x63why", "phase": "\x64auth", "code": "\x65error",
 	"auth": "\x63key", "nonce": "\x58\x20" + strings.Repeat("n", 32), "versions": "\x82\x01\x01",
 	"features": "\x81\x67control", "pid": "\x19\x12\x67", "version": "\x01", "v": "\x01",
-	"depth": "\x01", "status": "\x00", "log": "\x65DEBUG", "dir": "\x64/tmp", "grace": "\x05", "silence": "\x05",
+	"depth": "\x01", "status": "\x00", "log": "\x65DEBUG", "dir": "\x64/tmp", "grace": "\x05",
+	"silence": "\x05",
 }
 
 // field returns the value of a field. Most values are valid.

@@ -179,7 +179,8 @@ func measure(method forkspawn.Method, o options) (r row, err error) {
 			return r, err
 		}
 		defer b.Close()
-		cfg.Method, cfg.Command.Files = forkspawn.MethodExec, map[string]*os.File{blobName: b.File()}
+		cfg.Method = forkspawn.MethodExec
+		cfg.Command.Files = map[string]*os.File{blobName: b.File()}
 	}
 	spawner, err := forkspawn.New(cfg)
 	if err != nil {
