@@ -20,7 +20,7 @@ TIMEOUT = 60m
 QUICK = . ./internal/... ./spawnspec/... ./transport/... ./handshake/... ./examples/hello/...
 
 .PHONY: check static test race bench all
-.PHONY: format vet staticcheck lint limits prose quick long portable peers treehash smoke commands
+.PHONY: format vet staticcheck lint limits prose quick long portable peers observe treehash smoke commands
 
 check: static quick
 
@@ -37,7 +37,7 @@ bench:
 	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4
 
 all:
-	@set -e; for target in static lint peers long race portable treehash smoke commands; do \
+	@set -e; for target in static lint peers observe long race portable treehash smoke commands; do \
 		printf '\n== make %s\n' $$target; \
 		$(MAKE) $$target; \
 	done
@@ -87,6 +87,12 @@ peers:
 	go -C bench/peers vet ./...
 	staticcheck=$$($(TOOL) -n staticcheck) && cd bench/peers && $$staticcheck ./...
 	go -C bench/peers test -count=1 ./...
+
+# Metrics need a client library, which is a dependency of their module only.
+observe:
+	go -C observe/prometheus mod verify
+	go -C observe/prometheus vet ./...
+	go -C observe/prometheus test -count=1 ./...
 
 treehash:
 	.ci/treehash
