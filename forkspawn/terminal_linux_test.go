@@ -164,7 +164,7 @@ func TestTerminal_CtrlZDuringStartsIsHarmless(t *testing.T) {
 	}
 	presses := 100
 	if testkit.IsLong() {
-		presses = 5000
+		presses = 1500
 	}
 	term := openTerminal(t, "starts-processes")
 	for range presses {
