@@ -334,6 +334,9 @@ func TestValidate_RefusesWrongValues(t *testing.T) {
 		{"a directory that is not UTF-8", "dir", "not UTF-8", func(s *spawnspec.Spec) {
 			s.Dir += "\xff"
 		}},
+		{"a negative silence", "silence", "-1ns is negative", func(s *spawnspec.Spec) {
+			s.DeadAfter = -1
+		}},
 		{"a deadline long ago", "deadline", "year 1600 is out of range", func(s *spawnspec.Spec) {
 			s.Deadline = time.Date(1600, 1, 1, 0, 0, 0, 0, time.UTC)
 		}},
@@ -368,7 +371,6 @@ func TestMarshal_RefusesWhatTheSpawnerForgot(t *testing.T) {
 		{"the depth of a root", "depth", func(s *spawnspec.Spec) { s.Depth = 0 }},
 		{"a negative depth", "depth", func(s *spawnspec.Spec) { s.Depth = -1 }},
 		{"too many generations", "depth", func(s *spawnspec.Spec) { s.Depth = 1001 }},
-		{"a negative silence", "silence", func(s *spawnspec.Spec) { s.DeadAfter = -1 }},
 		{"a negative grace", "grace", func(s *spawnspec.Spec) { s.Grace = -1 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
