@@ -98,15 +98,25 @@ func (p *Process) wait() Status {
 // Once it has none, the id can be that of another process and its group. So this
 // function kills nobody if there is such a process, and only processes of the
 // group and of this session, through a pidfd.
+//
+// If the kernel itself reaps, because this process ignores SIGCHLD, it reports that a
+// moment before the leader has left /proc.
 func killOrphanedGroup(group int) {
 	session, err := unix.Getsid(0)
 	if err != nil {
 		return
 	}
+	leader := "/proc/" + strconv.Itoa(group)
+	for range leavingPauses {
+		if _, err := os.Lstat(leader); err != nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
 	const passes = 10 // a process can fork while it is killed
 	for range passes {
 		entries, err := os.ReadDir("/proc")
-		if _, leader := os.Lstat("/proc/" + strconv.Itoa(group)); err != nil || leader == nil {
+		if _, there := os.Lstat(leader); err != nil || there == nil {
 			return
 		}
 		found := false
@@ -129,6 +139,9 @@ func killOrphanedGroup(group int) {
 		}
 	}
 }
+
+// leavingPauses bounds the wait of killOrphanedGroup, in milliseconds.
+const leavingPauses = 50
 
 // isMember reports whether a process is in the group, and in the session or in a
 // session with the group's id.
