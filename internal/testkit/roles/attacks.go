@@ -17,6 +17,8 @@ import (
 
 	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/frame"
+	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -42,7 +44,8 @@ var attackers = map[string]int{
 }
 
 // attacks makes an attack until the end of its time or of stdin. The time begins
-// with the first connection, so that a busy machine makes one, too.
+// with the first connection, and the end of stdin ends nothing before it. So a busy
+// machine makes an attack, too.
 func attacks(context.Context) error {
 	var a attacker
 	if err := json.Unmarshal([]byte(os.Getenv(AttackEnv)), &a.Attack); err != nil {
@@ -50,9 +53,16 @@ func attacks(context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	a.connected = sync.OnceFunc(func() { time.AfterFunc(a.For, cancel) })
+	connected, tried := make(chan struct{}), make(chan struct{})
+	a.connected = sync.OnceFunc(func() {
+		close(connected)
+		time.AfterFunc(a.For, cancel)
+	})
+	a.tried = sync.OnceFunc(func() { close(tried) })
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
+		wait.For(ctx, connected, testkit.Patience)
+		wait.For(ctx, tried, time.Second) // some attacks go on until the end
 		cancel()
 	}()
 	var wg sync.WaitGroup
@@ -67,7 +77,8 @@ func attacks(context.Context) error {
 type attacker struct {
 	Attack
 	Damage
-	connected func()
+	connected func() // after a connect
+	tried     func() // after an attack over a connection
 }
 
 // work makes one connection after the other.
@@ -92,6 +103,7 @@ func (a *attacker) work(ctx context.Context, worker int) {
 		a.disturb(ctx, conn, n)
 		stop()
 		conn.Close()
+		a.tried()
 	}
 }
 
