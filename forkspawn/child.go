@@ -74,7 +74,7 @@ type Child struct {
 // pointer. If there is none, the error matches [handshake.ErrNoReadyValue].
 func (c *Child) ReadyValue(v any) error {
 	if c.peer == nil {
-		return ErrNoChannel
+		return c.noChannel()
 	}
 	return c.peer.ReadyValue(v)
 }

@@ -144,10 +144,10 @@ func (g *Group) watch(c *Child) {
 // nil run waits for the child's end.
 //
 // When the child has failed, by run's error or its own, or has ended, the
-// GroupConfig decides whether the group starts it again. A released child leaves the
-// group and is not started again. Then the child
-// gets the same spec, and run is called again. Otherwise a failure cancels the
-// group. After Spec.Deadline no child is started again.
+// GroupConfig decides whether the group starts it again. Then the child gets the
+// same spec, and run is called again. Otherwise a failure cancels the group. After
+// Spec.Deadline no child is started again, and neither is a released child, which
+// leaves the group.
 //
 // Go returns an error only if the group is done. It matches [ErrGroupDone]. Wait
 // returns all other failures.

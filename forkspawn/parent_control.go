@@ -78,11 +78,7 @@ func (p *Parent) awaitControl(ch *transport.Channel, err error) (*transport.Chan
 		if !again {
 			pause = endInterval
 		}
-		if wait.For(context.Background(), p.open.Done(), pause) {
-			return nil, err
-		}
-		if network.Ended(p.joined.Channel.NetConn()) {
-			p.parentGone()
+		if !p.stays(pause) {
 			return nil, err
 		}
 		if again {
@@ -91,6 +87,19 @@ func (p *Parent) awaitControl(ch *transport.Channel, err error) (*transport.Chan
 		}
 	}
 	return ch, nil
+}
+
+// stays pauses. It returns false after Close, and when the message channel has ended,
+// because the parent is gone then.
+func (p *Parent) stays(pause time.Duration) bool {
+	if wait.For(context.Background(), p.open.Done(), pause) {
+		return false
+	}
+	if network.Ended(p.joined.Channel.NetConn()) {
+		p.parentGone()
+		return false
+	}
+	return true
 }
 
 // canAttachLater reports whether another try may succeed: descriptors are scarce,

@@ -3,9 +3,6 @@ package forkspawn
 import (
 	"context"
 	"errors"
-
-	"github.com/spawnwire/spawnwire/internal/network"
-	"github.com/spawnwire/spawnwire/internal/wait"
 )
 
 // Ready tells the parent that this child is ready, and so ends its Spawn. The parent
@@ -55,10 +52,6 @@ func (p *Parent) isUnready() bool {
 
 // awaitReady watches the parent's death until the child has said that it is ready.
 func (p *Parent) awaitReady() {
-	for len(p.unready) > 0 && !wait.For(context.Background(), p.open.Done(), endInterval) {
-		if network.Ended(p.joined.Channel.NetConn()) {
-			p.parentGone()
-			return
-		}
+	for len(p.unready) > 0 && p.stays(endInterval) {
 	}
 }
