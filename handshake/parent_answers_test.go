@@ -15,7 +15,7 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// asked returns a Peer that answers inspections, and the child's end of its control
+// asked returns a Peer with the feature inspect, and the child's end of its control
 // connection.
 func asked(t *testing.T) (peerInternals, frame.Channel) {
 	near, far := testkit.Unix(t)
@@ -105,7 +105,7 @@ func TestInspect_RefusesLargeAnswers(t *testing.T) {
 	}
 }
 
-// The reason of a failing child is not lost to a look that reads at the same time.
+// The reason of a failing child is not lost to a look at the same time.
 func TestInspect_KeepsTheGoodbye(t *testing.T) {
 	parent, child := asked(t)
 	ctx := testkit.Context(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// TestMessages_AreWhatTheLibraryEncodes compares each message that is encoded
-// by hand with the same map that the CBOR library encodes.
+// TestMessages_AreWhatTheLibraryEncodes compares each message, encoded by hand,
+// with the same map as the CBOR library encodes it.
 func TestMessages_AreWhatTheLibraryEncodes(t *testing.T) {
 	numbers := []uint64{0, 1, 23, 24, 255, 256, 1<<16 - 1, 1 << 16, maxPID - 1}
 	texts := []string{"", "x", strings.Repeat("x", 23), strings.Repeat("x", 24),

@@ -26,7 +26,7 @@ type vectors struct {
 	Refused []vector `json:"refused"`
 }
 
-// vector is a frame with its fields, or one without that a receiver cannot read.
+// vector is a frame with its fields. A frame without fields cannot be read.
 type vector struct {
 	What   string         `json:"what"`
 	Kind   string         `json:"kind"`

@@ -17,7 +17,7 @@ import (
 	"github.com/spawnwire/spawnwire/internal/values"
 )
 
-// newServer returns a Server with an answer, and the frames that it sends.
+// newServer returns a Server with an answer, and the frames sent by it.
 func newServer(t *testing.T, answer func(context.Context, frame.Inspect) ([]byte, error),
 ) (*Server, <-chan frame.Inspected) {
 	sent := make(chan frame.Inspected, 100)
@@ -118,7 +118,7 @@ func TestClean_KeepsTheEndAsText(t *testing.T) {
 	assert.Equal(t, strings.Repeat("x", MaxText-1)+"y", Clean(strings.Repeat("x", MaxText)+"y"))
 }
 
-// A child cannot put processes beside itself, where the root could stop them.
+// A child cannot put processes beside itself: the root could stop them there.
 func TestCollect_KeepsReportsBelowTheirChild(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, values.Encode(&b, Report{Processes: []Process{

@@ -10,7 +10,7 @@ import (
 	"slices"
 )
 
-// prepareBundle makes a copy of a bundle's config.json, and the arguments that run it.
+// prepareBundle makes a copy of a bundle's config.json, and the arguments to run it.
 func (b *box) prepareBundle(o *Launcher, program string) (err error) {
 	dir, err := filepath.Abs(o.Bundle)
 	if err != nil {
@@ -36,7 +36,7 @@ func (b *box) prepareBundle(o *Launcher, program string) (err error) {
 	return nil
 }
 
-// rewrite returns a configuration that runs the program as the supervisor. The source
+// rewrite returns a configuration with the program as the supervisor. The source
 // is config.md of the OCI runtime specification.
 func (b *box) rewrite(text []byte, dir, program string) ([]byte, error) {
 	var config map[string]any

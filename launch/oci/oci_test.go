@@ -26,7 +26,7 @@ func TestDocker(t *testing.T) { testEngine(t, "docker") }
 func TestRunc(t *testing.T)   { testEngine(t, "runc") }
 func TestCrun(t *testing.T)   { testEngine(t, "crun") }
 
-// testEngine runs the tests that hold for each engine.
+// testEngine runs the tests for each engine.
 func testEngine(t *testing.T, name string) {
 	e := containers.New(t, name)
 	for _, test := range []struct {

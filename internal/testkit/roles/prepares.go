@@ -9,7 +9,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 )
 
-// PreparesArgs tells the entry "prepares" what to do before it is ready.
+// PreparesArgs is a task of the entry "prepares" before it is ready.
 type PreparesArgs string
 
 // The values of PreparesArgs.
@@ -23,7 +23,7 @@ const (
 	HangsBefore   PreparesArgs = "hangs"
 )
 
-// prepares is an entry that says itself when it is ready. Then it is as echo.
+// prepares is an entry with a call of Ready. Then it is as echo.
 func prepares(ctx context.Context, parent *forkspawn.Parent) error {
 	var what PreparesArgs
 	if err := parent.Spec().DecodeArgs(&what); err != nil {
