@@ -20,7 +20,7 @@ TIMEOUT = 60m
 QUICK = . ./internal/... ./spawnspec/... ./transport/... ./handshake/... ./examples/hello/...
 
 .PHONY: check static test race bench all
-.PHONY: format vet staticcheck lint limits prose quick long portable peers observe treehash smoke commands
+.PHONY: format vet staticcheck lint limits prose quick long portable arm64 peers observe kubernetes libraries treehash smoke commands
 
 check: static quick
 
@@ -37,7 +37,7 @@ bench:
 	CGO_ENABLED=0 go run ./bench/spawnbench -n 200 -method exec,forkserver -spares 4
 
 all:
-	@set -e; for target in static lint peers observe long race portable treehash smoke commands; do \
+	@set -e; for target in static lint peers observe kubernetes long race portable treehash smoke commands; do \
 		printf '\n== make %s\n' $$target; \
 		$(MAKE) $$target; \
 	done
@@ -81,6 +81,12 @@ long:
 portable:
 	go test -tags portable -timeout $(TIMEOUT) ./forkspawn/...
 
+# Forks without exec on an emulated linux/arm64. It is not in all, because it takes half an hour.
+arm64:
+	.ci/arm64 './forkspawn/internal/reforktest/helper all' ./forkspawn/internal/template/refork/selftest \
+		'./forkspawn -test.run=^Test(Forkserver|Template) -test.skip=ProgramWithoutAfterFork' \
+		'./forkspawn/internal/reforktest/forksoak -n 300'
+
 # The other libraries that bench/peers compares with are dependencies of that module only.
 peers:
 	go -C bench/peers mod verify
@@ -88,11 +94,31 @@ peers:
 	staticcheck=$$($(TOOL) -n staticcheck) && cd bench/peers && $$staticcheck ./...
 	go -C bench/peers test -count=1 ./...
 
-# Metrics need a client library, which is a dependency of their module only.
+# Metrics and traces need libraries, which are dependencies of their modules only.
+# Children can be forked only without cgo.
 observe:
-	go -C observe/prometheus mod verify
-	go -C observe/prometheus vet ./...
-	go -C observe/prometheus test -count=1 ./...
+	@set -e; for module in observe/prometheus observe/otel; do \
+		echo "tests of $$module"; \
+		go -C $$module mod verify; \
+		go -C $$module vet ./...; \
+		CGO_ENABLED=0 go -C $$module test -count=1 ./...; \
+	done
+
+# Children in pods need client-go, a dependency of that module only.
+kubernetes:
+	go -C launch/kubernetes mod verify
+	go -C launch/kubernetes vet ./...
+	staticcheck=$$($(TOOL) -n staticcheck) && cd launch/kubernetes && $$staticcheck ./...
+	go -C launch/kubernetes test -count=1 ./...
+
+# How libraries behave in forked children. They are dependencies of that module only. It is
+# not in all, because their goroutines and versions decide what happens.
+LIBRARIES = forkspawn/internal/reforktest/libraries
+libraries:
+	go -C $(LIBRARIES) mod verify
+	CGO_ENABLED=0 go -C $(LIBRARIES) vet ./...
+	staticcheck=$$($(TOOL) -n staticcheck) && cd $(LIBRARIES) && CGO_ENABLED=0 $$staticcheck ./...
+	CGO_ENABLED=0 go -C $(LIBRARIES) test -count=1 ./...
 
 treehash:
 	.ci/treehash

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/internal/memfd"
 )
 
 // sealed are the seals of a Blob; see fcntl(2).
@@ -14,12 +16,9 @@ const sealed = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F
 
 // create returns a new file in memory.
 func create(name string) (*os.File, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
-	if errors.Is(err, unix.EINVAL) { // Linux before 6.3 does not know MFD_NOEXEC_SEAL
-		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	}
+	fd, err := memfd.Create(name)
 	if err != nil {
-		return nil, os.NewSyscallError("memfd_create", err)
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
 }
@@ -72,9 +71,9 @@ func discard(f *os.File) { f.Close() }
 
 // seal makes the bytes constant. It fails if there is a writable mapping.
 func seal(f *os.File) (*os.File, error) {
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, sealed); err != nil {
+	if err := memfd.Seal(int(f.Fd()), sealed); err != nil {
 		f.Close()
-		return nil, os.NewSyscallError("fcntl", err)
+		return nil, err
 	}
 	return f, nil
 }

@@ -109,7 +109,7 @@ type Conn struct {
 	work   sync.WaitGroup // all goroutines of the Conn
 
 	// mu guards everything below, and the state of all calls. It is not held over
-	// input, output, a handler or a wait.
+	// input, output, a handler, a wait, or the allocation of a large message.
 	mu sync.Mutex
 
 	state connState

@@ -43,7 +43,7 @@ type inbox struct {
 	waits  bool // a goroutine is in next
 	demand bool // the program waits for a message, so a large one may get memory
 	extra  int  // bytes of the pool in use by a large message
-	queued bool // it waits for the pool
+	queued bool // it waits for the pool, or is its taker
 
 	end     bool // no more messages come
 	discard bool // messages are dropped, because nobody takes them
@@ -97,19 +97,13 @@ func (m *message) recycle() {
 	}
 }
 
-// reserve makes room for a message of size bytes. Unlike slices.Grow, make does not
-// clear new memory.
-func (m *message) reserve(size int) {
-	if cap(m.b) < size {
-		m.b = append(make([]byte, 0, size), m.b...)
-	}
-}
-
 // pool is the memory for large messages, in bytes. A large message gets memory for
 // all of it or waits, in the order of the messages. So two cannot wait for each other.
 type pool struct {
 	free    int
 	waiting []*exchange
+	busy    bool      // a goroutine is in allocate, and all of waiting wait for it
+	taker   *exchange // gets what it allocates; nil if its message was dropped
 }
 
 // receive adds a message, or a part of one, from a frame.
@@ -205,54 +199,68 @@ func (x *exchange) signalAll() {
 }
 
 // grant gives the peer credit for the rest of a large message, if the program waits
-// for it. So unread streams do not use up the pool.
+// for it and has taken all others. So unread streams do not use up the pool.
 func (x *exchange) grant() {
 	in := &x.in
-	if in.part == nil || !in.demand || in.queued || in.discard {
+	if in.part == nil || !in.demand || in.queued || in.discard || len(in.ready) > 0 ||
+		in.need() <= in.granted {
 		return
 	}
-	need := in.received - uint64(in.got) + uint64(in.total)
-	if need <= in.granted {
-		return
-	}
-	extra := x.beyondWindow(need)
-	if extra > x.c.pool.free || len(x.c.pool.waiting) > 0 {
-		in.queued = true
-		x.c.pool.waiting = append(x.c.pool.waiting, x)
-		return
-	}
-	x.useExtra(need, extra)
+	in.queued = true
+	x.c.pool.waiting = append(x.c.pool.waiting, x)
+	x.c.grantWaiting()
 }
 
-// beyondWindow returns how much memory the credit needs beside the window.
-func (x *exchange) beyondWindow(credit uint64) int {
-	return max(0, int(int64(credit-x.in.consumed-x.c.window)))
+// need returns the credit for the whole message under way.
+func (in *inbox) need() uint64 { return in.received - uint64(in.got) + uint64(in.total) }
+
+// grantWaiting gives memory of the pool to the messages that wait for it.
+func (c *Conn) grantWaiting() {
+	p := &c.pool
+	for len(p.waiting) > 0 && !p.busy {
+		x := p.waiting[0]
+		in := &x.in
+		extra := max(0, int(int64(in.need()-in.consumed-c.window))) // beside the window
+		if extra > p.free {
+			return
+		}
+		p.waiting = p.waiting[1:]
+		p.free -= extra
+		in.extra = extra
+		if size := in.total; extra > 0 && cap(in.part.b) < size && c.state == stateOpen {
+			p.busy, p.taker = true, x
+			c.work.Go(func() { c.allocate(size) })
+			return
+		}
+		in.queued = false
+		x.sendCredit(in.need())
+	}
 }
 
-func (x *exchange) useExtra(need uint64, extra int) {
-	x.c.pool.free -= extra
-	x.in.extra = extra
-	x.in.part.reserve(x.in.total)
-	x.sendCredit(need)
+// allocate makes the memory for the message of the pool's taker. That may take
+// milliseconds, so it is done without mu. The peer gets its credit afterwards.
+func (c *Conn) allocate(size int) {
+	m := &message{make([]byte, 0, size)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	x := c.pool.taker
+	c.pool.busy, c.pool.taker = false, nil
+	if x == nil {
+		m.recycle()
+	} else {
+		m.b = append(m.b, x.in.part.b...)
+		x.in.part, x.in.queued = m, false
+		x.sendCredit(x.in.need())
+	}
+	c.grantWaiting()
+	c.flushLocked(quick)
 }
 
 // giveBack returns memory to the pool and grants it to others.
 func (x *exchange) giveBack() {
-	c := x.c
-	c.pool.free += x.in.extra
+	x.c.pool.free += x.in.extra
 	x.in.extra = 0
-	for len(c.pool.waiting) > 0 {
-		next := c.pool.waiting[0]
-		in := &next.in
-		need := in.received - uint64(in.got) + uint64(in.total)
-		extra := next.beyondWindow(need)
-		if extra > c.pool.free {
-			return
-		}
-		c.pool.waiting = c.pool.waiting[1:]
-		in.queued = false
-		next.useExtra(need, extra)
-	}
+	x.c.grantWaiting()
 }
 
 // take returns the first message and removes it. The caller calls taken when it has
@@ -342,6 +350,9 @@ func (x *exchange) leavePool() {
 		x.in.queued = false
 		waiting := &x.c.pool.waiting
 		*waiting = slices.DeleteFunc(*waiting, func(other *exchange) bool { return other == x })
+		if x.c.pool.taker == x {
+			x.c.pool.taker = nil
+		}
 	}
 	if len(x.in.ready) == 0 || x.over && !x.in.single {
 		x.giveBack()

@@ -14,8 +14,9 @@ type incoming struct {
 	exchange
 	h       *handler
 	ctx     handlerContext
-	running bool // the handler was started
-	ended   bool // the result is queued
+	given   context.Context // to the handler: ctx, or what Trace.Began has returned for it
+	running bool            // the handler was started
+	ended   bool            // the result is queued
 }
 
 // handler is what a Mux has for a method.
@@ -31,7 +32,7 @@ func newIncoming(c *Conn, id uint64, h *handler, timeout time.Duration) *incomin
 	x := &incoming{h: h}
 	x.c, x.id = c, id
 	x.in.granted, x.out.credit = c.window, c.peer.window
-	x.ctx.base = c.base
+	x.ctx.base, x.given = c.base, &x.ctx
 	if timeout > 0 {
 		x.ctx.deadline = time.Now().Add(timeout)
 	}
@@ -52,7 +53,7 @@ func (x *incoming) begin() *incoming {
 		}
 		return nil
 	}
-	x.running = true
+	x.running, x.in.demand = true, false // a Stream sets demand again
 	return x
 }
 
@@ -98,7 +99,8 @@ func (x *incoming) remove() {
 func (c *Conn) run(x *incoming) {
 	if t := x.trace; t != nil {
 		t.start()
-		t.report(c.cfg.Trace.Began)
+		t.begin(c.cfg.Trace)
+		x.given = t.ctx
 	}
 	returned := false
 	defer func() {

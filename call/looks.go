@@ -1,6 +1,8 @@
 package call
 
 import (
+	"context"
+	"math"
 	"time"
 
 	"github.com/spawnwire/spawnwire/internal/inspect"
@@ -19,11 +21,20 @@ type seenCall struct {
 func (l *looks) Channel() any { return l.ch }
 
 // Open returns the open calls. It remembers when it has first seen each.
-func (l *looks) Open() (calls []inspect.Call) {
+func (l *looks) Open() []inspect.Call {
+	calls, contexts := l.open()
+	for i, ctx := range contexts { // without mu, as a context can be anybody's
+		calls[i].TraceID = traceID(MetadataOf(ctx))
+	}
+	return calls
+}
+
+// open returns the open calls without their trace ids, and their contexts.
+func (l *looks) open() (calls []inspect.Call, contexts []context.Context) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	seen, now := make(map[seenCall]time.Time), time.Now()
-	add := func(x *exchange, method string) {
+	add := func(x *exchange, method string, ctx context.Context) {
 		key := seenCall{x.id, !x.caller}
 		began, ok := l.seen[key]
 		if !ok {
@@ -36,16 +47,28 @@ func (l *looks) Open() (calls []inspect.Call) {
 		calls = append(calls, inspect.Call{Method: method, Incoming: !x.caller,
 			Age:      now.Sub(began),
 			Sent:     int64(x.out.sent) - overhead*x.out.count,
-			Received: int64(x.in.received) - overhead*x.in.count})
+			Received: int64(x.in.received) - overhead*x.in.count,
+			Credit:   int64(min(max(x.out.credit, x.out.sent)-x.out.sent, math.MaxInt64))})
+		contexts = append(contexts, ctx)
 	}
 	for _, x := range l.ours {
-		add(&x.exchange, x.method)
+		add(&x.exchange, x.method, x.ctx)
 	}
 	for _, x := range l.theirs {
 		if x.h != nil {
-			add(&x.exchange, x.h.name)
+			add(&x.exchange, x.h.name, &x.ctx)
 		}
 	}
 	l.seen = seen
-	return calls
+	return calls, contexts
+}
+
+// traceID returns the trace id of a traceparent (W3C Trace Context), or "".
+func traceID(m Metadata) string {
+	const version, size = len("00-"), 32
+	parent := m["traceparent"]
+	if len(parent) <= version+size || parent[version-1] != '-' || parent[version+size] != '-' {
+		return ""
+	}
+	return parent[version : version+size]
 }

@@ -181,7 +181,7 @@ func TestMap_ReplacesDeadChildren(t *testing.T) {
 	}()
 	var ends atomic.Int64
 	for r := range call.Map(testkit.Context(t), make([]*call.Conn, workers), fragile, numbers(40),
-		call.MapConfig{Parallel: workers, Open: open, Timeout: 50 * time.Millisecond,
+		call.MapConfig{Parallel: workers, Open: open, Timeout: time.Second,
 			Repeat: func(index, ended int, err error) bool {
 				assert.Contains(t, []int{7, 11}, index)
 				ends.Add(1)

@@ -11,7 +11,8 @@ import (
 )
 
 // Metadata goes with a call, for tracing. A handler's context has the metadata of
-// its call. Calls with this context have the same metadata.
+// its call. Calls with this context have the same metadata. [Trace.Began] can change it
+// for each call.
 type Metadata map[string]string
 
 const (

@@ -15,10 +15,11 @@ import (
 type outgoing struct {
 	exchange
 	method    string
-	started   bool   // a started frame has come
-	cancelled bool   // a cancel is queued
-	done      bool   // the result has come
-	err       *Error // the result, if it is an error
+	ctx       context.Context // with the call's metadata, for looks
+	started   bool            // a started frame has come
+	cancelled bool            // a cancel is queued
+	done      bool            // the result has come
+	err       *Error          // the result, if it is an error
 }
 
 var outgoingPool = sync.Pool{New: func() any { return new(outgoing) }}
@@ -60,6 +61,9 @@ func (c *Conn) openLocked(
 			"a message of %d bytes; the peer's limit is %d", len(payload), c.peer.message))
 	}
 	x := outgoingPool.Get().(*outgoing)
+	if x.ctx = ctx; t != nil {
+		x.ctx = t.ctx
+	}
 	c.lastOurs++
 	x.c, x.id, x.caller, x.method = c, c.lastOurs, true, method
 	x.in.granted, x.out.credit = c.window, c.peer.window
@@ -129,8 +133,9 @@ func contextCode(ctx context.Context) Code {
 
 // roundTrip makes a unary call and returns the call, which has ended with a message.
 // The caller recycles it.
-func (c *Conn) roundTrip(ctx context.Context, method string, e *encoded) (*outgoing, error) {
-	t := c.traceCall(ctx, method)
+func (c *Conn) roundTrip(
+	ctx context.Context, t *traced, method string, e *encoded,
+) (*outgoing, error) {
 	defer c.report()
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -196,7 +196,7 @@ func newCallerStream[S, R any](
 
 // newHandlerStream returns the handler's side of a call.
 func newHandlerStream[S, R any](x *incoming, sends *box[S], recvs *box[R]) *Stream[S, R] {
-	return &Stream[S, R]{x: &x.exchange, ctx: &x.ctx, sends: sends, recvs: recvs}
+	return &Stream[S, R]{x: &x.exchange, ctx: x.given, sends: sends, recvs: recvs}
 }
 
 // next waits until a message has come, or none will come. The caller has locked mu.
@@ -280,9 +280,10 @@ func (x *exchange) send(ctx context.Context, e *encoded, last flags) error {
 	}
 }
 
-// maySend reports whether a message of n bytes can be queued as a whole.
+// maySend reports whether a message of n bytes can be queued as a whole. After a failed
+// write the senders wait for the reason, which ends the connection.
 func (x *exchange) maySend(n int) bool {
-	return x.hasCredit(n) && len(x.c.writing.out) < maxQueued
+	return x.hasCredit(n) && len(x.c.writing.out) < maxQueued && x.c.writing.err == nil
 }
 
 // sendError returns why nothing can be sent on the call, or nil.
@@ -294,8 +295,6 @@ func (x *exchange) sendError(ctx context.Context) error {
 		return io.EOF
 	case x.c.state == stateDead:
 		return x.c.err
-	case x.c.writing.err != nil:
-		return x.c.writing.err
 	case x.out.end, x.in.discard:
 		return ErrClosed
 	}

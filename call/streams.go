@@ -34,8 +34,8 @@ func (m *ServerStream[Req, Resp]) Handle(
 		if err != nil {
 			return nil, err
 		}
-		return nil, f(&x.ctx, req, func(v Resp) error {
-			return sendValue(&x.ctx, &x.exchange, &m.resps, v)
+		return nil, f(x.given, req, func(v Resp) error {
+			return sendValue(x.given, &x.exchange, &m.resps, v)
 		})
 	}})
 }
@@ -63,12 +63,12 @@ func (m *ServerStream[Req, Resp]) Call(
 func openWith[Req any](
 	ctx context.Context, c *Conn, method string, reqs *box[Req], req Req,
 ) (*outgoing, error) {
-	e, err := newRequest(ctx, method, reqs, req)
+	traced, t := c.traceCall(ctx, method)
+	e, err := newRequest(traced, method, reqs, req)
 	if err != nil {
-		return nil, err
+		return nil, c.unsent(t, err)
 	}
 	defer e.recycle()
-	t := c.traceCall(ctx, method)
 	defer c.report()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,12 +94,12 @@ func openWith[Req any](
 
 // open opens a call without a message.
 func open(ctx context.Context, c *Conn, method string) (*outgoing, error) {
-	e, err := newOpening(ctx, method)
+	traced, t := c.traceCall(ctx, method)
+	e, err := newOpening(traced, method)
 	if err != nil {
-		return nil, err
+		return nil, c.unsent(t, err)
 	}
 	defer e.recycle()
-	t := c.traceCall(ctx, method)
 	defer c.report()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,7 +135,7 @@ func (m *ClientStream[Req, Resp]) Handle(
 ) {
 	mux.add(&handler{name: m.name, run: func(x *incoming) (*encoded, error) {
 		s := newHandlerStream(x, &m.resps, &m.reqs)
-		resp, err := f(&x.ctx, s.All())
+		resp, err := f(x.given, s.All())
 		if err != nil {
 			return nil, err
 		}
@@ -203,7 +203,7 @@ func (m *Bidi[In, Out]) Handle(
 	mux *Mux, f func(ctx context.Context, s *Stream[Out, In]) error,
 ) {
 	mux.add(&handler{name: m.name, run: func(x *incoming) (*encoded, error) {
-		return nil, f(&x.ctx, newHandlerStream(x, &m.outs, &m.ins))
+		return nil, f(x.given, newHandlerStream(x, &m.outs, &m.ins))
 	}})
 }
 
@@ -239,7 +239,7 @@ func (m *Session[Started, In, Out]) Handle(mux *Mux,
 ) {
 	mux.add(&handler{name: m.bidi.name, run: func(x *incoming) (*encoded, error) {
 		s := newHandlerStream(x, &m.bidi.outs, &m.bidi.ins)
-		return nil, f(&x.ctx, s, func(v Started) error {
+		return nil, f(x.given, s, func(v Started) error {
 			e := newEncoded()
 			defer e.recycle()
 			if err := m.starts.encode(e, v); err != nil {
@@ -262,7 +262,7 @@ func (x *incoming) sendStarted(e *encoded) error {
 	case overhead+n > minWindow:
 		return fmt.Errorf("a started value of %d bytes; the limit is %d", n, minWindow-overhead)
 	}
-	if err := x.sendError(&x.ctx); err != nil {
+	if err := x.sendError(x.given); err != nil {
 		return err
 	}
 	x.out.charge(n)

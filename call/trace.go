@@ -9,17 +9,22 @@ import (
 // forkspawn.Trace. Metrics and spans can be built on it. Each function may be nil.
 //
 // The functions are called from the goroutine of the event, and concurrently for
-// several calls. They must return soon, and must not make calls. ctx is the context of
-// the caller or of the handler. [MetadataOf] has its metadata, such as a traceparent.
+// several calls. They must return soon, and must not make calls.
 type Trace struct {
-	// Began is called when this side begins a call, before the call waits for its
-	// turn. For a call of the peer it is called before the handler. A call that the
-	// Conn refuses, for example because there is no such method, has no event.
-	Began func(ctx context.Context, e Event)
+	// Began is called when this side begins a call, before the request is encoded.
+	// For a call of the peer it is called before the handler. A call of the peer that
+	// the Conn refuses, for example because there is no such method, has no event.
+	//
+	// ctx is the context of the caller or of the handler. Began returns ctx, or a
+	// context derived from it for this call; nil means ctx. The peer gets the
+	// metadata of the returned context (see [WithMetadata]), and a handler runs with
+	// it. The caller's own context still decides when its call is cancelled.
+	Began func(ctx context.Context, e Event) context.Context
 
 	// Ended is called when the result has come or the connection has ended, so it
 	// may come after the caller has given up with ErrStillRunning. For a call of
-	// the peer it is called when the handler has returned.
+	// the peer it is called when the handler has returned. ctx is the context that
+	// Began has returned. Each call of Began is followed by one of Ended.
 	Ended func(ctx context.Context, e Event)
 }
 
@@ -35,6 +40,7 @@ type Event struct {
 	Sent     int64         // bytes of the messages that this side has sent
 	Received int64         // bytes of the messages that this side has received
 	Err      error         // of a call that has failed
+	Code     Code          // of Err, as the caller gets it
 }
 
 // traced is the trace of one call.
@@ -45,21 +51,36 @@ type traced struct {
 	started time.Time // when the call was sent, or its handler ran; zero before
 }
 
-// traceCall reports the beginning of a call. It returns nil without a Trace. The
-// caller has not locked mu.
-func (c *Conn) traceCall(ctx context.Context, method string) *traced {
+// traceCall reports the beginning of a call, and returns the context with the call's
+// metadata. Without a Trace it returns ctx and nil. The caller has not locked mu.
+func (c *Conn) traceCall(ctx context.Context, method string) (context.Context, *traced) {
 	if c.cfg.Trace == nil {
-		return nil
+		return ctx, nil
 	}
 	t := &traced{ctx: ctx, began: time.Now(), event: Event{Method: method}}
-	t.report(c.cfg.Trace.Began)
-	return t
+	t.begin(c.cfg.Trace)
+	return t.ctx, t
 }
 
-func (t *traced) report(f func(context.Context, Event)) {
-	if f != nil {
-		f(t.ctx, t.event)
+// begin calls Trace.Began, and takes the context that it returns.
+func (t *traced) begin(trace *Trace) {
+	if trace.Began == nil {
+		return
 	}
+	if ctx := trace.Began(t.ctx, t.event); ctx != nil {
+		t.ctx = ctx
+	}
+}
+
+// unsent reports the end of a call that could not be encoded, and returns its error.
+func (c *Conn) unsent(t *traced, err error) error {
+	if t != nil {
+		c.mu.Lock()
+		c.endTrace(t, err)
+		c.mu.Unlock()
+		c.report()
+	}
+	return err
 }
 
 // start records that the call was sent, or that its handler is about to run.
@@ -82,7 +103,9 @@ func (c *Conn) endTrace(t *traced, err error) {
 	} else {
 		t.event.Ran = now.Sub(t.started)
 	}
-	t.event.Err = err
+	if t.event.Err = err; err != nil {
+		t.event.Code = toError(err).Code
+	}
 	c.endings = append(c.endings, t)
 }
 
@@ -106,6 +129,8 @@ func (c *Conn) report() {
 	c.endings = nil
 	c.mu.Unlock()
 	for _, t := range endings {
-		t.report(c.cfg.Trace.Ended)
+		if c.cfg.Trace.Ended != nil {
+			c.cfg.Trace.Ended(t.ctx, t.event)
+		}
 	}
 }

@@ -38,7 +38,14 @@ func (r *recorder) trace() *call.Trace {
 				e.Sent, e.Received, e.Err, call.MetadataOf(ctx)["traceparent"]))
 		}
 	}
-	return &call.Trace{Began: add("began"), Ended: add("ended")}
+	began := add("began")
+	return &call.Trace{
+		Began: func(ctx context.Context, e call.Event) context.Context {
+			began(ctx, e)
+			return ctx
+		},
+		Ended: add("ended"),
+	}
 }
 
 // next waits for n events and returns them.

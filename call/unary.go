@@ -40,7 +40,7 @@ func (u *Unary[Req, Resp]) Handle(
 		if err != nil {
 			return nil, err
 		}
-		resp, err := f(&x.ctx, req)
+		resp, err := f(x.given, req)
 		if err != nil {
 			return nil, err
 		}
@@ -88,11 +88,12 @@ func encodeResult[Resp any](resps *box[Resp], resp Resp) (*encoded, error) {
 // matches the error of the connection.
 func (u *Unary[Req, Resp]) Call(ctx context.Context, c *Conn, req Req) (Resp, error) {
 	var none Resp
-	e, err := newRequest(ctx, u.name, &u.reqs, req)
+	traced, t := c.traceCall(ctx, u.name)
+	e, err := newRequest(traced, u.name, &u.reqs, req)
 	if err != nil {
-		return none, err
+		return none, c.unsent(t, err)
 	}
-	x, err := c.roundTrip(ctx, u.name, e)
+	x, err := c.roundTrip(ctx, t, u.name, e)
 	e.recycle()
 	if err != nil {
 		return none, err

@@ -39,7 +39,7 @@ import (
 // After Spawn has returned, the end of ctx does not affect the child. The
 // caller must call [Child.Stop] or [Spawner.Close] in the end.
 func (s *Spawner) Spawn(ctx context.Context, spec spawnspec.Spec, opts ...Option) (*Child, error) {
-	return s.newBoot(s.options(opts...), spec, &s.report).run(ctx)
+	return s.newBoot(ctx, s.options(opts...), spec, &s.report).run(ctx)
 }
 
 // Option changes one call of [Spawner.Spawn], [Group.Spawn] or [Group.Go].
@@ -91,6 +91,7 @@ type boot struct {
 	spec   spawnspec.Spec
 	report *reporter
 	called moment
+	caller context.Context // for events
 }
 
 // moment is a point in time, also by the clock that parent and child share.
@@ -117,9 +118,16 @@ type attempt struct {
 	began       moment        // when the process ran, or when a spare got its spec
 }
 
-func (s *Spawner) newBoot(o options, spec spawnspec.Spec, report *reporter) *boot {
+func (s *Spawner) newBoot(
+	ctx context.Context, o options, spec spawnspec.Spec, report *reporter,
+) *boot {
 	spec.Name = o.nameOf(&spec)
-	return &boot{s: s, options: o, spec: spec, report: report, called: now()}
+	return &boot{s: s, options: o, spec: spec, report: report, called: now(), caller: ctx}
+}
+
+// event returns an event of the start.
+func (a *attempt) event(pid int, at time.Time) ChildEvent {
+	return ChildEvent{a.spec.Name, a.id, pid, at, a.caller}
 }
 
 // nameOf returns the name of a child with this spec.
@@ -258,7 +266,7 @@ func (a *attempt) start(
 	ctx context.Context, proc Process, streams capture.Streams, spare bool,
 ) ChildEvent {
 	a.began = now()
-	event := ChildEvent{a.spec.Name, a.id, proc.PID(), a.began.Time}
+	event := a.event(proc.PID(), a.began.Time)
 	nameLines(a.lineWriters, event)
 	a.report.started(event)
 	a.child = newChild(a, proc, streams, spare) // its end can be reported from now on
@@ -277,7 +285,7 @@ func (a *attempt) phaseReporter() (report func(handshake.Phase, time.Time), star
 	return func(p handshake.Phase, at time.Time) {
 		<-reported
 		if a.child != nil {
-			a.report.phase(ChildEvent{a.spec.Name, a.id, a.child.PID(), at}, p)
+			a.report.phase(a.event(a.child.PID(), at), p)
 		}
 	}, sync.OnceFunc(func() { close(reported) })
 }
@@ -300,7 +308,6 @@ func (a *attempt) launch(
 		return nil, capture.Streams{}, err
 	}
 	attr := ProcessAttr{Command: a.cmd, Dir: a.spec.Dir, OwnGroup: true,
-		spare: !a.program && a.expected.Internal(access.Key{}).Welcomed() != nil,
 		leash: (a.program || a.cmd.Releasable) && !s.cfg.NoParentDeathSignal}
 	if s.cfg.Subreaper {
 		attr.Env = s.reaper.Mark(a.id, attr.Env)
@@ -363,7 +370,7 @@ func (a *attempt) finish(peer *handshake.Peer) *Child {
 	a.child.peer, a.child.boot = peer,
 		a.times(a.expected.Internal(access.Key{}).Timings(), monotime.Now())
 	peer.SetDeadAfter(a.spec.DeadAfter)
-	a.report.ready(a.child.event(), a.child.boot) // before anybody can stop it
+	a.report.ready(a.event(a.child.PID(), time.Now()), a.child.boot) // before anybody can stop it
 	a.s.add(a.child)
 	if a.s.addr.Scheme != transport.SchemeUDS {
 		life := a.child.releasing.life()

@@ -45,6 +45,8 @@ func (b *boot) fromSpare(ctx context.Context, spec []byte) *attempt {
 		}
 		a := &attempt{boot: b, id: sp.id, expected: sp.x, child: sp.Child,
 			spare: true, began: now()}
+		// It may write as soon as it has the spec.
+		nameLines(sp.lines, a.event(sp.PID(), a.began.Time))
 		err := sp.x.Internal(access.Key{}).SendSpec(ctx, spec)
 		if err == nil {
 			return a
@@ -56,8 +58,11 @@ func (b *boot) fromSpare(ctx context.Context, spec []byte) *attempt {
 	}
 }
 
-// discard ends a spare that will not read its spec.
-func (a *attempt) discard() { a.s.spares.discard(&spare{Child: a.child, x: a.expected}) }
+// discard ends a spare that will not read its spec. Its lines have its old name again.
+func (a *attempt) discard() {
+	nameLines(a.child.lines, a.child.event())
+	a.s.spares.discard(&spare{Child: a.child, x: a.expected})
+}
 
 // introduction orders two reports about a spare: introduce reports its start to
 // the Trace of the caller, and reap reports its end. The end must come second. If
@@ -88,8 +93,7 @@ func (a *attempt) introduce(ctx context.Context) {
 		<-c.exited
 	}
 	c.spec, c.report, c.onBehalfOf = &a.spec, a.report, parentOf(ctx)
-	event := ChildEvent{a.spec.Name, a.id, c.PID(), a.began.Time}
-	nameLines(c.lines, event)
+	event := a.event(c.PID(), a.began.Time)
 	a.report.started(event)
 	a.report.phase(event, handshake.PhaseSpec)
 	if a.report.trace.Phase != nil {

@@ -225,8 +225,9 @@ func TestBoot_RaceServesAnotherRuntime(t *testing.T) {
 // status, or a child, and then the next Recv returns the status.
 func TestBoot_DeathAfterReadyHasTwoOutcomes(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
+		t.Parallel()
 		s := newSpawner(t, forkspawn.Config{Listen: listen})
-		for range 50 {
+		for range 20 {
 			c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Name: "brief"},
 				forkspawn.WithCommand(roles.Command("dies-after-ready")))
 			if err != nil {

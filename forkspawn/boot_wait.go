@@ -31,7 +31,7 @@ const (
 	// after a failed handshake. The end of the connection and the end of
 	// the process arrive separately, and a failed child exits just after
 	// its report. Spawn waits the whole time only if the child keeps running.
-	dyingBound = time.Second
+	dyingBound = 3 * time.Second
 	// acceptPatience is how long Spawn waits for its child's connection
 	// while connections cannot be accepted. Most shortages of descriptors
 	// pass. One cannot pass if many calls of Spawn wait for descriptors
@@ -248,7 +248,7 @@ func (a *attempt) abandon(ctx context.Context, cause error) error {
 	}
 	err.Stderr = c.StderrTail()
 	c.release()
-	a.report.bootFailed(err)
+	a.report.bootFailed(a.caller, err)
 	return err
 }
 

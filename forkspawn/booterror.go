@@ -96,7 +96,7 @@ func (b *boot) fail(cause error) *BootError {
 	failed := time.Now()
 	err := b.bootError(handshake.PhaseStart, cause, failed)
 	err.Phases = map[handshake.Phase]time.Duration{handshake.PhaseStart: err.Elapsed}
-	b.report.bootFailed(err)
+	b.report.bootFailed(b.caller, err)
 	return err
 }
 

@@ -79,7 +79,7 @@ func TestBoot_DeathAndReadyAtOnce(t *testing.T) {
 	case testkit.IsLong():
 		n = 500
 	default:
-		n = 100
+		n = 40
 	}
 	networks(t, func(t *testing.T, listen transport.Addr) {
 		spawntest.NoLeaks(t)

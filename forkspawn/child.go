@@ -147,7 +147,9 @@ func (c *Child) runOnExit() {
 }
 
 // event returns an event of the child at this moment.
-func (c *Child) event() ChildEvent { return ChildEvent{c.spec.Name, c.id, c.PID(), time.Now()} }
+func (c *Child) event() ChildEvent {
+	return ChildEvent{Name: c.spec.Name, ID: c.id, PID: c.PID(), At: time.Now()}
+}
 
 // ID returns the child's unique id.
 func (c *Child) ID() string { return c.id }

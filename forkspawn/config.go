@@ -58,8 +58,9 @@ type Config struct {
 	ForkserverFallback bool
 	// ForkserverAnyGo uses MethodForkserver also with a minor version of Go that
 	// has not passed the soak of this version of the library, and logs that once.
-	// Without it, CheckForkserver and Spawn return a [*ConfigError] with the
-	// versions that have passed. docs/design/175-go-versions.md has the command.
+	// On linux/arm64 none has passed yet. Without it, CheckForkserver and Spawn
+	// return a [*ConfigError] with the versions that have passed.
+	// docs/design/175-go-versions.md has the command.
 	ForkserverAnyGo bool
 
 	// Listen is the address at which the Spawner listens for its children:
@@ -292,8 +293,9 @@ const (
 	// MethodForkserver forks children from a template, without exec. The
 	// template is a process of this program that has called the function of
 	// Config.WarmUp once. A child begins with the template's memory, and both
-	// share each page until one of them writes to it. It needs linux/amd64 and
-	// a program built with CGO_ENABLED=0; see RegisterWarmUp.
+	// share each page until one of them writes to it. It needs linux/amd64, or
+	// linux/arm64 with ForkserverAnyGo, and a program built with CGO_ENABLED=0; see
+	// RegisterWarmUp.
 	MethodForkserver Method = "forkserver"
 
 	methodLivefork Method = "livefork"

@@ -41,7 +41,8 @@ func TestMachine_DeathEndsTheChildThere(t *testing.T) {
 	assert.ErrorIs(t, err, syscall.ETIMEDOUT)
 	status, err := child.Wait(testkit.Context(t))
 	require.NoError(t, err)
-	assert.Equal(t, forkspawn.ExitedStatus(1), status, "the entry has returned ErrParentGone")
+	assert.Contains(t, []int{1, 125}, status.Code(),
+		"the entry has returned ErrParentGone, or had not time enough to return")
 }
 
 func TestMachine_DeadAfterHoldsOnBothSides(t *testing.T) {

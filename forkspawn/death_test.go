@@ -53,6 +53,7 @@ func TestDeath_RecvReturnsTheStatus(t *testing.T) {
 }
 
 func TestDeath_CutChannelIsNone(t *testing.T) {
+	t.Parallel()
 	s := newSpawner(t, forkspawn.Config{StopGrace: 10 * time.Millisecond, TermGrace: bound})
 	c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Name: "cutter"},
 		forkspawn.WithCommand(roles.Command("closes-after-ready")))

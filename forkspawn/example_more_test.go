@@ -133,7 +133,7 @@ func init() {
 func ExampleRegisterWarmUp() {
 	spawner, err := forkspawn.New(forkspawn.Config{
 		Method: forkspawn.MethodForkserver, WarmUp: "words",
-		// Where children cannot be forked they are executed, and each loads the words.
+		// Elsewhere children are executed. They call no warm-up, and load the words at first use.
 		ForkserverFallback: true,
 	})
 	if err != nil {
@@ -175,6 +175,32 @@ func ExampleCapture() {
 	// Output:
 	// true
 	// no config file
+}
+
+// Lines has the output of each child, line by line. WithStdin gives one child its input.
+func ExampleLines() {
+	spawner, err := forkspawn.New(forkspawn.Config{
+		Stdout: forkspawn.Lines(func(e forkspawn.ChildEvent, line []byte) {
+			fmt.Printf("%s: %s\n", e.Name, line)
+		}),
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+	ctx := context.Background()
+	child, err := spawner.Start(ctx, forkspawn.Command{Path: "sort"},
+		forkspawn.WithStdin(forkspawn.From(strings.NewReader("pear\napple\n"))))
+	if err != nil {
+		log.Fatal(err)
+	}
+	status, err := child.Wait(ctx)
+	spawner.Close() // has all output
+	fmt.Println(status, err)
+	// Output:
+	// sort: apple
+	// sort: pear
+	// exit status 0 <nil>
 }
 
 // Trace has a function for each step of a child's life.

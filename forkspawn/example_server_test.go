@@ -4,6 +4,7 @@ package forkspawn_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -97,6 +98,39 @@ func get(addr string) {
 	text, _ := io.ReadAll(response.Body)
 	http.DefaultClient.CloseIdleConnections()
 	fmt.Println(string(text))
+}
+
+// A child that is stopped or hangs is replaced. Debuggers also stop a process, so the
+// time is one that a person can wait.
+func ExampleGroupConfig_liveness() {
+	spawner, err := forkspawn.New(forkspawn.Config{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer spawner.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	group, err := spawner.NewGroup(ctx, forkspawn.GroupConfig{
+		Restart: forkspawn.RestartOnFailure, Liveness: time.Second, // rather a minute
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	lives := 0
+	group.Go(spawnspec.Spec{Entry: "greeter", Args: "hello"},
+		func(ctx context.Context, child *forkspawn.Child) error {
+			if lives++; lives == 2 {
+				return nil // done
+			}
+			child.Signal(syscall.SIGSTOP) // an accident
+			<-ctx.Done()
+			fmt.Println(errors.Is(context.Cause(ctx), forkspawn.ErrUnresponsive))
+			return ctx.Err()
+		})
+	fmt.Println(group.Wait(), lives)
+	// Output:
+	// true
+	// <nil> 2
 }
 
 // The child runs on another machine and connects over TLS. ssh carries the ticket

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/transport"
 )
 
@@ -26,11 +27,14 @@ func (c faultCase) String() string {
 	return s
 }
 
+// program reports whether the child is a program that does not speak the protocol.
+func (c faultCase) program() bool { return c.point == programStarts || c.point == programRuns }
+
 // wire returns the kind of the child's connection. A forked child inherits one end
 // of a socket pair, and does not dial a Unix socket.
 func (c faultCase) wire() string {
 	if c.net == "uds" && c.point != atStart &&
-		forkspawn.Method(os.Getenv(methodEnv)) == forkspawn.MethodForkserver {
+		forkspawn.Method(os.Getenv(testkit.MethodEnv)) == forkspawn.MethodForkserver {
 		return "pair"
 	}
 	return c.net
@@ -139,6 +143,9 @@ func expected(c faultCase) outcome {
 	if o.phase == "" {
 		o.phase = phases[c.wire()][c.point]
 	}
+	if c.program() {
+		return ofProgram(c, o)
+	}
 	anonymous := c.net == "tcp" &&
 		(c.point == afterDial || c.point == midHello || c.point == inHello)
 	switch c.point {
@@ -175,6 +182,22 @@ func expected(c faultCase) outcome {
 	return o
 }
 
+// ofProgram changes an outcome to that of a program. It has no connection, so only its end
+// and its output tell about it, and SIGTERM asks it to stop.
+func ofProgram(c faultCase, o outcome) outcome {
+	o.phase = handshake.PhaseReady
+	if c.point == programRuns {
+		o.ready, o.cancelled = always, false
+		if o.status.Known() {
+			o.ready = either
+		}
+	}
+	if o.stop.By == forkspawn.Asked {
+		o.stop = onTerm
+	}
+	return o
+}
+
 // faultCases returns every possible combination of point, fault and transport.
 func faultCases() (list []faultCase) {
 	for _, network := range []string{"uds", "tcp"} {
@@ -203,5 +226,15 @@ func faultCases() (list []faultCase) {
 			list = append(list, faultCase{point: p, fault: stalls, net: network, timeUp: true})
 		}
 	}
-	return list
+	for _, f := range faults {
+		if shellFault(f) == "" {
+			continue
+		}
+		if f != floodsOn { // which becomes ready in the end
+			list = append(list, faultCase{point: programStarts, fault: f, net: "uds"})
+		}
+		list = append(list, faultCase{point: programRuns, fault: f, net: "uds"})
+	}
+	return append(list,
+		faultCase{point: programStarts, fault: stalls, net: "uds", timeUp: true})
 }

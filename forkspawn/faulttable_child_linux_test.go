@@ -62,6 +62,14 @@ var points = []point{
 	afterSpec, midReady, atReady, midAttach, atOpen, atStop,
 }
 
+// The points of a program that does not speak the protocol. It is a shell.
+const (
+	programStarts point = "program starts"   // before it writes readyLine
+	programRuns   point = "program is ready" // after it
+)
+
+const readyLine = "the program is ready"
+
 // fault is a way to fail.
 type fault string
 
@@ -407,7 +415,7 @@ func (f *faulty) attach(ctx context.Context, j *handshake.Joined, from forkspawn
 }
 
 // shellFault returns a shell script that fails before there is a Go program, or "".
-// If it survives the fault it executes the program.
+// If it survives the fault it executes its $0 with its arguments.
 func shellFault(do fault) string {
 	const reporting = `report() { echo "${` + reportEnv + `%% *} 0 $1" >"${` + reportEnv +
 		`#* }"; }; last() { echo "` + lastLine + `" >&2; }; `
@@ -420,7 +428,7 @@ func shellFault(do fault) string {
 		stops:        `report 0; kill -STOP $$; exec sleep 300`,
 		deafStalls:   `trap "" TERM; report 0; exec sleep 300`,
 		floods:       flood + `report 0; last; exit 3`,
-		floodsOn:     flood + `last; report 0; exec "$0"`,
+		floodsOn:     flood + `last; report 0; exec "$0" "$@"`,
 		leavesOutput: `sleep 300 & report $!; last; exit 3`,
 		leavesUnruly: `trap "" TERM; sleep 300 & trap - TERM; report $!; exec sleep 300`,
 	}[do]

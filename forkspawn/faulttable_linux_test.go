@@ -74,7 +74,7 @@ func newFaultBench(t *testing.T) *faultBench {
 		} {
 			cfg.Listen, cfg.Stdout, cfg.Stderr = listen, forkspawn.Capture(nil),
 				forkspawn.Capture(nil)
-			cfg.Method, cfg.Command = forkspawn.Method(os.Getenv(methodEnv)),
+			cfg.Method, cfg.Command = forkspawn.Method(os.Getenv(testkit.MethodEnv)),
 				forkspawn.Command{Path: program, Env: append(os.Environ(), faultTemplateEnv+"=1")}
 			s, err := forkspawn.New(cfg)
 			require.NoError(t, err)
@@ -162,17 +162,7 @@ func (b *faultBench) play(number string, c faultCase, v *verdict) {
 	b.waiting[number] = arrivals
 	b.mu.Unlock()
 
-	program, err := os.Executable()
-	if !assert.NoError(v, err) {
-		return
-	}
-	cmd := forkspawn.Command{Path: program}
-	if c.point == atStart {
-		cmd = forkspawn.Command{Path: "sh", Args: []string{"-c", shellFault(c.fault), program}}
-	}
-	cmd.Env = append(os.Environ(), faultEnv+"="+string(c.point)+"/"+string(c.fault),
-		reportEnv+"="+number+" "+b.fifo.Name())
-
+	opts, allClosed := b.start(number, c, v)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
 	defer time.AfterFunc(bound, func() { cancel(errHung) }).Stop()
@@ -192,20 +182,20 @@ func (b *faultBench) play(number string, c faultCase, v *verdict) {
 		}
 	}()
 	called := monotime.Now()
-	child, err := b.spawner(c, want).Spawn(ctx, spawnspec.Spec{Name: "faulty"},
-		forkspawn.WithCommand(cmd))
+	child, err := b.spawner(c, want).Spawn(ctx, spawnspec.Spec{Name: "faulty"}, opts...)
 	ended := monotime.Now()
 	// At the moment when Spawn returns an error, nothing is left of the child.
 	var boot *forkspawn.BootError
 	gone := errors.As(err, &boot) && (boot.PID == 0 || !alive(boot.PID))
-	if child != nil {
-		method := cmp.Or(forkspawn.Method(os.Getenv(methodEnv)), forkspawn.MethodExec)
+	if child != nil && !c.program() {
+		method := cmp.Or(forkspawn.Method(os.Getenv(testkit.MethodEnv)), forkspawn.MethodExec)
 		if c.point == atStart {
 			method = forkspawn.MethodExec
 		}
 		assert.Equal(v, string(method), child.Spec().Method)
 	}
-	if child != nil && (c.point == atOpen || c.fault == floodsOn && c.point != atStop) {
+	if child != nil && !c.program() &&
+		(c.point == atOpen || c.fault == floodsOn && c.point != atStop) {
 		assert.NoError(v, child.Send(ctx, "hello"))
 	}
 	if c.point == atStop && child != nil {
@@ -234,12 +224,17 @@ func (b *faultBench) play(number string, c faultCase, v *verdict) {
 			assert.True(v, gone, "the process is gone and reaped when Spawn returns")
 			v.nothingLeft(boot.PID, arrived.grandchild)
 		}
+		allClosed()
 		return
 	}
-	if c.point != atStop {
+	switch {
+	case c.program():
+		v.time = b.checkProgram(ctx, want, child, began, v)
+	case c.point != atStop:
 		v.time = b.checkChild(ctx, c, want, child, began, v)
 	}
 	v.nothingLeft(child.PID(), arrived.grandchild)
+	allClosed()
 }
 
 // checkError checks the error of a Spawn.
@@ -384,7 +379,7 @@ func groupOf(pgid int) (list []int) {
 // TestFaultTable fails children at every point of their start in every way, over
 // both transports. It prints the error in the parent, and how long that took.
 //
-// TestForkserver runs it with forked children, too. They begin at the point
+// TestForked of internal/reforktest runs it with forked children, too. They begin at the point
 // "package init". The children that fail before main are executed.
 //
 // It runs about a third of the cases unless SPAWNWIRE_LONG=1 is set:

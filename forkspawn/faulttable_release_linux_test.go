@@ -90,6 +90,7 @@ func TestFaultTable_ChildFailsInRelease(t *testing.T) {
 	for _, at := range []point{atAsk, atTicket, atConfirm} {
 		for _, do := range []fault{exitThree, killed, closes, stalls, stops} {
 			t.Run(string(at)+"/"+string(do), func(t *testing.T) {
+				t.Parallel()
 				c := spawn(t, s, spawnspec.Spec{Entry: "lets-go-faultily",
 					Args: string(at) + "/" + string(do)})
 				defer c.Kill()
@@ -181,6 +182,7 @@ func TestFaultTable_ParentDiesInRelease(t *testing.T) {
 	for _, at := range []point{atAsk, atTicket, atConfirm, atLetGo} {
 		for _, without := range []string{"", "without the kernel's help"} {
 			t.Run(string(at)+"/"+without, func(t *testing.T) {
+				t.Parallel()
 				host := spawn(t, hosts, spawnspec.Spec{Entry: "releases-faultily",
 					Args: string(at) + "/" + without})
 				defer host.Kill()

@@ -20,7 +20,7 @@ var bootDetails = regexp.MustCompile(
 // report fails the test for each failed assertion, and prints the table.
 func report(t *testing.T, verdicts []*verdict, leaks int, took time.Duration) {
 	var table strings.Builder
-	fmt.Fprintf(&table, "\n%-13s  %-33s  %-3s  %9s  %s\n", "point", "fault", "net", "ms",
+	fmt.Fprintf(&table, "\n%-16s  %-33s  %-3s  %9s  %s\n", "point", "fault", "net", "ms",
 		"the error in the parent")
 	hangs := 0
 	longest := slices.MaxFunc(verdicts, func(a, b *verdict) int {
@@ -34,7 +34,8 @@ func report(t *testing.T, verdicts []*verdict, leaks int, took time.Duration) {
 			t.Errorf("%v: %s: %s", v.faultCase, w, v.text)
 		}
 	}
-	order := append([]point{inHello, inAnswer}, points...)
+	order := slices.Concat([]point{inHello, inAnswer}, points,
+		[]point{programStarts, programRuns})
 	slices.SortStableFunc(verdicts, func(a, b *verdict) int {
 		return cmp.Or(
 			cmp.Compare(slices.Index(order, a.point), slices.Index(order, b.point)),
@@ -57,7 +58,7 @@ func report(t *testing.T, verdicts []*verdict, leaks int, took time.Duration) {
 		if strings.Contains(text, ":") { // the first error of a boot or of a child
 			examples[name] = cmp.Or(examples[name], text)
 		}
-		fmt.Fprintf(&table, "%-13s  %-33s  %-3s  %9.2f  %.140s\n", v.point, name, v.net,
+		fmt.Fprintf(&table, "%-16s  %-33s  %-3s  %9.2f  %.140s\n", v.point, name, v.net,
 			float64(max(v.time, 0))/1e6, text)
 	}
 	fmt.Fprintf(&table, "\n%-33s  %5s  %9s  %9s\n", "fault, at all points",

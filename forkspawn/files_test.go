@@ -72,7 +72,7 @@ func TestFiles_ReachExecutedForkedAndSpareChildren(t *testing.T) {
 		c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "uses-files"},
 			forkspawn.WithCommand(forkspawn.Command{Files: files}))
 		require.NoError(t, err)
-		if method := os.Getenv(methodEnv); method != "" && listen.IsZero() {
+		if method := os.Getenv(testkit.MethodEnv); method != "" && listen.IsZero() {
 			assert.Equal(t, method, c.Spec().Method)
 		}
 		usesFiles(t, c, log, address)

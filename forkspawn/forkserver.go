@@ -38,8 +38,9 @@ var templates = struct {
 // starts another one if this one has ended, is stopped, or takes longer than
 // [Config.WarmUpTimeout]. It also does so if this process's credentials have
 // changed. A command with another program or other arguments is executed, not
-// forked. MethodForkserver needs linux/amd64, a program built with CGO_ENABLED=0, and a
-// known version of Go; [CheckForkserver] tests that.
+// forked. MethodForkserver needs linux/amd64 or linux/arm64, a program built with
+// CGO_ENABLED=0, and a version of Go that is known on this processor;
+// [CheckForkserver] tests that. See [Config.ForkserverAnyGo].
 //
 // A forked child is a child of this process. Its own are its standard streams,
 // directory, process group, command name, parent-death signal and environment, with
@@ -54,13 +55,13 @@ var templates = struct {
 //     TLS ticket keys, and a math/rand.Rand of the program. Use [AfterFork] to
 //     renew them. The functions of math/rand and crypto/rand differ in each child.
 //     spawntest.ForksDiffer tests that, and docs/guides/shared-table.md lists
-//     packages with such state.
+//     how well-known libraries behave.
 //   - A log that the warm-up has opened works: a child has each file that was
 //     opened to write or to append only. It opens files that were opened to read
 //     again, at the same position. A listener gets no calls, and an inotify or timer
-//     descriptor no events. All else, such as connections, pipes and the files of a
-//     database, is closed in a child; reads return EOF. A line in [Config.Logger]
-//     names those.
+//     descriptor no events. All else, such as connections, pipes, files of os.Create
+//     and the files of a database, is closed in a child; reads return EOF. A line in
+//     [Config.Logger] names those.
 //   - Signals notified or ignored in the warm-up have their default action.
 //   - Each child has copies of the goroutines that the warm-up left running, with
 //     their locks, timers and unflushed buffers.

@@ -77,6 +77,7 @@ func TestHungFileSystem_BlocksNobodyElse(t *testing.T) {
 		{"forked", forkspawn.Config{Method: forkspawn.MethodForkserver}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			if c.cfg.Method == forkspawn.MethodForkserver {
 				needForks(t)
 			}

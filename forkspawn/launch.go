@@ -11,9 +11,9 @@ import (
 )
 
 // Launcher starts children in another place than as a process of this program. Package
-// launch/ssh has one for other machines, and launch/oci one for containers. The
-// handshake, the boot race, the stop ladder and the errors of this package remain the
-// same.
+// launch/ssh has one for other machines, launch/oci one for containers, launch/slurm one
+// for the nodes of a cluster, and the module launch/kubernetes one for pods. The handshake,
+// the boot race, the stop ladder and the errors of this package remain the same.
 type Launcher interface {
 	// Launch starts one process and returns when it runs, or could not be started.
 	// It is called concurrently. ctx bounds the start and not the process. After an
@@ -41,7 +41,8 @@ type Launch struct {
 	// the child can dial, and nobody else may see it.
 	Ticket handshake.Ticket
 	// Start starts a program of this machine, such as ssh, as the Spawner starts its
-	// children.
+	// children. A ParentDeathSignal of zero is SIGKILL, and
+	// Config.NoParentDeathSignal turns each off.
 	Start func(context.Context, ProcessAttr) (Process, error)
 	// Accept takes over a connection from the child.
 	Accept func(net.Conn)
@@ -95,7 +96,9 @@ var errProgramAway = errors.New("a Launcher does not start programs without the 
 
 // startHere is Launch.Start.
 func (s *Spawner) startHere(ctx context.Context, attr ProcessAttr) (Process, error) {
-	if !s.cfg.NoParentDeathSignal {
+	if s.cfg.NoParentDeathSignal {
+		attr.ParentDeathSignal = 0
+	} else if attr.ParentDeathSignal == 0 {
 		attr.ParentDeathSignal = sigkill
 	}
 	return s.startOnThread(ctx, &attr)

@@ -19,6 +19,7 @@ import (
 
 func TestLiveness_StoppedChildIsReplaced(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
+		t.Parallel()
 		failures := make(chan error, 10)
 		s := newSpawner(t, forkspawn.Config{Listen: listen, Trace: &forkspawn.Trace{
 			Restarting: func(_ forkspawn.ChildEvent, _ int, _ time.Duration, err error) {

@@ -4,7 +4,9 @@ package forkspawn_test
 
 import (
 	"context"
+	"flag"
 	"os"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/template"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/testkit/roles"
@@ -20,11 +23,8 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// methodEnv is the environment variable with the start method of children, for
-// tests that do not choose one; see forkserver_linux_amd64_test.go.
-const methodEnv = "SPAWNWIRE_TEST_METHOD"
-
 func TestMain(m *testing.M) {
+	template.Soaked[runtime.GOARCH] = template.Soaked["amd64"] // this is the test
 	testkit.PlayRole(roles.Programs)
 	playFault()
 	roles.SparePIDs = forkspawn.SparePIDs
@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 		forkspawn.Register(name, run)
 	}
 	mainAlone(m)
+	forkspawn.Init()
+	flag.Parse()
+	flag.Set("test.parallel", "8") // parallel tests wait, most of the time
 	spawntest.Main(m)
 }
 
@@ -50,7 +53,8 @@ func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 // it.
 func newSpawner(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
-	if method := os.Getenv(methodEnv); method != "" && cfg.Method == "" && cfg.Start == nil {
+	method := os.Getenv(testkit.MethodEnv)
+	if method != "" && cfg.Method == "" && cfg.Start == nil {
 		cfg.Method = forkspawn.Method(method)
 	}
 	return spawntest.NewSpawner(t, cfg)
@@ -99,14 +103,14 @@ func running(pid int) bool {
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// needForks skips a test in a build with cgo. TestForkserver runs it in a build
-// without.
+// needForks skips a test in a build with cgo. Package reforktest runs it
+// in a build without.
 func needForks(t *testing.T) {
 	t.Helper()
 	if !testkit.CanFork {
-		t.Skip("children can be forked only on linux/amd64")
+		t.Skip("children can be forked only on Linux, on amd64 and arm64")
 	}
 	if cgoEnabled {
-		t.Skip("built with cgo; TestForkserver builds without")
+		t.Skip("built with cgo; TestForked of internal/reforktest builds without")
 	}
 }

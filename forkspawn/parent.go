@@ -198,10 +198,6 @@ type joining struct {
 	// joined, if not nil, is called after the ready message was sent, or before the
 	// program prepares itself.
 	joined func()
-	// forkedSpare means that the child was forked and will wait for its spec.
-	// It then uses an example spec first. Otherwise the kernel would copy the
-	// pages that this writes to between the spec and the answer.
-	forkedSpare bool
 	// check, if not nil, is called with the spec. The parent gets its error. It may
 	// set cfg.ReadyLater.
 	check func(*Parent) error
@@ -231,8 +227,8 @@ func join(ctx context.Context, t handshake.Ticket, how joining) (*Parent, error)
 		conn.Close()
 		return nil, prefixed("join", err)
 	}
-	if how.forkedSpare {
-		rehearse(how.check)
+	if how.requests == nil { // else it has had a spec before
+		rehearse()
 	}
 	p.joined, err = handshake.Join(ctx, conn, t, handshake.JoinConfig{
 		MaxFrameSize: p.cfg.MaxFrameSize, OnCancel: p.asked, Control: how.control == nil,
@@ -289,12 +285,10 @@ func (p *Parent) accept(ctx context.Context, check func(*Parent) error) (err err
 // exampleSpec is a spec with its required fields.
 const exampleSpec = "\xa5av\x01dnameaxedepth\x01eentryaxfmethoddexec"
 
-// rehearse decodes and checks the example spec; see joining.forkedSpare.
-func rehearse(check func(*Parent) error) {
-	if spec, err := spawnspec.Unmarshal([]byte(exampleSpec)); err == nil && check != nil {
-		check(&Parent{spec: spec})
-	}
-}
+// rehearse decodes the example spec. The first decoding takes memory of new kinds from
+// the Go runtime, and writes to pages that a forked child must copy. Here it is over
+// before the parent sends the spec of a spare.
+func rehearse() { spawnspec.Unmarshal([]byte(exampleSpec)) }
 
 // Context returns the child's context. It ends when the parent asks the child to
 // stop, when the parent is gone, when the spec's deadline passes, or after Close.

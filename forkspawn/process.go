@@ -115,7 +115,6 @@ type ProcessAttr struct {
 	ParentDeathSignal syscall.Signal
 
 	ticket []byte // one more entry of Env, erased by its owner; nil if Env has it
-	spare  bool   // the process will wait for its spec
 	leash  bool   // the kernel kills its process group when this process ends
 }
 

@@ -82,13 +82,18 @@ func ReadyOnOutput(text string) Option {
 func ReadyOnPort(network, address string) Option {
 	return ReadyWhen(func(ctx context.Context, c *Child) error {
 		var dialer net.Dialer
+		var last error // preferably of the address, and not of the end of ctx
 		for {
 			conn, err := dialer.DialContext(ctx, network, address)
 			if err == nil {
 				return conn.Close()
 			}
+			var late net.Error
+			if last == nil || !errors.As(err, &late) || !late.Timeout() {
+				last = err
+			}
 			if wait.For(ctx, c.exited, portPause) || ctx.Err() != nil {
-				return fmt.Errorf("%w: %w", wait.Cause(ctx), err)
+				return fmt.Errorf("%w: %w", wait.Cause(ctx), last)
 			}
 		}
 	})
@@ -146,7 +151,7 @@ func (b *boot) runProgram(ctx context.Context) (*Child, error) {
 	}
 	a.child.boot = BootTimes{Launch: a.began.Sub(b.called.Time),
 		Ready: time.Since(a.began.Time), Total: time.Since(b.called.Time)}
-	a.report.ready(a.child.event(), a.child.boot)
+	a.report.ready(a.event(a.child.PID(), time.Now()), a.child.boot)
 	a.s.add(a.child)
 	return a.child, nil
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -287,7 +288,7 @@ func TestProgram_InAGroupIsRestarted(t *testing.T) {
 func TestProgram_NothingOutlivesTheHost(t *testing.T) {
 	testkit.NeedLinux(t)
 	rounds := 3
-	if testkit.IsLong() {
+	if testkit.IsLong() && os.Getenv(testkit.MethodEnv) == "" { // a program is never forked
 		rounds = 200
 	}
 	var most time.Duration

@@ -33,7 +33,7 @@ func (p foreignProcess) Wait() ExitStatus { return ExitStatus{p.Foreign.Wait()} 
 // has taken it over. After another error the child may still wait, until the end of its
 // lease. It is on Linux only; elsewhere the error matches errors.ErrUnsupported.
 func (s *Spawner) Reattach(ctx context.Context, h Handle) (*Child, error) {
-	b := s.newBoot(options{cmd: Command{Releasable: true}}, spawnspec.Spec{}, &s.report)
+	b := s.newBoot(ctx, options{cmd: Command{Releasable: true}}, spawnspec.Spec{}, &s.report)
 	c, err := b.takeOver(ctx, h)
 	if err != nil {
 		return nil, prefixed("reattach", err)
@@ -78,7 +78,7 @@ func (b *boot) takeOver(ctx context.Context, h Handle) (*Child, error) {
 		failed := time.Now()
 		boot := b.bootError(phase, cause, failed)
 		boot.ID, boot.PID, boot.Phases = a.id, proc.PID(), a.phases(failed)
-		b.report.bootFailed(boot)
+		b.report.bootFailed(b.caller, boot)
 		return nil, boot
 	}
 	a.start(ctx, foreignProcess{proc}, capture.Streams{}, false)

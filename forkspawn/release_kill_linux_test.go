@@ -28,7 +28,7 @@ func hostsCount(ctx context.Context, parent *forkspawn.Parent) error {
 	if err := parent.Spec().DecodeArgs(&text); err != nil {
 		return err
 	}
-	method := forkspawn.Method(os.Getenv(methodEnv))
+	method := forkspawn.Method(os.Getenv(testkit.MethodEnv))
 	s, err := forkspawn.New(releasable(forkspawn.Config{Method: method}))
 	if err != nil {
 		return err

@@ -67,8 +67,8 @@ func TestScarcity_DescriptorsInSpawn(t *testing.T) {
 		} {
 			t.Run(name, func(t *testing.T) {
 				networks(t, func(t *testing.T, listen transport.Addr) {
-					if name == "own" && !listen.IsZero() {
-						t.Skip("it takes two seconds")
+					if name != "both captured" || !listen.IsZero() {
+						testkit.Long(t)
 					}
 					cfg.Listen = listen
 					s := newSpawner(t, cfg)
@@ -115,6 +115,7 @@ func TestScarcity_DescriptorsInSpawn(t *testing.T) {
 // A process has left the child's group. The subreaper ends it, although this
 // process has no descriptors except those of the ended child.
 func TestScarcity_SubreaperWithoutDescriptors(t *testing.T) {
+	t.Parallel()
 	alone(t, 0, func(t *testing.T) {
 		warm(t, 1)
 		before := descriptors(t)

@@ -165,6 +165,7 @@ func TestScarcity_MemoryAtTheClone(t *testing.T) {
 // waits only for its own children, and returns their statuses, while the orphans
 // become zombies.
 func TestScarcity_FirstProcessOfAContainer(t *testing.T) {
+	t.Parallel()
 	alone(t, syscall.CLONE_NEWNS|syscall.CLONE_NEWPID, func(t *testing.T) {
 		require.Equal(t, 1, os.Getpid())
 		require.NoError(t, syscall.Mount("proc", "/proc", "proc", 0, ""))

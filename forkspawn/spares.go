@@ -148,7 +148,7 @@ func (r *spares) work() {
 			wait.For(r.s.ctx, changed, pause)
 			continue
 		}
-		if err := r.s.newBoot(r.s.options(), spawnspec.Spec{Name: spareName},
+		if err := r.s.newBoot(r.s.ctx, r.s.options(), spawnspec.Spec{Name: spareName},
 			&r.s.quiet).runSpare(); err != nil {
 			r.failed(err)
 		}

@@ -72,7 +72,7 @@ func TestSpares_DeathAsItIsTaken(t *testing.T) {
 	networks(t, func(t *testing.T, listen transport.Addr) {
 		spawntest.NoLeaks(t)
 		s := newSpawner(t, forkspawn.Config{Listen: listen, Spares: 3})
-		rounds, spares, fresh, deaths := 50, 0, 0, 0
+		rounds, spares, fresh, deaths := 20, 0, 0, 0
 		if testkit.IsLong() {
 			rounds = 250
 		}

@@ -289,8 +289,8 @@ func TestSpares_Trace(t *testing.T) {
 		assert.Equal(t, []string{"started", "phase spec", "phase ready", "ready", "asked",
 			"stopped: ended as asked, error <nil>"}, lines)
 		for _, e := range d.events {
-			assert.Equal(t, forkspawn.ChildEvent{Name: "one", ID: c.ID(), PID: c.PID(), At: e.At},
-				e)
+			assert.Equal(t, forkspawn.ChildEvent{
+				Name: "one", ID: c.ID(), PID: c.PID(), At: e.At, Context: e.Context}, e)
 			assert.False(t, e.At.Before(before))
 		}
 		assert.True(t, slices.IsSortedFunc(d.events, func(a, b forkspawn.ChildEvent) int {

@@ -77,7 +77,7 @@ func New(cfg Config) (_ *Spawner, err error) {
 	if ticketUntaken() {
 		return nil, fmt.Errorf("forkspawn: %w", ErrInitNotCalled)
 	}
-	if osproc.StdinIsMarked() {
+	if lacksTicket() {
 		return nil, fmt.Errorf("forkspawn: %w", ErrTicketLost)
 	}
 	s := &Spawner{

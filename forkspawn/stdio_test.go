@@ -123,7 +123,8 @@ func TestStdio_CaptureAllDoesNotHoldUpClose(t *testing.T) {
 	t.Parallel() // Close waits ten seconds
 	w := &slowWriter{opened: make(chan struct{})}
 	defer close(w.opened)
-	s, err := forkspawn.New(forkspawn.Config{Stdout: forkspawn.CaptureAll(w),
+	s, err := forkspawn.New(forkspawn.Config{
+		Stdout: forkspawn.CaptureAll(w), Stderr: forkspawn.Null(),
 		StopGrace: 100 * time.Millisecond, TermGrace: 100 * time.Millisecond})
 	require.NoError(t, err)
 	c := spawn(t, s, spawnspec.Spec{Entry: "floods-output"})
@@ -135,6 +136,7 @@ func TestStdio_CaptureAllDoesNotHoldUpClose(t *testing.T) {
 }
 
 func TestStdio_BlockedWriterDoesNotBlockTheChild(t *testing.T) {
+	t.Parallel()
 	r, w := io.Pipe() // never read
 	defer r.Close()
 	s, err := forkspawn.New(
@@ -217,6 +219,22 @@ func TestStdio_LinesHaveTheChildsName(t *testing.T) {
 		}
 		require.Regexp(t, "^"+want+".*package log of the child$", <-lines)
 		assert.Contains(t, c.StderrTail(), "package log of the child\n")
+	}
+}
+
+// A spare can write as soon as it has its spec, before Spawn returns.
+func TestStdio_FirstLineHasTheChildsName(t *testing.T) {
+	for _, spares := range []int{0, 1} {
+		names := make(chan string, 1)
+		s := newSpawner(t, forkspawn.Config{Spares: spares,
+			Stderr: forkspawn.Lines(func(e forkspawn.ChildEvent, line []byte) {
+				if strings.HasSuffix(string(line), "it prepares itself") {
+					names <- e.Name
+				}
+			})})
+		require.NoError(t, s.AwaitSpares(testkit.Context(t)))
+		spawn(t, s, spawnspec.Spec{Name: "talker", Entry: "logs-first"})
+		assert.Equal(t, "talker", <-names)
 	}
 }
 

@@ -155,6 +155,7 @@ func (s Stream) open() (capture.Stream, *lineWriter) {
 
 // nameLines says which child has the lines.
 func nameLines(writers []*lineWriter, e ChildEvent) {
+	e.Context = nil // the writers live as long as the child
 	for _, w := range writers {
 		w.is(e)
 	}

@@ -82,7 +82,7 @@ func isPlain(t testing.TB, s *forkspawn.Spawner) {
 		forkspawn.WithCommand(forkspawn.Command{}))
 	require.NoError(t, err)
 	assert.False(t, c.Boot().Spare)
-	assert.Equal(t, cmp.Or(os.Getenv(methodEnv), "exec"), c.Spec().Method)
+	assert.Equal(t, cmp.Or(os.Getenv(testkit.MethodEnv), "exec"), c.Spec().Method)
 	var files map[string]string
 	require.NoError(t, c.Recv(testkit.Context(t), &files))
 	assert.Contains(t, blanked(files["/proc/self/status"]), "Uid: 0 0 0 0\n")

@@ -128,7 +128,7 @@ func (f *forkserver) fork(
 	if err := attr.Command.checkFiles(); err != nil {
 		return nil, err
 	}
-	p, err := f.t.Fork(ctx, attr.internal(), attr.spare, serve)
+	p, err := f.t.Fork(ctx, attr.internal(), serve)
 	if err == nil && attr.leash {
 		if err = p.Leash(); err != nil {
 			p.SignalGroup(sigkill)
@@ -212,7 +212,7 @@ func serveAsTemplate(name string) (ticket handshake.Ticket, how joining, err err
 	if err != nil {
 		return ticket, how, fmt.Errorf("forkspawn: %w", err)
 	}
-	how = joining{init: child.Init, forkedSpare: child.Spare, joined: child.Complete}
+	how = joining{init: child.Init, joined: child.Complete}
 	if child.Pair.Message != nil {
 		how.over(child.Pair)
 	}

@@ -162,9 +162,9 @@ func TestTerminal_CtrlZDuringStartsIsHarmless(t *testing.T) {
 	if portable {
 		t.Skip("syscall.ForkExec has this fault")
 	}
-	presses := 100
+	presses := 30
 	if testkit.IsLong() {
-		presses = 1500
+		presses = 400
 	}
 	term := openTerminal(t, "starts-processes")
 	for range presses {

@@ -4,18 +4,21 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spawnwire/spawnwire/forkspawn/internal/capture"
 	"github.com/spawnwire/spawnwire/forkspawn/internal/osproc"
 	"github.com/spawnwire/spawnwire/forkspawn/internal/supervisor"
 	"github.com/spawnwire/spawnwire/handshake"
+	"github.com/spawnwire/spawnwire/internal/access"
 	"github.com/spawnwire/spawnwire/internal/link"
 )
 
 // ErrTicketLost is the error of [Join] and [New], and the last words of [Init], in a
 // child without a ticket. Otherwise such a process would take itself for the root of
 // a tree and start children again. It is found on Linux only, and not if the stdin
-// of the child is another one than the default.
+// of the child is another one than the default. In a pod it is found in the first
+// process of the container.
 var ErrTicketLost = errors.New("this process was started as a child, and its ticket is gone: " +
 	"a program before it, such as sudo or env -i, has removed " + handshake.TicketEnv +
 	" from the environment; keep the variable, or set Command.TicketOnStdin")
@@ -30,10 +33,11 @@ func takeTicket() (t handshake.Ticket, ok bool, err error) {
 		os.Exit(supervisor.Run(order))
 	}
 	if t, ok, err = handshake.TakeTicket(); ok {
+		ticketTaken.Store(true)
 		osproc.UnmarkStdin() // before an entry can call New
 		return t, ok, err
 	}
-	if !osproc.StdinIsMarked() {
+	if !lacksTicket() {
 		return t, false, nil
 	}
 	if text := osproc.ReadMarkedStdin(); len(text) > 0 {
@@ -41,6 +45,23 @@ func takeTicket() (t handshake.Ticket, ok bool, err error) {
 		return t, true, err
 	}
 	return t, true, ErrTicketLost
+}
+
+// ticketTaken is true in a process that had its ticket in the environment.
+var ticketTaken atomic.Bool
+
+// lacksTicket reports whether this process was started as a child, and has not had its
+// ticket. In a pod stdin has no mark, and the file of the ticket stays. Process 1 of the
+// container is the child or a wrapper of it, and other processes may be roots.
+func lacksTicket() bool {
+	if osproc.StdinIsMarked() {
+		return true
+	}
+	if os.Getpid() != 1 || ticketTaken.Load() {
+		return false
+	}
+	_, err := os.Lstat(access.TicketFile)
+	return err == nil
 }
 
 // setStdin sets the child's stdin and its ticket. The default stdin has a mark until

@@ -1,9 +1,12 @@
 package forkspawn_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -93,6 +96,30 @@ func TestTicket_ReadyChildCanStartRoots(t *testing.T) {
 	var said string
 	require.NoError(t, c.Recv(testkit.Context(t), &said))
 	assert.Equal(t, "a root", said)
+}
+
+// The file of a ticket cannot be removed in a pod. Its first process needs a ticket, and
+// others may be roots.
+func TestTicket_LostOneEndsTheFirstProcessOfAPod(t *testing.T) {
+	testkit.NeedRoot(t)
+	role := roles.Command("is-root")
+	run := func(script string) string {
+		cmd := exec.Command("sh", append([]string{"-ec", "mount --make-rprivate /; " +
+			"mount -t tmpfs none /run; mkdir -p /var/run/secrets/spawnwire; " + script, role.Path},
+			role.Args...)...)
+		cmd.Env = role.Env
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS}
+		out, err := cmd.CombinedOutput()
+		if errors.Is(err, fs.ErrPermission) || strings.Contains(string(out), "mount:") {
+			t.Skipf("no namespaces here: %v: %s", err, out)
+		}
+		return string(out)
+	}
+	const file = "echo 1 >/var/run/secrets/spawnwire/ticket; "
+	assert.Equal(t, "a root", run(`exec "$0" "$@"`), "no pod")
+	assert.Contains(t, run(file+`exec "$0" "$@"`), "has removed SPAWNWIRE_TICKET")
+	assert.Equal(t, "a root", run(file+`"$0" "$@"; exit 0`), "not the first process")
 }
 
 // An ordinary process has no mark.

@@ -67,6 +67,10 @@ type ChildEvent struct {
 	ID   string // unique
 	PID  int    // 0 if there is no process
 	At   time.Time
+
+	// Context is the caller's context of the start, for Started, Phase, Ready and
+	// BootFailed. It has the span around the start. For other events it is nil.
+	Context context.Context
 }
 
 // logArgs returns the event's attributes for a logger.
@@ -108,8 +112,8 @@ func (r *reporter) ready(e ChildEvent, times BootTimes) {
 }
 
 // bootFailed logs at Debug, because the caller has the error.
-func (r *reporter) bootFailed(err *BootError) {
-	e := ChildEvent{err.Name, err.ID, err.PID, time.Now()}
+func (r *reporter) bootFailed(ctx context.Context, err *BootError) {
+	e := ChildEvent{err.Name, err.ID, err.PID, time.Now(), ctx}
 	r.write(slog.LevelDebug, "boot failed", e, "phase", string(err.Phase), "error", err.err)
 	if r.trace.BootFailed != nil {
 		r.trace.BootFailed(e, err)

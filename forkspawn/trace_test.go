@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -175,4 +176,65 @@ func TestTrace_ReadyComesBeforeAStop(t *testing.T) {
 	spawn(t, s, spawnspec.Spec{Entry: "echo"})
 	assert.Equal(t, 1, ready)
 	assert.Len(t, s.Children(), 1)
+}
+
+// The events of a start have the context of its caller, also with a spare, for a program
+// without the protocol, and in a Group.
+func TestTrace_StartHasTheCallersContext(t *testing.T) {
+	type key struct{}
+	ctx := context.WithValue(testkit.Context(t), key{}, "here")
+	check := func(t *testing.T, d *diary, starts ...string) {
+		t.Helper()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		seen := make(map[string]bool)
+		for i, e := range d.events {
+			line, _, _ := strings.Cut(d.lines[i], " in ")
+			if start := slices.Contains(starts, line); start {
+				seen[line] = true
+				require.NotNil(t, e.Context, line)
+				assert.Equal(t, "here", e.Context.Value(key{}), line)
+			} else if !strings.HasPrefix(line, "phase") {
+				assert.Nil(t, e.Context, line)
+			}
+		}
+		assert.Len(t, seen, len(starts))
+	}
+	for _, spares := range []int{0, 1} {
+		var d diary
+		s := newSpawner(t, forkspawn.Config{Trace: d.trace(), Spares: spares})
+		if spares > 0 {
+			require.NoError(t, s.AwaitSpares(ctx))
+		}
+		c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "waits"})
+		require.NoError(t, err)
+		_, err = c.Stop(ctx)
+		require.NoError(t, err)
+		check(t, &d, "started", "phase spec", "phase ready", "ready")
+	}
+
+	var d diary
+	s := newSpawner(t, forkspawn.Config{Trace: d.trace()})
+	spawnError(t, ctx, s, roles.Command("exits-3"), spawnspec.Spec{Name: "exit3"})
+	check(t, &d, "started", "phase connect", "boot failed")
+
+	d = diary{}
+	s = newSpawner(t, forkspawn.Config{Trace: d.trace()})
+	spawnError(t, ctx, s, forkspawn.Command{Path: "/no/such/program"},
+		spawnspec.Spec{Name: "none"})
+	c, err := s.Start(ctx, roles.Command("exits-3"))
+	require.NoError(t, err)
+	c.Wait(ctx)
+	check(t, &d, "boot failed", "started", "ready")
+
+	d = diary{}
+	s = newSpawner(t, forkspawn.Config{Trace: d.trace()})
+	g, err := s.NewGroup(context.Background(), forkspawn.GroupConfig{})
+	require.NoError(t, err)
+	c, err = g.Spawn(ctx, spawnspec.Spec{Entry: "waits"})
+	require.NoError(t, err)
+	_, err = c.Stop(ctx)
+	require.NoError(t, err)
+	require.NoError(t, g.Wait())
+	check(t, &d, "started", "phase ready", "ready")
 }

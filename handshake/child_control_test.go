@@ -267,6 +267,7 @@ func (l lateListener) Accept() (net.Conn, error) {
 }
 
 func TestLastWords_OnAConnectionStillToBeAccepted(t *testing.T) {
+	t.Parallel()
 	l, err := handshake.Listen(lateListener{listenTCP(t).(*net.TCPListener)},
 		handshake.ListenerConfig{})
 	require.NoError(t, err)

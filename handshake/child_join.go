@@ -83,7 +83,7 @@ func join(
 	}
 	key := t.secret()
 	me := self{Identity: thisProcess(Identity{ID: t.ID, Name: cfg.Name}), nonce: childNonce()}
-	me.features = features(cfg.Control, cfg.Internal.Inspect)
+	me.features = features(cfg.Control, cfg.Internal.Inspect, frames(ch).CanShare())
 	helloBody := seal(key, labelHello, hello{versions, me}.encode())
 	err := frames(ch).Write(ctx, frame.Frame{Kind: frame.KindHello, Body: helloBody})
 	if err != nil && !errors.Is(err, transport.ErrPeerGone) {
@@ -100,6 +100,9 @@ func join(
 		return nil, PhaseAuth, err
 	}
 
+	if frames(ch).CanShare() && slices.Contains(w.features, featureShare) {
+		frames(ch).Share()
+	}
 	// A spare now waits for its spec. All work without the spec is done before.
 	j := &Joined{
 		Channel: ch,

@@ -57,9 +57,7 @@ func TestJoin_ChildGetsItsSpecAndAChannel(t *testing.T) {
 		require.NoError(t, j.Channel.Send(ctx, "pong"))
 		requireReceives(t, peer.Channel, "pong")
 
-		require.NoError(t, peer.Close())
-		var bye *transport.GoodbyeError
-		require.ErrorAs(t, j.Channel.Recv(ctx, new(any)), &bye)
+		leave(t, peer, j.Channel)
 		assert.Equal(t, handshake.Held{}, l.Held())
 	})
 }

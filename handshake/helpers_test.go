@@ -71,10 +71,14 @@ func listenTLS(t testing.TB) net.Listener {
 	return ln
 }
 
-// overNetworks runs a test over each network.
+// overNetworks runs a test over all networks at once, after the calling test has
+// returned. Most of the time these tests wait.
 func overNetworks(t *testing.T, test func(*testing.T, link)) {
 	for _, n := range networks {
-		t.Run("over "+n.name, func(t *testing.T) { test(t, n) })
+		t.Run("over "+n.name, func(t *testing.T) {
+			t.Parallel()
+			test(t, n)
+		})
 	}
 }
 
@@ -162,8 +166,17 @@ func requireJoins(t testing.TB, x *handshake.Expected, ticket handshake.Ticket) 
 	peer := wait(t, x)
 	require.NoError(t, j.Channel.Send(ctx, "up"))
 	requireReceives(t, peer.Channel, "up")
-	require.NoError(t, peer.Close())
+	leave(t, peer, j.Channel)
 	require.NoError(t, j.Channel.Abort())
+}
+
+// leave closes the parent's end while the child waits for a message.
+func leave(t testing.TB, peer *handshake.Peer, child *transport.Channel) {
+	t.Helper()
+	closed := make(chan error, 1)
+	go func() { closed <- peer.Close() }()
+	require.ErrorAs(t, child.Recv(testkit.Context(t), new(any)), new(*transport.GoodbyeError))
+	require.NoError(t, <-closed)
 }
 
 func requireReceives(t testing.TB, ch *transport.Channel, want string) {

@@ -2,6 +2,7 @@ package handshake_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -20,6 +21,8 @@ var roles = map[string]func(context.Context) error{}
 func TestMain(m *testing.M) {
 	name := os.Getenv(roleEnv)
 	if name == "" {
+		flag.Parse()
+		flag.Set("test.parallel", "16") // parallel tests wait, most of the time
 		goleak.VerifyTestMain(m)
 		return
 	}

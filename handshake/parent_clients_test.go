@@ -213,8 +213,8 @@ func TestClient_ThousandSilentOnesDelayNobody(t *testing.T) {
 }
 
 func TestClient_SilentOneIsDropped(t *testing.T) {
+	t.Parallel()
 	overNetworks(t, func(t *testing.T, n link) {
-		t.Parallel()
 		book := newLogbook()
 		// the timeout must leave time for the TLS handshake
 		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: enough, Logger: book.logger()})
@@ -224,8 +224,8 @@ func TestClient_SilentOneIsDropped(t *testing.T) {
 }
 
 func TestClient_SlowOneIsDropped(t *testing.T) {
+	t.Parallel()
 	overNetworks(t, func(t *testing.T, n link) {
-		t.Parallel()
 		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: enough})
 		x, ticket := expect(t, l, nil)
 		start := time.Now()

@@ -130,6 +130,7 @@ func TestOrigin_HelloBeforeSetPIDIsAccepted(t *testing.T) {
 }
 
 func TestOrigin_MissingSetPIDEndsTheWait(t *testing.T) {
+	t.Parallel()
 	l := overUnix(t, handshake.ListenerConfig{HelloTimeout: enough})
 	x, ticket := expectProcess(t, l)
 	_, err := handshake.Join(testkit.Context(t), dial(t, ticket.Addr),

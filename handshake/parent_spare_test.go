@@ -84,8 +84,8 @@ func requireWelcomed(t testing.TB, x *handshake.Expected) {
 }
 
 func TestSpare_GetsItsSpecLater(t *testing.T) {
+	t.Parallel()
 	overNetworks(t, func(t *testing.T, n link) {
-		t.Parallel()
 		ctx := testkit.Context(t)
 		l := listen(t, n, handshake.ListenerConfig{HelloTimeout: enough})
 		x, ticket := expectSpare(t, l)

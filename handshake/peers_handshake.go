@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/spawnwire/spawnwire/internal/access"
@@ -151,7 +152,8 @@ type meeting struct {
 
 // run returns a phase and an error if the handshake fails.
 func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
-	me := self{Identity: m.cfg.Identity, nonce: newNonce()}
+	me := self{Identity: m.cfg.Identity, nonce: newNonce(),
+		features: features(false, false, frames(m.ch).CanShare())}
 	ours := greet{m.cfg.versions, me, m.auth}.encode()
 	theirs, err := m.exchange(ctx, frame.KindGreet, ours, PhaseHello)
 	if err != nil {
@@ -177,6 +179,9 @@ func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
 		if err := sameUser(m.ch.NetConn()); err != nil {
 			return nil, PhaseAuth, err
 		}
+	}
+	if frames(m.ch).CanShare() && slices.Contains(g.features, featureShare) {
+		frames(m.ch).Share() // before the proof, after which the peer may use it
 	}
 	if err := m.prove(ctx, ours, theirs); err != nil {
 		return nil, PhaseAuth, err

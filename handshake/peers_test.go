@@ -113,6 +113,7 @@ func TestPeers_WithOneKeyMeet(t *testing.T) {
 }
 
 func TestPeers_WithTwoKeysRefuseEachOther(t *testing.T) {
+	t.Parallel()
 	overLinks(t, func(t *testing.T, a, b net.Conn) {
 		start := time.Now()
 		d, c := meet(t, a, b, handshake.PeerConfig{Key: sharedKey, Timeout: patience},
@@ -129,6 +130,7 @@ func TestPeers_WithTwoKeysRefuseEachOther(t *testing.T) {
 }
 
 func TestPeers_MustAgreeOnAuthentication(t *testing.T) {
+	t.Parallel()
 	key, user, anybody := handshake.PeerConfig{Key: sharedKey},
 		handshake.PeerConfig{SameUser: true}, handshake.PeerConfig{Anonymous: true}
 	for _, test := range []struct {
@@ -163,6 +165,7 @@ func TestPeers_MustAgreeOnAuthentication(t *testing.T) {
 }
 
 func TestPeers_OfOneUserMeetOnUnixSockets(t *testing.T) {
+	t.Parallel()
 	cfg := handshake.PeerConfig{SameUser: true}
 	t.Run("over a Unix socket", func(t *testing.T) {
 		a, b := networks[0].ends(t)
@@ -242,6 +245,7 @@ func TestPeers_ConfigErrorNamesTheField(t *testing.T) {
 }
 
 func TestPeers_Versions(t *testing.T) {
+	t.Parallel()
 	overLinks(t, func(t *testing.T, a, b net.Conn) {
 		left, right := handshake.PeerConfig{Key: sharedKey}, handshake.PeerConfig{Key: sharedKey}
 		left.SetVersions(1, 3)
@@ -261,6 +265,7 @@ func TestPeers_Versions(t *testing.T) {
 }
 
 func TestPeers_SilentOneTimesOut(t *testing.T) {
+	t.Parallel()
 	overLinks(t, func(t *testing.T, a, b net.Conn) {
 		_, err := handshake.ConnectPeer(testkit.Context(t), a,
 			handshake.PeerConfig{Key: sharedKey, Timeout: 20 * time.Millisecond})

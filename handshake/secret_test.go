@@ -166,6 +166,7 @@ func TestHello_WithoutTheRightTicketIsRefused(t *testing.T) {
 }
 
 func TestOwnProcess_RefusalEndsTheWait(t *testing.T) {
+	t.Parallel()
 	wrong := func(ticket handshake.Ticket) handshake.Ticket {
 		return handshake.NewTicket(ticket.Addr, ticket.ID)
 	}

@@ -913,6 +913,7 @@ func (r reasonLog) Handle(_ context.Context, rec slog.Record) error {
 }
 
 func TestVectors_RefusedOnes(t *testing.T) {
+	t.Parallel()
 	all := makeVectors(t)
 	for _, v := range all.Refused.Refused {
 		if v.State == childAttached[1] {

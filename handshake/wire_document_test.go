@@ -51,7 +51,8 @@ func TestDocument_ExamplesAreTheVectors(t *testing.T) {
 func TestDocument_HasAllKindsLabelsCodesAndErrors(t *testing.T) {
 	doc := protocolDocument(t)
 	kinds := doc + testkit.ReadFile(t, filepath.Join(testkit.Root(t), "docs", "PROTOCOL-call.md")) +
-		testkit.ReadFile(t, filepath.Join(testkit.Root(t), "docs", "PROTOCOL-inspect.md"))
+		testkit.ReadFile(t, filepath.Join(testkit.Root(t), "docs", "PROTOCOL-inspect.md")) +
+		testkit.ReadFile(t, filepath.Join(testkit.Root(t), "docs", "PROTOCOL-shm.md"))
 	for k := range frame.KindExtension {
 		if name := k.String(); !strings.HasPrefix(name, "kind ") {
 			assert.Contains(t, kinds, fmt.Sprintf("| 0x%02x | %s |", byte(k), name))

@@ -23,20 +23,21 @@ const featureControl = "control"
 // connection, see docs/PROTOCOL-inspect.md.
 const featureInspect = "inspect"
 
+// featureShare announces that large messages may travel through shared memory, see
+// docs/PROTOCOL-shm.md.
+const featureShare = "shm/1"
+
 // ourFeatures are the features of this implementation.
-var ourFeatures = []string{featureControl, featureInspect}
+var ourFeatures = []string{featureControl, featureInspect, featureShare}
 
 // features returns the names of the chosen ones of ourFeatures.
-func features(control, inspect bool) []string {
-	switch {
-	case control && inspect:
-		return ourFeatures
-	case control:
-		return ourFeatures[:1]
-	case inspect:
-		return ourFeatures[1:]
+func features(control, inspect, share bool) (names []string) {
+	for i, chosen := range []bool{control, inspect, share} {
+		if chosen {
+			names = append(names, ourFeatures[i])
+		}
 	}
-	return nil
+	return names
 }
 
 // Limits on the fields of self. Lengths are in bytes.

@@ -10,8 +10,11 @@ import (
 	"github.com/spawnwire/spawnwire/transport"
 )
 
-// TicketEnv is the environment variable that holds a child's ticket.
+// TicketEnv is the environment variable that holds a child's ticket, or "file:" and the
+// path of a file with it.
 const TicketEnv = "SPAWNWIRE_TICKET"
+
+const ticketFile = "file:"
 
 const ticketVersion = "1"
 
@@ -96,6 +99,9 @@ func ParseTicket(s string) (Ticket, error) {
 // ticket from /proc/pid/environ, because other processes of the user can read
 // that file. TakeTicket returns false if there is no ticket, because the
 // process was not spawned or has taken its ticket before.
+//
+// If the variable has the path of a file, TakeTicket reads the ticket from there. It
+// does not remove the file.
 func TakeTicket() (Ticket, bool, error) {
 	s, ok := os.LookupEnv(TicketEnv)
 	if !ok {
@@ -103,6 +109,14 @@ func TakeTicket() (Ticket, bool, error) {
 	}
 	os.Unsetenv(TicketEnv)
 	eraseEnviron(TicketEnv + "=" + s)
+	if path, ok := strings.CutPrefix(s, ticketFile); ok {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return Ticket{}, true,
+				fmt.Errorf("handshake: %w in %s: %w", ErrBadTicket, TicketEnv, err)
+		}
+		s = strings.TrimSuffix(string(text), "\n")
+	}
 	t, err := ParseTicket(s)
 	return t, true, err
 }

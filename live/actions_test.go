@@ -102,7 +102,7 @@ func TestProfiles_OfDescendants(t *testing.T) {
 	assert.Equal(t, http.StatusNotFound, status)
 }
 
-// A child that takes a profile for minutes still obeys.
+// A child obeys also during a profile of minutes.
 func TestProfile_DoesNotHoldUpACancel(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{StopGrace: testkit.Patience})
 	c := spawn(t, s, spawnspec.Spec{Name: "profiled", Entry: "waits"})
@@ -130,6 +130,6 @@ func TestNotifyStacks_WritesOnASignal(t *testing.T) {
 	testkit.Eventually(t, "the stacks", func() bool { return out.String() != "" })
 	stop() // waits for the rest of the output
 	assert.Contains(t, out.String(), "2 processes: ")
-	assert.Contains(t, out.String(), "roles.waits(...)", "a function of the child")
+	assert.Contains(t, out.String(), "forkspawn.Init(...)", "a function of the child")
 	stop()
 }

@@ -14,8 +14,11 @@ import (
 )
 
 const (
-	interval   = time.Second      // between two looks of an open page
-	maxLoad    = 20               // the making of events takes a twentieth of a processor
+	interval = time.Second // between two looks of an open page
+	maxLoad  = 20          // the making of events takes a twentieth of a processor
+	// perProcess is the part of a process in the time between two looks. A look takes
+	// processor time of each process.
+	perProcess = 50 * time.Millisecond
 	heartbeat  = 15 * time.Second // between two events at most
 	writeBound = 10 * time.Second // for an event
 	maxStreams = 16               // open pages
@@ -63,8 +66,13 @@ func (h *handler) events(w http.ResponseWriter, r *http.Request) {
 			}
 			sent = time.Now()
 		}
-		wait.For(r.Context(), nil, max(interval, min(maxLoad*time.Since(began), heartbeat)))
+		wait.For(r.Context(), nil, pause(len(tree.Processes), time.Since(began)))
 	}
+}
+
+// pause returns the time until the next look at a tree, whose event has taken some time.
+func pause(processes int, took time.Duration) time.Duration {
+	return max(interval, min(max(maxLoad*took, time.Duration(processes)*perProcess), heartbeat))
 }
 
 // newEvent returns the event with the difference of two tables, or "".

@@ -65,7 +65,8 @@ func ExampleConfig() {
 	mux.Handle("/debug/spawnwire/", live.Config{
 		Hosts: []string{"ops.example.com"},
 		Authorize: func(r *http.Request) error {
-			if _, password, _ := r.BasicAuth(); password != os.Getenv("OPS_PASSWORD") {
+			_, password, _ := r.BasicAuth()
+			if password == "" || password != os.Getenv("OPS_PASSWORD") {
 				return errors.New("only operators may do this")
 			}
 			return nil

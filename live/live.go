@@ -10,6 +10,8 @@
 //	stacks                   all goroutines of all processes, equal ones together
 //	p/NAME/pprof/KIND        a profile of one process: profile?seconds=30, heap, allocs,
 //	                         goroutine, block, mutex, threadcreate or trace?seconds=1
+//	pprof/KIND               one such profile of all processes, with the labels process
+//	                         and pid; there is no common trace
 //
 // NAME is the id of a process, its name if that is unique, its pid, or "root".
 // `spawnwire top` and `spawnwire stacks` show the same in a terminal.
@@ -104,6 +106,8 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	case end(4) == "p" && end(2) == "pprof":
 		h.profile(w, r, end(3), end(1))
+	case end(2) == "pprof":
+		h.profiles(w, r, end(1))
 	case end(1) == "":
 		h.tree(w, r)
 	case end(1) == "stacks":

@@ -125,7 +125,9 @@ func TestTree_HasEndsRestartsSparesAndCalls(t *testing.T) {
 	caller := spawn(t, s, spawnspec.Spec{Name: "called", Entry: "never-returns"})
 	conn := call.New(caller, nil)
 	defer conn.Close()
-	calling, cancel := context.WithCancel(ctx)
+	const traceID = "4bf92f3577b34da6a3ce929d0e0e4736"
+	calling, cancel := context.WithCancel(call.WithMetadata(ctx,
+		call.Metadata{"traceparent": "00-" + traceID + "-00f067aa0ba902b7-01"}))
 	done := testkit.Background(t, func() error {
 		_, err := never.Call(calling, conn, 1)
 		return err
@@ -139,6 +141,8 @@ func TestTree_HasEndsRestartsSparesAndCalls(t *testing.T) {
 	})
 	assert.Equal(t, "<not yet>", tree["restarted"].Restarted)
 	assert.Equal(t, "never", tree["called"].Calls[0].Method)
+	assert.Equal(t, traceID, tree["called"].Calls[0].TraceID)
+	assert.Positive(t, tree["called"].Calls[0].Credit)
 	assert.Equal(t, "ended", tree["dead"].State)
 	assert.Equal(t, "exit status 2", tree["dead"].Exit)
 	assert.Contains(t, tree["dead"].Stderr, "panic")
@@ -148,6 +152,7 @@ func TestTree_HasEndsRestartsSparesAndCalls(t *testing.T) {
 	page := h.get("")
 	assert.Contains(t, page, "&lt;not yet&gt;", "texts of children are no HTML")
 	assert.Contains(t, page, "of 2 spares wait")
+	assert.Contains(t, page, ", trace "+traceID)
 	cancel()
 	assert.Error(t, done())
 	g.Cancel(nil)

@@ -107,8 +107,12 @@ func callTexts(calls []inspect.Call) (short, list string) {
 		if c.Incoming {
 			way = "served"
 		}
-		fmt.Fprintf(&b, "%s, %s for %s or more, %d bytes sent, %d received\n", c.Method, way,
-			coarse(c.Age), c.Sent, c.Received)
+		fmt.Fprintf(&b, "%s, %s for %s or more, %d bytes sent, %d received, credit of %d",
+			c.Method, way, coarse(c.Age), c.Sent, c.Received, c.Credit)
+		if c.TraceID != "" {
+			b.WriteString(", trace " + c.TraceID)
+		}
+		b.WriteByte('\n')
 	}
 	return strconv.Itoa(len(calls)), b.String()
 }

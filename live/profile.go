@@ -17,7 +17,7 @@ import (
 	"github.com/spawnwire/spawnwire/internal/wait"
 )
 
-func init() { inspect.TakeProfile = takeProfile }
+func init() { inspect.TakeProfile, inspect.MergeProfiles = takeProfile, mergeProfiles }
 
 const (
 	maxSeconds   = 300              // of a profile
@@ -41,6 +41,15 @@ var kinds = []kind{
 	{"threadcreate", "threadcreate", "the creation of threads", 0},
 }
 
+// profiles answers with one profile of all processes.
+func (h *handler) profiles(w http.ResponseWriter, r *http.Request, what string) {
+	if what == "" || what == "trace" {
+		http.NotFound(w, r) // traces cannot be merged
+		return
+	}
+	h.answer(w, r, frame.Inspect{What: inspect.Profiles, Name: what}, "all processes")
+}
+
 // profile answers with a profile of a process, or with a list of the kinds.
 func (h *handler) profile(w http.ResponseWriter, r *http.Request, name, what string) {
 	p, path, err := h.find(r.Context(), name)
@@ -56,21 +65,26 @@ func (h *handler) profile(w http.ResponseWriter, r *http.Request, name, what str
 		}{p, kinds})
 		return
 	}
-	q := frame.Inspect{What: inspect.Profile, Name: what, Path: path, Bound: profileBound}
+	h.answer(w, r, frame.Inspect{What: inspect.Profile, Name: what, Path: path}, p.Name)
+}
+
+// answer asks for a profile and sends it. of is its name for people.
+func (h *handler) answer(w http.ResponseWriter, r *http.Request, q frame.Inspect, of string) {
+	q.Bound = profileBound
 	for _, k := range kinds {
-		if k.Name == what && k.seconds > 0 {
+		if k.Name == q.Name && k.seconds > 0 {
 			q.Time = time.Duration(seconds(r, k.seconds)) * time.Second
 		}
 	}
 	data, err := h.looks.s.Ask(r.Context(), q)
 	if err != nil {
-		http.Error(w, "live: "+what+" of "+p.Name+": "+err.Error(), http.StatusBadGateway)
+		http.Error(w, "live: "+q.Name+" of "+of+": "+err.Error(), http.StatusBadGateway)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
 	w.Header().Set("Content-Disposition",
-		"attachment; filename*=UTF-8''"+url.PathEscape(p.Name+"."+what))
+		"attachment; filename*=UTF-8''"+url.PathEscape(of+"."+q.Name))
 	w.Write(data)
 }
 

@@ -65,6 +65,8 @@ type Channel struct {
 	taken        atomic.Bool // set by Take
 	abort        sync.Once
 	pings        pings
+	shared       atomic.Pointer[sharing] // nil unless both sides have agreed on it
+	lentShared   atomic.Bool             // RecvBorrowed has lent shared memory
 
 	// Read state, for the goroutine that holds rd.turn.
 	rd       reader

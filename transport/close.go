@@ -139,6 +139,7 @@ func (c *Channel) abortConn() (err error) {
 		}
 		c.rd.intr.close()
 		c.wr.intr.close()
+		c.unshare()
 	})
 	c.pings.wait()
 	return err

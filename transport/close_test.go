@@ -283,6 +283,18 @@ func TestPeerGone_EveryErrorOfTheSystem(t *testing.T) {
 			assert.ErrorIs(t, c.Send(testkit.Context(t), 1), transport.ErrPeerGone)
 		})
 	}
+	for _, cause := range silences {
+		t.Run(cause.Error(), func(t *testing.T) {
+			x, _ := testkit.Pipe(t)
+			c := open(t, failing{x, os.NewSyscallError("call", cause)}, transport.Config{})
+			for _, err := range []error{
+				c.Recv(testkit.Context(t), new(any)), c.Send(testkit.Context(t), 1),
+			} {
+				assert.ErrorIs(t, err, transport.ErrPeerGone)
+				assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+			}
+		})
+	}
 	t.Run("any other error stays as it is", func(t *testing.T) {
 		x, _ := testkit.Pipe(t)
 		c := open(t, failing{x, errCause}, transport.Config{})

@@ -18,8 +18,8 @@ var (
 	ErrChannelClosed error = &textError{"channel closed: " + net.ErrClosed.Error(), net.ErrClosed}
 
 	// ErrPeerGone: the stream ended or was reset without a goodbye, because the
-	// peer crashed, was killed, or the connection was cut. EOF, EPIPE, ECONNRESET
-	// and ETIMEDOUT all give this error. An orderly close gives a GoodbyeError.
+	// peer crashed, was killed, or the connection was cut. EOF, EPIPE, ECONNRESET,
+	// ETIMEDOUT and EHOSTUNREACH all give this error. An orderly close gives a GoodbyeError.
 	//
 	// When a receive finds that the connection was reset, its error also matches
 	// syscall.ECONNRESET. On Linux a Unix socket is reset if the peer ended before
@@ -169,7 +169,7 @@ func wrongKind(got, want frame.Kind) error {
 // netError returns this package's error for an error of the channel's net.Conn.
 func (c *Channel) netError(err error) error {
 	switch {
-	case c.death.isDead() || errors.Is(err, syscall.ETIMEDOUT):
+	case c.death.isDead() || neterr.Silent(err):
 		return silentError{}
 	case errors.Is(err, net.ErrClosed):
 		return ErrChannelClosed

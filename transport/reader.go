@@ -12,6 +12,7 @@ import (
 
 	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/internal/neterr"
+	"github.com/spawnwire/spawnwire/internal/slab"
 )
 
 // The sizes of a channel's read buffer. docs/design/007 explains why a buffer comes
@@ -49,14 +50,16 @@ type reader struct {
 	// The frame that was begun.
 	pending bool // its header was read, and its body is not used up
 	kind    frame.Kind
-	size    int   // of its body, without the part that skip dropped
-	body    *body // what was read of its body and is not in buf; nil if nothing
-	lent    *body // what Read or RecvBorrowed returned, until the next receive
-	skipped int64 // bytes of extension frames since the last frame of a known kind
+	size    int      // of its body, without the part that skip dropped
+	body    *body    // what was read of its body and is not in buf; nil if nothing
+	lent    *body    // what Read or RecvBorrowed returned, until the next receive
+	shared  slab.Ref // where the body is in shared memory; the zero Ref if it is not there
+	skipped int64    // bytes of extension frames since the last frame of a known kind
 
 	// The read under way.
 	raw     syscall.RawConn    // for reads that do not block; nil where they are impossible
 	tryRead func(uintptr) bool // readRaw
+	rights  *rights            // the peer's memory has not come; nil if it is not expected
 	ctx     context.Context
 	into    []byte // the destination; nil means buf
 	need    int    // the fewest bytes that fill still waits for
@@ -185,7 +188,7 @@ func (rd *reader) release() {
 
 // finish ends the pending frame.
 func (rd *reader) finish() {
-	rd.pending = false
+	rd.pending, rd.shared = false, slab.Ref{}
 	if rd.body != nil {
 		putBody(rd.body)
 		rd.body = nil

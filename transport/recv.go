@@ -62,6 +62,9 @@ func (c *Channel) RecvBytes(ctx context.Context, buf []byte) (size int, err erro
 	if size > len(buf) {
 		return 0, &ShortBufferError{Need: size, have: len(buf)}
 	}
+	if rd.shared.Size > 0 {
+		return size, c.copyShared(buf)
+	}
 	got := 0
 	if rd.body != nil {
 		got = copy(buf, rd.body.b) // of an earlier receive that ended within the body
@@ -88,8 +91,13 @@ func (c *Channel) RecvBytes(ctx context.Context, buf []byte) (size int, err erro
 }
 
 // RecvBorrowed receives the next message of SendBytes into memory of the channel and
-// returns that memory. The caller may change it, but must not use it after the next
-// receive on the channel. So only one goroutine at a time should receive.
+// returns that memory. The caller must not use it after the next receive on the channel.
+// So only one goroutine at a time should receive. After Close or Abort it stays valid as
+// long as the program uses the channel itself; see [runtime.KeepAlive].
+//
+// The caller must not change the memory. It can be shared with the peer, see
+// [Channel.SharesMemory]: then a write ends the program (SIGSEGV), and a malicious peer can
+// change the bytes while they are read.
 //
 // RecvBorrowed is for messages of unknown size. It reuses the memory of messages up
 // to 4 MiB. The errors are those of Recv.
@@ -101,6 +109,9 @@ func (c *Channel) RecvBorrowed(ctx context.Context) (body []byte, err error) {
 	defer c.rd.turn.give()
 	if err := c.nextMessage(ctx, frame.KindRaw); err != nil {
 		return nil, err
+	}
+	if c.rd.shared.Size > 0 {
+		return c.lendShared()
 	}
 	if body, err = c.wholeBody(ctx); err != nil {
 		return nil, err
@@ -141,9 +152,13 @@ func (c *Channel) startReceive(ctx context.Context) error {
 		return neterr.Context(ctx)
 	}
 	if err := c.rd.turn.take(ctx, c.closed); err != nil {
+		if c.closing.Load() {
+			c.endLend()
+		}
 		return err
 	}
 	if c.closing.Load() {
+		c.endLend()
 		c.rd.turn.give()
 		return ErrChannelClosed
 	}
@@ -151,6 +166,7 @@ func (c *Channel) startReceive(ctx context.Context) error {
 		putBody(c.rd.lent)
 		c.rd.lent = nil
 	}
+	c.endLend()
 	return nil
 }
 
@@ -174,6 +190,8 @@ func (c *Channel) nextOfProgram(ctx context.Context) error {
 		switch c.rd.kind {
 		case frame.KindMessage, frame.KindRaw, frame.KindCall:
 			return nil
+		case frame.KindSharedMessage, frame.KindSharedRaw:
+			return c.findShared(ctx)
 		}
 		if err := c.handle(ctx); err != nil {
 			return err
@@ -203,6 +221,8 @@ func (c *Channel) control(kind frame.Kind, body []byte) error {
 	switch kind {
 	case frame.KindPing:
 		return c.answer(body)
+	case frame.KindMemory:
+		return c.mapShared()
 	case frame.KindPong:
 		c.pings.answered(body)
 		return nil
@@ -272,6 +292,11 @@ func (c *Channel) readHeader(ctx context.Context) error {
 	if !rd.kind.Known() && rd.kind < frame.KindExtension {
 		return rd.end(fmt.Errorf("%w: unknown %s", ErrProtocol, rd.kind))
 	}
+	if rd.kind.Shares() {
+		if err := c.mayShare(rd.kind, n); err != nil {
+			return rd.end(err)
+		}
+	}
 	rd.r += headerSize
 	rd.pending, rd.size = true, int(n)-1
 	if rd.kind >= frame.KindExtension {
@@ -301,6 +326,9 @@ func (c *Channel) skip(ctx context.Context) error {
 // The bytes are valid until the next receive.
 func (c *Channel) wholeBody(ctx context.Context) ([]byte, error) {
 	rd := &c.rd
+	if rd.shared.Size > 0 {
+		return c.privateBody()
+	}
 	if rd.body == nil && rd.size <= rd.room {
 		if err := c.fill(ctx, rd.size); err != nil {
 			return nil, err

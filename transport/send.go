@@ -79,6 +79,7 @@ func (c *Channel) Send(ctx context.Context, v any) (err error) {
 		return err
 	}
 	p.frame = p.buf.Bytes()
+	p.large = len(p.frame)-headerSize >= minShared
 	return c.write(ctx, p)
 }
 
@@ -123,6 +124,7 @@ func (c *Channel) writeFrame(ctx context.Context, kind frame.Kind, body []byte, 
 		appendFrame(&p.buf, kind, body)
 	}
 	p.frame, p.last = p.buf.Bytes(), last
+	p.large = kind == frame.KindRaw && len(body) >= minShared
 	return c.write(ctx, p)
 }
 
@@ -177,6 +179,11 @@ func (c *Channel) write(ctx context.Context, p *place) error {
 func (c *Channel) writeOut(ctx context.Context, lead, last *place) (n int, err error) {
 	wr := &c.wr
 	defer wr.intr.disarmUnlessRepeated()
+	if lead.large && lead.sent == 0 {
+		if n, err, shared := c.writeShared(ctx, lead); shared {
+			return n, err
+		}
+	}
 	switch {
 	case lead != last:
 		b := encoders.Get().(*bytes.Buffer)

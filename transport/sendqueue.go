@@ -65,11 +65,13 @@ const (
 // place is one send in a sendQueue.
 type place struct {
 	// The sender's.
-	buf   bytes.Buffer  // the memory of frame, unless that is a batch's
-	frame []byte        // whole frames, or a frame's header if body follows
-	body  []byte        // the caller's memory
-	last  bool          // a goodbye, which ends the sending side
-	wake  chan struct{} // of capacity 1: the place leads or is done
+	buf   bytes.Buffer       // the memory of frame, unless that is a batch's
+	frame []byte             // whole frames, or a frame's header if body follows
+	body  []byte             // the caller's memory
+	last  bool               // a goodbye, which ends the sending side
+	large bool               // one message that may travel through shared memory
+	ref   [refFrameSize]byte // the frame of such a message
+	wake  chan struct{}      // of capacity 1: the place leads or is done
 
 	// The queue's, see sendQueue.
 	prev, next *place

@@ -45,8 +45,12 @@ func (wr *writer) writeRaw(fd uintptr) bool {
 // readRaw is for RawConn.Read: it returns false if the read has to wait.
 func (rd *reader) readRaw(fd uintptr) bool {
 	p := rd.dest()
+	read := readSocket
+	if rd.rights != nil {
+		read = rd.rights.read
+	}
 	for {
-		n, err := readSocket(int(fd), p)
+		n, err := read(int(fd), p)
 		switch {
 		case err == nil:
 			rd.got = n

@@ -50,6 +50,7 @@ func (f frames) Take(ctx context.Context) (conn net.Conn, ahead []byte, err erro
 	c.rd.end(ErrChannelClosed)
 	c.rd.intr.close()
 	c.wr.intr.close()
+	c.unshare()
 	c.conn.SetDeadline(time.Time{})
 	return c.conn, ahead, nil
 }

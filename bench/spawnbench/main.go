@@ -20,6 +20,12 @@
 // executed child with the same -init and nothing loaded. All templates of a
 // transport exist at the same time: the command above needs 4.5 GiB.
 //
+// With -burst it starts that many children at once, -at-once of them at a time, and prints
+// when all are ready and the processor time of each. A program in C that forks as many is
+// the floor:
+//
+//	CGO_ENABLED=0 go run ./bench/spawnbench -burst 200 -method exec,forkserver -spares 64
+//
 // If there is a C compiler, the default build links libc. With CGO_ENABLED=0 the
 // program is static, and both child and floor start faster.
 //
@@ -78,31 +84,46 @@ func main() {
 		"`times` for which the program computes before it calls forkspawn.Init, such as 0,50ms")
 	transports := flag.String("transport", "uds,tcp", "comma-separated transports")
 	asJSON := flag.Bool("json", false, "print one JSON array")
+	children := flag.Int("burst", 0, "start this many children at once, and measure CPU time")
+	atOnce := flag.Int("at-once", 64, "calls of Spawn at a time, for -burst")
+	rounds := flag.Int("rounds", 5, "bursts of each row, for -burst")
 	flag.Parse()
-	if flag.NArg() > 0 || *n < 1 || *warm < 0 || *spares < 0 {
+	if flag.NArg() > 0 || *n < 1 || *warm < 0 || *spares < 0 || *children < 0 || *atOnce < 1 ||
+		*rounds < 1 {
 		flag.Usage()
 		os.Exit(2)
+	}
+	if *children > 0 {
+		rows, err := measureBursts(kinds(methodsOf(*methods), *spares, heaps, inits), *children,
+			*atOnce, *rounds)
+		if err == nil {
+			err = printBursts(os.Stdout, rows, *asJSON)
+		}
+		exitOn(err)
+		return
 	}
 	var results []result
 	for _, network := range strings.Split(*transports, ",") {
 		r, err := measure(kinds(methodsOf(*methods), *spares, heaps, inits), network, *n,
 			*warm)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "spawnbench:", err)
-			os.Exit(1)
-		}
+		exitOn(err)
 		results = append(results, r...)
 	}
 	if *asJSON {
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
-		if err := enc.Encode(results); err != nil {
-			fmt.Fprintln(os.Stderr, "spawnbench:", err)
-			os.Exit(1)
-		}
+		exitOn(enc.Encode(results))
 		return
 	}
 	printTables(os.Stdout, results)
+}
+
+// exitOn ends the program if there is an error.
+func exitOn(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "spawnbench:", err)
+		os.Exit(1)
+	}
 }
 
 // kind is a combination of method, spares, heap and init.
@@ -196,14 +217,17 @@ func newRow(k kind, listen transport.Addr) (*row, error) {
 	return &row{kind: k, s: s}, nil
 }
 
+// listenOn has the Config.Listen of each transport.
+var listenOn = map[string]transport.Addr{
+	"uds": {},
+	"tcp": {Scheme: "tcp", Target: "127.0.0.1:0"},
+	"tls": {Scheme: "tls", Target: "127.0.0.1:0"},
+}
+
 // measure runs warm+n rounds. In each round every kind and the floor have one turn.
 func measure(kinds []kind, network string, n, warm int) ([]result, error) {
-	listen := transport.Addr{}
-	switch network {
-	case "uds":
-	case "tcp", "tls":
-		listen = transport.Addr{Scheme: network, Target: "127.0.0.1:0"}
-	default:
+	listen, ok := listenOn[network]
+	if !ok {
 		return nil, fmt.Errorf("-transport %q: want uds, tcp or tls", network)
 	}
 	var rows []*row

@@ -1,11 +1,8 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -15,33 +12,36 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/testkit"
 )
 
-func TestSpawnbench_RowPerCombination(t *testing.T) {
-	methods := []string{"exec"}
+// methods returns the start methods of this platform.
+func methods(t testing.TB) string {
 	switch {
 	case runtime.GOOS == "windows":
 		t.Skip("no processes can be spawned on Windows")
-	case runtime.GOOS == "linux" && runtime.GOARCH == "amd64":
-		methods = append(methods, "forkserver")
+	case testkit.CanFork:
+		return "exec,forkserver"
 	}
-	exe := filepath.Join(t.TempDir(), "spawnbench")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // only has to find hangs
-	defer cancel()
-	build := exec.CommandContext(ctx, "go", "build", "-o", exe, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	return "exec"
+}
 
-	args := []string{"-json", "-n", "3", "-warmup", "0", "-transport", "uds", "-spares", "1",
-		"-init", "0,30ms", "-heap", "1M"}
-	args = append(args, "-method", strings.Join(methods, ","))
-	out, err = exec.CommandContext(ctx, exe, args...).Output()
+// bench builds the program, runs it and decodes its output.
+func bench(t testing.TB, into any, args ...string) {
+	t.Helper()
+	exe := testkit.Build(t, "CGO_ENABLED=0", ".")
+	out, err := exec.CommandContext(testkit.Context(t), exe, append(args, "-json")...).Output()
 	require.NoError(t, err, "%s", out)
+	require.NoError(t, json.Unmarshal(out, into))
+}
+
+func TestSpawnbench_RowPerCombination(t *testing.T) {
+	methods := methods(t)
 	var got []result
-	require.NoError(t, json.Unmarshal(out, &got))
+	bench(t, &got, "-n", "3", "-warmup", "0", "-transport", "uds", "-spares", "1",
+		"-init", "0,30ms", "-heap", "1M", "-method", methods)
 
-	want := kinds(methodsOf(strings.Join(methods, ",")), 1, []int{1 << 20},
+	want := kinds(methodsOf(methods), 1, []int{1 << 20},
 		[]time.Duration{0, 30 * time.Millisecond})
 	require.Len(t, got, len(want))
 	for i, r := range got {
@@ -56,6 +56,28 @@ func TestSpawnbench_RowPerCombination(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestSpawnbench_Burst(t *testing.T) {
+	testkit.NeedLinux(t)
+	methods := methods(t)
+	var got []burst
+	bench(t, &got, "-burst", "3", "-at-once", "2", "-rounds", "2", "-spares", "1",
+		"-method", methods)
+	var names []string
+	for _, b := range got {
+		if b.Spares == 0 {
+			names = append(names, b.Method)
+		}
+		assert.Equal(t, []int{3, 2, 2}, []int{b.Children, b.AtOnce, b.Rounds})
+		assert.Positive(t, b.UpMS)
+		assert.Positive(t, b.CPUMS)
+	}
+	assert.Equal(t, 1.0, got[0].CPUToExec)
+	if _, err := exec.LookPath("cc"); err == nil {
+		methods += ",fork in C"
+	}
+	assert.Equal(t, strings.Split(methods, ","), names)
 }
 
 func TestSpawnbench_OnlyTemplatesHaveHeap(t *testing.T) {

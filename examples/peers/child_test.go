@@ -152,6 +152,23 @@ func TestChild_GetsArguments(t *testing.T) {
 	})
 }
 
+// A file has the ticket, as in a pod.
+func TestChild_TakesItsTicketFromAFile(t *testing.T) {
+	spawntest.NoLeaks(t)
+	inEach(t, func(t *testing.T, l language) {
+		const wrapper = `echo "$SPAWNWIRE_TICKET" >"$0"; SPAWNWIRE_TICKET="file:$0" exec "$@"`
+		child := l.command(t, l.child)
+		s := spawntest.NewSpawner(t, forkspawn.Config{Command: forkspawn.Command{Path: "sh",
+			Args: append([]string{"-c", wrapper, t.TempDir() + "/ticket", child.Path},
+				child.Args...)}})
+		c, err := s.Spawn(t.Context(), spawnspec.Spec{Entry: "count",
+			Args: map[string]any{"pattern": `\w+`}})
+		require.NoError(t, err)
+		_, err = c.Stop(t.Context())
+		require.NoError(t, err)
+	})
+}
+
 func TestChild_AsSpare(t *testing.T) {
 	spawntest.NoLeaks(t)
 	inEach(t, func(t *testing.T, l language) {

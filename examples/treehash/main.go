@@ -2,9 +2,10 @@
 // processes compute the sums. The output is the same as that of sha256sum.
 //
 //	go run ./examples/treehash [-workers N] [-transport uds|tcp] [-method exec]
-//		[-crash-after K] [-on ssh:HOST,HOST] [-live :PORT] DIR
+//		[-crash-after K] [-on ssh:HOST,HOST | -on slurm:N] [-live :PORT] DIR
 //
-// With -on the children run on other machines, and the files are sent to them. With
+// With -on the children run on other machines, and the files are sent to them: on those
+// that ssh reaches, or N on the nodes of a Slurm cluster. With
 // -live a page shows the processes; see package live.
 //
 // It shows how to build a pool of workers with packages forkspawn and call. Read it in
@@ -36,10 +37,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/launch/slurm"
 	"github.com/spawnwire/spawnwire/launch/ssh"
 	"github.com/spawnwire/spawnwire/transport"
 )
@@ -61,6 +64,7 @@ type options struct {
 	workers    int
 	crashAfter int
 	hosts      []forkspawn.Launcher // where the workers run; none is this machine
+	nodes      *slurm.Launcher      // with -on slurm:N
 	live       string               // the address of the page, or empty
 	config     forkspawn.Config
 }
@@ -83,7 +87,7 @@ func parse(args []string) options {
 		"kill each first worker after this many `files`; 0 means never")
 	network := flags.String("transport", "uds", "`network` between parent and children: uds or tcp")
 	method := flags.String("method", string(forkspawn.MethodExec), "start `method` of the children")
-	on := flags.String("on", "", "run the workers on other `machines`: ssh:HOST,HOST")
+	on := flags.String("on", "", "run the workers on other `machines`: ssh:HOST,HOST or slurm:N")
 	flags.StringVar(&o.live, "live", "",
 		"serve a page with the processes at this `address`, such as :6060")
 	flags.Parse(args)
@@ -103,12 +107,18 @@ func parse(args []string) options {
 		fail("-transport %q: want uds or tcp", *network)
 	}
 	if *on != "" {
-		names, ok := strings.CutPrefix(*on, "ssh:")
-		if !ok || names == "" {
-			fail("-on %q: want ssh:HOST,HOST", *on)
-		}
-		for name := range strings.SplitSeq(names, ",") {
-			o.hosts = append(o.hosts, &ssh.Host{Name: name})
+		kind, where, _ := strings.Cut(*on, ":")
+		n, err := strconv.Atoi(where)
+		switch {
+		case kind == "ssh" && where != "":
+			for name := range strings.SplitSeq(where, ",") {
+				o.hosts = append(o.hosts, &ssh.Host{Name: name})
+			}
+		case kind == "slurm" && err == nil && n >= 1:
+			o.nodes, o.workers = new(slurm.Launcher), n
+			o.hosts = []forkspawn.Launcher{o.nodes}
+		default:
+			fail("-on %q: want ssh:HOST,HOST or slurm:N", *on)
 		}
 	}
 	if flags.NArg() != 1 {
@@ -182,6 +192,18 @@ func hashTree(ctx context.Context, spawner *forkspawn.Spawner, stderr *console,
 	paths, complete := regularFiles(ctx, opts.dir, stderr)
 	if !complete {
 		code = exitFailure
+	}
+	opts.workers = min(opts.workers, len(paths))
+	// Inside of an allocation srun uses that one.
+	if opts.nodes != nil && opts.workers > 0 && os.Getenv("SLURM_JOB_ID") == "" {
+		all, err := slurm.Allocate(ctx, "--ntasks="+strconv.Itoa(opts.workers))
+		if err != nil {
+			stderr.printf("%v", err)
+			spawner.Close()
+			return exitFailure
+		}
+		defer all.Close() // without an error the workers have ended before
+		opts.nodes.Allocation = all
 	}
 	p := pool{spawner: spawner, stderr: stderr, dir: opts.dir, crashAfter: opts.crashAfter,
 		hosts: opts.hosts, workers: make([]worker, opts.workers)}

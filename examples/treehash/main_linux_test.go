@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -20,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
+	"github.com/spawnwire/spawnwire/internal/testkit/slurm"
 )
 
 // endlessTree creates sparse files of 1 TiB, so that hashing one takes longer
@@ -131,13 +131,7 @@ func TestLive_ServesTheProcesses(t *testing.T) {
 	spawntest.NoLeaks(t)
 	dir := endlessTree(t, 2)
 	cmd, tmp := program(t, longGrace, "-workers", "2", "-live", ":0", dir)
-	stderr, err := cmd.StderrPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	line, err := bufio.NewReader(stderr).ReadString('\n')
-	require.NoError(t, err)
-	_, page, ok := strings.Cut(strings.TrimSpace(line), "the processes are at ")
-	require.True(t, ok, line)
+	page := startLive(t, cmd)
 	assert.True(t, strings.HasPrefix(page, "http://127.0.0.1:"), "on the loopback interface")
 	busyWorkers(t, cmd.Process.Pid, 2, dir)
 	answer, err := http.Get(page)
@@ -331,4 +325,14 @@ func TestTerminal_CtrlC(t *testing.T) {
 	assert.Equal(t, "^C"+erase, string(shown))
 	spawntest.AwaitGone(t, workers...)
 	assertEmpty(t, tmp)
+}
+
+func TestOutput_OnNodesOfACluster(t *testing.T) {
+	cl := slurm.New(t, 2)
+	dir, want := oddTree(t)
+	got := runProgram(t, leakCheck, "-on", "slurm:2", "-crash-after", "5", dir)
+	assert.Equal(t, want, got.stdout)
+	assert.Zero(t, got.code, got.stderr)
+	jobs := cl.Run(t, "scontrol", "--oneliner", "show", "jobs")
+	assert.Equal(t, 1, strings.Count(jobs, "JobName=spawnwire-"), jobs)
 }

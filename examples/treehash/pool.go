@@ -44,7 +44,6 @@ func (p *pool) hash(ctx context.Context, paths []string) ([]answer, error) {
 			}
 		}
 	}()
-	p.workers = p.workers[:min(len(p.workers), len(paths))]
 	answers := make([]answer, len(paths))
 	cfg := call.MapConfig{
 		Parallel:  len(p.workers), // a file for each worker

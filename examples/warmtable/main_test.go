@@ -103,11 +103,13 @@ func needProcesses(t *testing.T) {
 	}
 }
 
-func forkserverIsHere() bool { return runtime.GOOS == "linux" && runtime.GOARCH == "amd64" }
+func forkserverIsHere() bool {
+	return runtime.GOOS == "linux" && (runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64")
+}
 
 func TestForked_ChildrenShareOneTable(t *testing.T) {
 	if !forkserverIsHere() {
-		t.Skip("children can be forked only on linux/amd64")
+		t.Skip("children can be forked only on Linux, on amd64 and arm64")
 	}
 	spawntest.NoLeaks(t)
 	stdout, stderr, code := start(t, build(t, "0"), "-method", "forkserver", "-children", "20")

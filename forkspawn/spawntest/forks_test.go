@@ -6,7 +6,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"os/exec"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -31,11 +30,11 @@ func TestForksDiffer_WithoutCgo(t *testing.T) {
 	if forkspawn.CheckForkserver(testkit.Context(t)) == nil {
 		t.Skip("the tests below run by themselves")
 	}
-	exe := testkit.BuildTests(t, "CGO_ENABLED=0")
+	exe := testkit.BuildTests(t, ".", "CGO_ENABLED=0")
 	out, err := exec.CommandContext(t.Context(), exe, "-test.v",
 		"-test.run=^TestForksDiffer_").CombinedOutput()
 	assert.NoError(t, err, "%s", out)
-	if runtime.GOOS+runtime.GOARCH == "linuxamd64" {
+	if testkit.CanFork {
 		assert.Contains(t, string(out), "--- PASS: TestForksDiffer_FindsSharedState")
 	}
 }

@@ -12,6 +12,9 @@ const PreAuthLimit = 64 << 10
 // DefaultHelloTimeout is how long a new connection may take to send a whole hello.
 const DefaultHelloTimeout = 10 * time.Second
 
+// TicketFile is the file with the ticket of a child in a pod. It cannot be removed there.
+const TicketFile = "/var/run/secrets/spawnwire/ticket"
+
 // ErrDismissed is the error of handshake.Join in a spare if its parent does not
 // need the spare. It is not a failure.
 var ErrDismissed = errors.New("not needed")

@@ -21,6 +21,11 @@ const (
 	KindRaw     Kind = 0x02 // a user's message: plain bytes
 	KindCall    Kind = 0x03 // a part of a call; docs/PROTOCOL-call.md has its body
 
+	// With the feature shm/1 only; docs/PROTOCOL-shm.md has their bodies.
+	KindMemory        Kind = 0x04 // the sender's shared memory comes with this frame
+	KindSharedMessage Kind = 0x05 // a user's message of one CBOR item, in shared memory
+	KindSharedRaw     Kind = 0x06 // a user's message of plain bytes, in shared memory
+
 	KindHello   Kind = 0x10 // handshake: a child names itself
 	KindWelcome Kind = 0x11 // handshake: the parent answers
 	KindSpec    Kind = 0x12 // handshake: the child's spec
@@ -51,6 +56,7 @@ const MaxPing = 64
 
 var kindNames = [...]string{
 	KindMessage: "message", KindRaw: "raw", KindCall: "call",
+	KindMemory: "memory", KindSharedMessage: "shared-message", KindSharedRaw: "shared-raw",
 	KindHello: "hello", KindWelcome: "welcome", KindSpec: "spec",
 	KindReady: "ready", KindFailed: "failed",
 	KindGreet: "greet", KindProof: "proof", KindAttach: "attach",
@@ -69,6 +75,9 @@ func (k Kind) String() string {
 
 // Known reports whether k is a kind of protocol version 1.
 func (k Kind) Known() bool { return int(k) < len(kindNames) && kindNames[k] != "" }
+
+// Shares reports whether k is a kind of the feature shm/1.
+func (k Kind) Shares() bool { return k >= KindMemory && k <= KindSharedRaw }
 
 // Frame is one frame: a kind and a body.
 type Frame struct {
@@ -114,6 +123,15 @@ type Channel interface {
 	// SetMaxSize changes the Channel's MaxFrameSize for all later frames.
 	// 0 means transport.DefaultMaxFrameSize.
 	SetMaxSize(bytes int)
+
+	// CanShare reports whether the connection can carry shared memory: it is a Unix
+	// socket on Linux.
+	CanShare() bool
+
+	// Share lets large messages travel through shared memory, because both sides
+	// have agreed on it (docs/PROTOCOL-shm.md). It must be called at most once, before
+	// the peer can send such messages, and while nothing else uses the Channel.
+	Share()
 
 	// SetDeadAfter changes Config.DeadAfter of package transport.
 	SetDeadAfter(time.Duration)

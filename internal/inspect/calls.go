@@ -16,6 +16,8 @@ type Call struct {
 	Age      time.Duration `json:"age_ns,omitempty"`
 	Sent     int64         `json:"sent,omitempty"`     // bytes of messages
 	Received int64         `json:"received,omitempty"` // bytes of messages
+	Credit   int64         `json:"credit,omitempty"`   // bytes that it may still send now
+	TraceID  string        `json:"trace_id,omitempty"` // of its traceparent, if it has one
 }
 
 // maxCalls is how many calls of a connection are listed: the oldest ones.

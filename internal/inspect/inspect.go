@@ -24,6 +24,8 @@ const (
 	Tree    = "tree"
 	Stacks  = "stacks"
 	Profile = "profile"
+	// Profiles is one profile of a process and all below it.
+	Profiles = "profiles"
 )
 
 // Limits of answers, in bytes.
@@ -224,6 +226,8 @@ func Answer(ctx context.Context, q frame.Inspect, v View) ([]byte, error) {
 		return forward(ctx, q, v.Children)
 	case q.What == Profile:
 		return TakeProfile(ctx, q)
+	case q.What == Profiles:
+		return MergeProfiles(collectProfiles(ctx, q, v))
 	case q.What != Tree && q.What != Stacks:
 		return nil, fmt.Errorf("unsupported question %q", q.What)
 	}
@@ -248,10 +252,50 @@ func forward(ctx context.Context, q frame.Inspect, children []Child) ([]byte, er
 	return nil, fmt.Errorf("no child %s", q.Path[0])
 }
 
+// Profiled is the answer of a process to a question for Profiles. Its parent labels the
+// samples, because it knows the child's name. So the process that answers does not label
+// its own ones, unless it is the root.
+type Profiled struct {
+	Process
+	Data []byte
+	Err  error
+	Own  bool // of a child that answers
+}
+
+// collectProfiles takes the profiles of all processes at the same time. The first one is
+// this process's own.
+func collectProfiles(ctx context.Context, q frame.Inspect, v View) []Profiled {
+	ctx, cancel := context.WithTimeout(ctx, waitBound(q.Bound)+q.Time)
+	defer cancel()
+	all := make([]Profiled, 1+len(v.Children))
+	below := q
+	below.Bound = childBound(q.Bound)
+	var asks sync.WaitGroup
+	for i, c := range v.Children {
+		p := &all[1+i]
+		p.Process = c.Process
+		switch {
+		case c.Ask != nil:
+			asks.Go(func() { p.Data, p.Err = c.Ask(ctx, below, maxProfile) })
+		case c.Silent != "":
+			p.Err = errors.New(c.Silent)
+		}
+	}
+	all[0] = Profiled{Process: v.Self, Own: v.Self.ID != ""}
+	all[0].Data, all[0].Err = TakeProfile(ctx, q)
+	asks.Wait()
+	return all
+}
+
+// MergeProfiles makes one profile of several. Package live sets it.
+var MergeProfiles = func([]Profiled) ([]byte, error) { return nil, errNotLive }
+
+var errNotLive = errors.New("its program does not import package live")
+
 // TakeProfile takes a profile of this process. Package live sets it, so that only
 // programs that import it link the profiler.
 var TakeProfile = func(context.Context, frame.Inspect) ([]byte, error) {
-	return nil, errors.New("its program does not import package live")
+	return nil, errNotLive
 }
 
 // Clean returns the end of a text of another program, for CBOR and for people.

@@ -27,9 +27,8 @@ func (e *contextError) Unwrap() []error { return []error{e.err, e.cause} }
 var ErrEnding = errors.New("the peer ends")
 
 // PeerGone reports whether a call failed with err because the peer has closed the
-// connection or the network has cut it. After too many keep-alive probes or
-// retransmissions the kernel reports ETIMEDOUT.
+// connection or the network has cut it.
 func PeerGone(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, io.ErrClosedPipe) || wasCut(err)
+		errors.Is(err, io.ErrClosedPipe) || wasCut(err) || Silent(err)
 }

@@ -8,7 +8,7 @@ import (
 
 // CanFork reports whether the platform can fork a child without exec. The
 // program has to be built without cgo, too.
-const CanFork = runtime.GOOS == "linux" && runtime.GOARCH == "amd64"
+const CanFork = runtime.GOOS == "linux" && (runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64")
 
 // NeedRoot skips the test unless it runs as root.
 func NeedRoot(t testing.TB) {

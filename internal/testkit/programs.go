@@ -29,12 +29,16 @@ func Build(t testing.TB, args ...string) string {
 	return exe
 }
 
-// BuildTests builds the test binary of the test's own package and returns its path. env
+// MethodEnv is the environment variable with the start method of children, for the tests
+// of package forkspawn.
+const MethodEnv = "SPAWNWIRE_TEST_METHOD"
+
+// BuildTests builds the test binary of the package in a folder and returns its path. env
 // has assignments such as CGO_ENABLED=0.
-func BuildTests(t testing.TB, env ...string) string {
+func BuildTests(t testing.TB, dir string, env ...string) string {
 	t.Helper()
-	exe := filepath.Join(t.TempDir(), filepath.Base(Self(t)))
-	cmd := exec.Command("go", "test", "-c", "-o", exe, ".")
+	exe := filepath.Join(t.TempDir(), "program.test")
+	cmd := exec.Command("go", "test", "-c", "-o", exe, dir)
 	cmd.Env = append(os.Environ(), env...)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "go test -c: %s", out)

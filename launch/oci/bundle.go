@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"github.com/spawnwire/spawnwire/launch/internal/session"
 )
 
 // prepareBundle makes a copy of a bundle's config.json, and the arguments to run it.
@@ -57,7 +59,7 @@ func (b *box) rewrite(text []byte, dir, program string) ([]byte, error) {
 	process["terminal"] = false
 	process["args"] = []string{inside}
 	env, _ := process["env"].([]any)
-	process["env"] = append(env, b.order())
+	process["env"] = append(env, session.Order(b.nonce))
 	mounts, _ := config["mounts"].([]any)
 	config["mounts"] = append(mounts, map[string]any{"destination": inside, "type": "bind",
 		"source": program, "options": []string{"bind", "ro"}})

@@ -22,6 +22,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/testkit/containers"
+	"github.com/spawnwire/spawnwire/internal/testkit/launching"
 	"github.com/spawnwire/spawnwire/launch/oci"
 )
 
@@ -75,10 +76,10 @@ func supervisorOf(t testing.TB) int {
 // The program of crun is not between the container and its stdin.
 func testProgramKilled(t *testing.T, e *containers.Engine) {
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
-	c := spawn(t, s, launcherOf(e), "echo")
+	c := launching.Spawn(t, s, launcherOf(e), "echo")
 	require.NoError(t, syscall.Kill(programOf(t, e), syscall.SIGKILL))
 	if e.Name == "crun" {
-		requireEcho(t, c)
+		launching.RequireEcho(t, c)
 		_, err := c.Stop(testkit.Context(t))
 		require.NoError(t, err)
 		return
@@ -94,7 +95,7 @@ func testProgramKilled(t *testing.T, e *containers.Engine) {
 // SIGKILL cannot reach a child whose supervisor is stopped; the engine ends it then.
 func testSupervisorStopped(t *testing.T, e *containers.Engine) {
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
-	c := spawn(t, s, launcherOf(e), "echo")
+	c := launching.Spawn(t, s, launcherOf(e), "echo")
 	supervisor := supervisorOf(t)
 	require.NoError(t, syscall.Kill(supervisor, syscall.SIGSTOP))
 	_, err := c.Kill()

@@ -17,6 +17,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/testkit/containers"
+	"github.com/spawnwire/spawnwire/internal/testkit/launching"
 	"github.com/spawnwire/spawnwire/launch/oci"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
@@ -25,7 +26,7 @@ import (
 func spawnError(t *testing.T, o *oci.Launcher) error {
 	t.Helper()
 	s := spawntest.NewSpawner(t, forkspawn.Config{Stderr: forkspawn.Capture(nil)})
-	_, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo"}, in(o))
+	_, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "echo"}, launching.On(o))
 	var boot *forkspawn.BootError
 	require.ErrorAs(t, err, &boot)
 	return err
@@ -81,7 +82,7 @@ func testErrors(t *testing.T, e *containers.Engine) {
 		ctx, cancel := context.WithCancel(t.Context())
 		s := spawntest.NewSpawner(t, forkspawn.Config{})
 		spawned := testkit.Background(t, func() error {
-			_, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo"}, in(launcherOf(e)))
+			_, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo"}, launching.On(launcherOf(e)))
 			return err
 		})
 		testkit.Eventually(t, "the engine starts", func() bool {
@@ -144,45 +145,22 @@ func TestLauncher_ChecksItsFields(t *testing.T) {
 	assert.ErrorContains(t, err, "runc or crun")
 }
 
-// secretive is a Launcher. It shows the ticket to the test.
-type secretive struct {
-	*oci.Launcher
-	ticket *string
-}
-
-func (l secretive) Launch(
-	ctx context.Context, launch *forkspawn.Launch,
-) (forkspawn.Launched, error) {
-	*l.ticket = launch.Ticket.Encode()
-	return l.Launcher.Launch(ctx, launch)
-}
-
 func testSecret(t *testing.T, e *containers.Engine) {
-	var ticket string
+	var secret string
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
 	ctx := testkit.Context(t)
 	c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "reports-state"}, forkspawn.WithCommand(
-		forkspawn.Command{Launcher: secretive{launcherOf(e), &ticket},
+		forkspawn.Command{Launcher: launching.Secretive{Launcher: launcherOf(e), Secret: &secret},
 			Env: []string{"SOME=thing"}}))
 	require.NoError(t, err)
-	var inside state
+	var inside launching.State
 	require.NoError(t, c.Recv(ctx, &inside))
 	assert.Equal(t, 1, inside.PPID)
 	assert.Equal(t, "/dev/spawnwire", inside.Program)
 	assert.Contains(t, inside.Env, "SOME=thing")
-	secret := strings.Fields(ticket)[2]
-	require.Len(t, secret, 64)
 	assert.NotContains(t, strings.Join(inside.Env, " "), secret)
 	assert.NotContains(t, strings.Join(inside.Env, " "), "SPAWNWIRE_")
-	for _, pattern := range []string{"/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ"} {
-		files, err := filepath.Glob(pattern)
-		require.NoError(t, err)
-		for _, name := range files {
-			if text, err := os.ReadFile(name); err == nil {
-				assert.NotContains(t, string(text), secret, name)
-			}
-		}
-	}
+	launching.SecretIsInNoProcess(t, secret)
 	ids := e.Containers(t)
 	require.Len(t, ids, 1)
 	verb := "inspect"
@@ -192,12 +170,5 @@ func testSecret(t *testing.T, e *containers.Engine) {
 	metadata := e.Run(t, verb, ids[0])
 	assert.Contains(t, metadata, ids[0])
 	assert.NotContains(t, metadata, secret)
-	require.NoError(t, filepath.WalkDir(e.Dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			if text, err := os.ReadFile(path); err == nil {
-				assert.NotContains(t, string(text), secret, path)
-			}
-		}
-		return nil
-	}))
+	launching.SecretIsInNoFile(t, e.Dir, secret)
 }

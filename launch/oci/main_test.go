@@ -4,19 +4,17 @@ package oci_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/testkit/containers"
+	"github.com/spawnwire/spawnwire/internal/testkit/launching"
 	"github.com/spawnwire/spawnwire/internal/testkit/roles"
 	"github.com/spawnwire/spawnwire/launch/oci"
 	"github.com/spawnwire/spawnwire/spawnspec"
@@ -25,36 +23,10 @@ import (
 func TestMain(m *testing.M) {
 	testkit.PlayRole(map[string]testkit.Role{"spawns-inside": spawnsInside})
 	roles.Register()
-	forkspawn.Register("reports-state", reportsState)
-	forkspawn.Register("speaks", speaks)
+	launching.Register()
 	forkspawn.Register("leaves-zombies", leavesZombies)
 	forkspawn.Register("fills-memory", fillsMemory)
 	spawntest.Main(m)
-}
-
-// state is what a child finds in its container.
-type state struct {
-	PID, PPID int
-	Env       []string
-	Program   string
-}
-
-// reportsState sends its state and waits.
-func reportsState(ctx context.Context, p *forkspawn.Parent) error {
-	program, _ := os.Executable()
-	s := state{os.Getpid(), os.Getppid(), os.Environ(), program}
-	if err := p.Send(ctx, s); err != nil {
-		return err
-	}
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-// speaks writes to stdout and stderr, and fails.
-func speaks(context.Context, *forkspawn.Parent) error {
-	fmt.Println("to stdout")
-	fmt.Fprintln(os.Stderr, "to stderr")
-	return errors.New("that is all")
 }
 
 // leavesZombies starts a process whose parent ends first, waits until it has ended
@@ -120,31 +92,10 @@ func spawnsInside(ctx context.Context) error {
 	defer s.Close()
 	fmt.Println("begins")
 	if _, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo"},
-		in(decode(os.Getenv(placeEnv)))); err != nil {
+		launching.On(decode(os.Getenv(placeEnv)))); err != nil {
 		return err
 	}
 	fmt.Println("ready")
 	<-ctx.Done()
 	return nil
-}
-
-func in(o *oci.Launcher) forkspawn.Option {
-	return forkspawn.WithCommand(forkspawn.Command{Launcher: o})
-}
-
-func spawn(t testing.TB, s *forkspawn.Spawner, o *oci.Launcher, entry string,
-	opts ...forkspawn.Option) *forkspawn.Child {
-	t.Helper()
-	c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: entry}, append(opts, in(o))...)
-	require.NoError(t, err)
-	return c
-}
-
-func requireEcho(t testing.TB, c *forkspawn.Child) {
-	t.Helper()
-	ctx := testkit.Context(t)
-	require.NoError(t, c.Send(ctx, "word"))
-	var got string
-	require.NoError(t, c.Recv(ctx, &got))
-	require.Equal(t, "word", got)
 }

@@ -25,15 +25,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
-	"github.com/spawnwire/spawnwire/internal/link"
-	"github.com/spawnwire/spawnwire/internal/wait"
 	"github.com/spawnwire/spawnwire/launch/internal/session"
 )
 
@@ -65,10 +62,6 @@ type Launcher struct {
 
 var _ forkspawn.Launcher = (*Launcher)(nil)
 
-// silence is how long the engine may take to end a child after SIGKILL, before the
-// launcher ends the container. A longer silence alone is no reason to end anything.
-const silence = 3 * time.Second
-
 // Launch implements forkspawn.Launcher. Its error is an [*Error] if the engine has
 // reported it, and an [*fs.PathError] if there is no engine, program or bundle.
 func (o *Launcher) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.Launched, error) {
@@ -79,15 +72,7 @@ func (o *Launcher) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.L
 	if err := b.start(ctx, l); err != nil {
 		return nil, err
 	}
-	s, err := session.Start(ctx, l, b, session.Config{
-		Silence: silence,
-		// A stopped engine is not a dead one, and a killed one closes the connection.
-		Peer: func() link.Verdict { return link.Alive },
-	})
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return session.Start(ctx, l, b, session.Patient)
 }
 
 // box is a container. It implements session.Engine.
@@ -161,18 +146,11 @@ func firstOf(programs []string) string {
 
 // program returns the absolute path of the binary to mount.
 func (o *Launcher) program() (string, error) {
-	path := o.Program
-	if path == "" {
-		if runtime.GOOS != "linux" {
-			return "", errors.New("field Program: this program is not one for Linux: name one")
-		}
-		var err error
-		if path, err = os.Executable(); err != nil {
-			return "", err
-		}
-	}
-	path, err := filepath.Abs(path)
+	path, err := session.Program(o.Program)
 	if err != nil {
+		return "", err
+	}
+	if path, err = filepath.Abs(path); err != nil {
 		return "", err
 	}
 	if strings.ContainsAny(path, ",\"\n") {
@@ -193,16 +171,13 @@ func (o *Launcher) program() (string, error) {
 // container, so the root file system needs no such file and may be read-only.
 const inside = "/dev/spawnwire"
 
-// order is the environment variable that makes the program a supervisor.
-func (b *box) order() string { return link.SupervisorEnv + "=" + link.Order(b.nonce, silence) }
-
 // prepareImage makes the arguments that run an image.
 func (b *box) prepareImage(o *Launcher, program string) {
 	b.run = append([]string{"run", "--rm", "--interactive", "--name", b.name,
 		// Logs of the container would have all messages of the child.
 		"--log-driver=none",
 		// podman waits as long before it uses force.
-		"--stop-timeout=1", "--env", b.order(), "--entrypoint", inside,
+		"--stop-timeout=1", "--env", session.Order(b.nonce), "--entrypoint", inside,
 		"--mount", "type=bind,readonly,source=" + program + ",target=" + inside}, o.Options...)
 	b.run = append(b.run, b.from)
 	b.remove = []string{"rm", "--force", b.name}
@@ -222,22 +197,15 @@ func (b *box) start(ctx context.Context, l *forkspawn.Launch) (err error) {
 		b.removeCopy()
 		return fmt.Errorf("oci: %w", err)
 	}
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(interrupted)
-		b.Interrupt(interruptBound, syscall.SIGTERM)
-	})
-	word, _, err := b.Answer()
+	_, b.lost, err = b.AwaitReady(ctx, func() { b.Interrupt(interruptBound, syscall.SIGTERM) })
 	b.removeCopy() // the engine has read it
-	if !stop() {
-		<-interrupted
-		err, b.lost = wait.Cause(ctx), true
-	} else if err != nil || word != "ready" {
+	if err == nil {
+		return nil
+	}
+	if !b.lost {
 		err = b.failed(err)
 	}
-	if err != nil {
-		b.End()
-	}
+	b.End()
 	return err
 }
 

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/launching"
 	"github.com/spawnwire/spawnwire/internal/testkit/sshd"
 	"github.com/spawnwire/spawnwire/launch/ssh"
 	"github.com/spawnwire/spawnwire/spawnspec"
@@ -129,7 +129,7 @@ func TestGreeting_ComesAfterNoise(t *testing.T) {
 	h := forced(t, `echo Welcome to spawnwire-; printf spawnwire-; yes x | head -c 30000; `+
 		`echo >&2 to stderr`)
 	s := spawntest.NewSpawner(t, forkspawn.Config{Stderr: forkspawn.Capture(nil)})
-	requireEcho(t, spawn(t, s, h, spawnspec.Spec{Entry: "echo"}))
+	launching.RequireEcho(t, spawn(t, s, h, spawnspec.Spec{Entry: "echo"}))
 }
 
 func TestGreeting_IsBounded(t *testing.T) {
@@ -152,7 +152,7 @@ func TestPlatform_ChoosesTheProgram(t *testing.T) {
 	named := &ssh.Host{Name: sshd.Name, Command: h.Command, CacheDir: h.CacheDir,
 		Programs: map[string]string{"linux/riscv64": self}}
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
-	requireEcho(t, spawn(t, s, named, spawnspec.Spec{Entry: "echo"}))
+	launching.RequireEcho(t, spawn(t, s, named, spawnspec.Spec{Entry: "echo"}))
 }
 
 func TestHost_MissingProgram(t *testing.T) {
@@ -168,41 +168,16 @@ func TestHost_MissingProgram(t *testing.T) {
 	assert.ErrorContains(t, err, "head")
 }
 
-// secretive is a Launcher. It shows the ticket to the test.
-type secretive struct {
-	*ssh.Host
-	ticket *string
-}
-
-func (l secretive) Launch(
-	ctx context.Context, launch *forkspawn.Launch,
-) (forkspawn.Launched, error) {
-	*l.ticket = launch.Ticket.Encode()
-	return l.Host.Launch(ctx, launch)
-}
-
 func TestSecret_IsNowhereElse(t *testing.T) {
 	server, h := newHost(t, "LogLevel DEBUG3")
-	var ticket string
+	var secret string
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
 	ctx := testkit.Context(t)
 	c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "reports-pid"},
-		forkspawn.WithCommand(forkspawn.Command{Launcher: secretive{h, &ticket}}))
+		launching.On(launching.Secretive{Launcher: h, Secret: &secret}))
 	require.NoError(t, err)
 	require.NoError(t, c.Recv(ctx, new(int)))
-	secret := strings.Fields(ticket)[2]
-	require.Len(t, secret, 64)
-	looked := 0
-	for _, pattern := range []string{"/proc/[0-9]*/cmdline", "/proc/[0-9]*/environ"} {
-		files, err := filepath.Glob(pattern)
-		require.NoError(t, err)
-		for _, name := range files {
-			if text, err := os.ReadFile(name); err == nil {
-				looked++
-				assert.NotContains(t, string(text), secret, name)
-			}
-		}
-	}
+	looked := launching.SecretIsInNoProcess(t, secret)
 	assert.Greater(t, looked, 2*runtime.NumCPU())
 	for _, dir := range []string{server.Dir, h.CacheDir, filepath.Dir(s.Addr().Target)} {
 		require.NoError(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {

@@ -17,6 +17,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/launching"
 	"github.com/spawnwire/spawnwire/internal/testkit/roles"
 	"github.com/spawnwire/spawnwire/internal/testkit/sshd"
 	"github.com/spawnwire/spawnwire/launch/ssh"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 	roles.Register()
 	forkspawn.Register("reports-pid", reportsPID)
 	forkspawn.Register("serves", serves)
-	forkspawn.Register("speaks", speaks)
+	launching.Register()
 	forkspawn.Register("spawns-on", spawnsOn)
 	spawntest.Main(m)
 }
@@ -56,13 +57,6 @@ func serves(ctx context.Context, p *forkspawn.Parent) error {
 		return strings.ToUpper(s), nil
 	})
 	return call.Serve(ctx, p, mux)
-}
-
-// speaks writes to stdout and stderr, and fails.
-func speaks(context.Context, *forkspawn.Parent) error {
-	fmt.Println("to stdout")
-	fmt.Fprintln(os.Stderr, "to stderr")
-	return errors.New("that is all")
 }
 
 // place is how a process of a test reaches a host.
@@ -147,15 +141,6 @@ func spawn(t testing.TB, s *forkspawn.Spawner, h *ssh.Host, spec spawnspec.Spec,
 	c, err := s.Spawn(testkit.Context(t), spec, append(opts, on(h))...)
 	require.NoError(t, err)
 	return c
-}
-
-func requireEcho(t testing.TB, c *forkspawn.Child) {
-	t.Helper()
-	ctx := testkit.Context(t)
-	require.NoError(t, c.Send(ctx, "word"))
-	var got string
-	require.NoError(t, c.Recv(ctx, &got))
-	require.Equal(t, "word", got)
 }
 
 // spawnPID spawns a child that reports its pid.

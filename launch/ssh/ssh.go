@@ -87,11 +87,7 @@ func (h *Host) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.Launc
 	if err != nil {
 		return nil, err
 	}
-	s, err := session.Start(ctx, l, c, session.Config{Silence: h.deadAfter(), Peer: c.peer})
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return session.Start(ctx, l, c, session.Config{Silence: h.deadAfter(), Peer: c.peer})
 }
 
 // check checks the fields, and makes what the zero Host lacks.

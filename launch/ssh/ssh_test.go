@@ -18,6 +18,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/launching"
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
@@ -25,9 +26,9 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 	server, h := newHost(t)
 	h.Command = server.Share(t)
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
-	ctx := testkit.Context(t)
 
 	t.Run("at the same time, with one upload", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		var starts sync.WaitGroup
 		for range 3 {
 			starts.Go(func() {
@@ -35,7 +36,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 				if !assert.NoError(t, err) {
 					return
 				}
-				requireEcho(t, c)
+				launching.RequireEcho(t, c)
 				result, err := c.Stop(ctx)
 				assert.NoError(t, err)
 				assert.Equal(t, forkspawn.Asked, result.By)
@@ -51,6 +52,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 		assert.Equal(t, os.FileMode(0o700), dir.Mode().Perm())
 	})
 	t.Run("output and last words", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		var stdout, stderr testkit.Output
 		c := spawn(t, s, h, spawnspec.Spec{Entry: "speaks"},
 			forkspawn.WithStdout(forkspawn.Capture(&stdout)),
@@ -68,6 +70,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 		})
 	})
 	t.Run("a panic", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		c := spawn(t, s, h, spawnspec.Spec{Entry: "panics"})
 		var exit *forkspawn.ExitError
 		require.ErrorAs(t, c.Recv(ctx, new(any)), &exit)
@@ -75,6 +78,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 		assert.Contains(t, exit.Stderr, "at the disco")
 	})
 	t.Run("a start that fails", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		_, err := s.Spawn(ctx, spawnspec.Spec{Entry: "nowhere"}, on(h))
 		require.ErrorContains(t, err, `"nowhere"`)
 		_, err = s.Spawn(ctx, spawnspec.Spec{Entry: "echo", Dir: "/no/such/dir"}, on(h))
@@ -86,6 +90,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 		require.ErrorContains(t, err, "/no/such/program")
 	})
 	t.Run("calls", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		c := spawn(t, s, h, spawnspec.Spec{Entry: "serves"})
 		conn := call.New(c, nil)
 		defer conn.Close()
@@ -96,6 +101,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 		require.ErrorContains(t, err, "no moon")
 	})
 	t.Run("a large message", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		c := spawn(t, s, h, spawnspec.Spec{Entry: "echo"})
 		large := bytes.Repeat([]byte("0123456789abcdef"), 500_000)
 		go c.Send(ctx, large)
@@ -111,6 +117,7 @@ func TestHost_ChildrenAreAsAnyOther(t *testing.T) {
 		assert.Equal(t, syscall.SIGKILL, result.Status.Signal())
 	})
 	t.Run("a signal", func(t *testing.T) {
+		ctx := testkit.Context(t)
 		c := spawn(t, s, h, spawnspec.Spec{Entry: "echo"})
 		require.NoError(t, c.Signal(syscall.SIGTERM))
 		status, err := c.Wait(ctx)
@@ -157,5 +164,5 @@ func TestHost_HasSpares(t *testing.T) {
 	c, err := s.Spawn(ctx, spawnspec.Spec{Entry: "echo"})
 	require.NoError(t, err)
 	assert.True(t, c.Boot().Spare)
-	requireEcho(t, c)
+	launching.RequireEcho(t, c)
 }

@@ -35,15 +35,14 @@ package prometheus
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/spawnwire/spawnwire/call"
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/telemetry"
 )
 
 // Metrics are the metrics of any number of Spawners and connections. Its methods may be
@@ -127,14 +126,10 @@ func (m *Metrics) Children() *forkspawn.Trace {
 		},
 		Exited: func(_ forkspawn.ChildEvent, status forkspawn.ExitStatus) {
 			m.processes.Dec()
-			m.exits.WithLabelValues(result(status)).Inc()
+			m.exits.WithLabelValues(telemetry.Result(status)).Inc()
 		},
 		Stopped: func(_ forkspawn.ChildEvent, stop forkspawn.StopResult, err error) {
-			by := "error"
-			if err == nil {
-				by = endings[stop.By]
-			}
-			m.stops.WithLabelValues(by).Inc()
+			m.stops.WithLabelValues(telemetry.StoppedBy(stop, err)).Inc()
 		},
 		Released: func(forkspawn.ChildEvent) {
 			m.processes.Dec()
@@ -144,27 +139,13 @@ func (m *Metrics) Children() *forkspawn.Trace {
 	}
 }
 
-var endings = map[forkspawn.Ending]string{
-	forkspawn.AlreadyEnded: "ended", forkspawn.Asked: "asked",
-	forkspawn.Terminated: "sigterm", forkspawn.Killed: "sigkill",
-}
-
-func result(status forkspawn.ExitStatus) string {
-	switch {
-	case !status.Known():
-		return "unknown"
-	case status.Success():
-		return "success"
-	case status.Signal() != syscall.Signal(0):
-		return "signal"
-	}
-	return "failure"
-}
-
 // Calls returns the Trace for a call.Config, of one or many connections.
 func (m *Metrics) Calls() *call.Trace {
 	return &call.Trace{
-		Began: func(_ context.Context, e call.Event) { m.underWay.WithLabelValues(side(e)).Inc() },
+		Began: func(ctx context.Context, e call.Event) context.Context {
+			m.underWay.WithLabelValues(side(e)).Inc()
+			return ctx
+		},
 		Ended: func(_ context.Context, e call.Event) {
 			side := side(e)
 			m.underWay.WithLabelValues(side).Dec()
@@ -172,7 +153,7 @@ func (m *Metrics) Calls() *call.Trace {
 			if e.Incoming {
 				durations = m.server
 			}
-			durations.WithLabelValues("spawnwire", e.Method, errorType(e.Err)).
+			durations.WithLabelValues("spawnwire", e.Method, telemetry.ErrorType(e)).
 				Observe((e.Queued + e.Ran).Seconds())
 			m.queue.WithLabelValues(side).Observe(e.Queued.Seconds())
 			m.sentBytes.WithLabelValues(side, e.Method).Add(float64(e.Sent))
@@ -186,17 +167,4 @@ func side(e call.Event) string {
 		return "server"
 	}
 	return "client"
-}
-
-// errorType returns the code of a failed call, or "_OTHER" as OpenTelemetry's conventions
-// have it. An empty label is no label.
-func errorType(err error) string {
-	var failed *call.Error
-	switch {
-	case err == nil:
-		return ""
-	case errors.As(err, &failed) && failed.Code != "":
-		return string(failed.Code)
-	}
-	return "_OTHER"
 }

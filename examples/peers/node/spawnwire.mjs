@@ -5,6 +5,7 @@
 // share a key both call peer with their end of a connection; see peer.mjs.
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { setImmediate as turn } from 'node:timers/promises'
 import { ProtocolError, WELCOME, GREET, decode, decodeMap, decodeMessage, decodeSpec, encode } from './strict.mjs'
 import { BadMAC, Cancelled, Channel, Failed, Gone, Goodbye, Raw, dial, kinds, mac, same, seal, split, unseal } from './wire.mjs'
@@ -51,8 +52,9 @@ export class Parent extends Channel {
   // join joins the parent that started this process.
   static async join(name) {
     const timings = { init, main: now() }
-    const ticket = process.env.SPAWNWIRE_TICKET
+    let ticket = process.env.SPAWNWIRE_TICKET
     delete process.env.SPAWNWIRE_TICKET // so that child processes do not inherit it
+    if (ticket?.startsWith('file:')) ticket = readFileSync(ticket.slice('file:'.length), 'utf8').replace(/\n$/, '')
     const { id, secret, address } = takeTicket(ticket)
     const parent = new Parent(await dial(address))
     timings.connected = now()

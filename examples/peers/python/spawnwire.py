@@ -55,7 +55,11 @@ class Parent(Channel):
     def join(cls, name):
         """Joins the parent that started this process."""
         timings = {"init": INIT, "main": time.monotonic_ns()}
-        id, secret, address = take_ticket(os.environ.pop("SPAWNWIRE_TICKET", ""))  # removed, so that child processes do not inherit it
+        ticket = os.environ.pop("SPAWNWIRE_TICKET", "")  # removed, so that child processes do not inherit it
+        if ticket.startswith("file:"):
+            with open(ticket.removeprefix("file:")) as f:
+                ticket = f.read().removesuffix("\n")
+        id, secret, address = take_ticket(ticket)
         sock = dial(address)
         timings["connected"] = time.monotonic_ns()
         parent = cls(sock, secret, seal(secret, "spawnwire hello", cbor2.dumps({

@@ -8,11 +8,14 @@ import (
 	"strings"
 )
 
-// soaked has the minor versions of Go with a passed soak: 20,000 forks with no failure.
-// It is this command, with the latest release of the minor version:
+// Soaked has the minor versions of Go with a passed soak, for each processor: 20,000
+// forks with no failure. It is this command, with the latest release of the minor
+// version:
 //
 //	CGO_ENABLED=0 go run ./forkspawn/internal/reforktest/forksoak
-var soaked = []string{"go1.26"}
+//
+// Tests add to it.
+var Soaked = map[string][]string{"amd64": {"go1.26"}}
 
 // GoVersion is that of this program. Tests set it.
 var GoVersion = runtime.Version()
@@ -20,8 +23,15 @@ var GoVersion = runtime.Version()
 // CheckGoVersion returns a *Refusal if this program's Go version has not passed the soak.
 func CheckGoVersion() error {
 	release, _, _ := strings.Cut(strings.TrimPrefix(GoVersion, "devel "), " ")
-	if slices.Contains(soaked, version.Lang(release)) {
+	soaked := Soaked[runtime.GOARCH]
+	switch {
+	case slices.Contains(soaked, version.Lang(release)):
 		return nil
+	case len(soaked) == 0:
+		return &Refusal{
+			Reason: "forks have not been tested at length on " + runtime.GOARCH,
+			Remedy: "set Config.ForkserverAnyGo",
+		}
 	}
 	return &Refusal{
 		Reason: fmt.Sprintf("forks have not been tested at length with %s, but with %s",

@@ -1,4 +1,4 @@
-//go:build !(linux && amd64)
+//go:build !(linux && (amd64 || arm64))
 
 package template
 
@@ -29,7 +29,7 @@ func (*Forkserver) PID() int { return 0 }
 
 // Fork returns an error.
 func (*Forkserver) Fork(
-	context.Context, *osproc.Attr, bool, func(message, control net.Conn),
+	context.Context, *osproc.Attr, func(message, control net.Conn),
 ) (*osproc.Process, error) {
 	return nil, errUnsupported
 }

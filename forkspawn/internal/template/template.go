@@ -9,8 +9,8 @@
 //	template  the template
 //	child     a child, from the moment after the fork
 //
-// Both parent and template run wire_linux_amd64.go, their messages, and
-// rehearse_linux_amd64.go. Package refork does the fork itself.
+// Both parent and template run wire_linux.go, their messages, and
+// rehearse_linux.go. Package refork does the fork itself.
 package template
 
 import (
@@ -99,7 +99,6 @@ type Child struct {
 	Init   int64 // when it began; see package monotime
 	Ticket handshake.Ticket
 	Pair   Pair // its fields are nil when the child has to dial
-	Spare  bool // it will wait for its spec
 	// Complete ends the time in which the child has one running thread and
 	// GOMAXPROCS 1, and closes what it has of its template. It is called once:
 	// when the parent knows that the child is ready, or before AfterFork.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log"
 	"log/slog"
+	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 )
@@ -20,4 +21,11 @@ func logs(ctx context.Context, p *forkspawn.Parent) error {
 	}
 	log.Print("package log of the child")
 	return errors.Join(p.Send(ctx, "logged"), p.Recv(ctx, new(any)))
+}
+
+// logsFirst logs a message a while before it is ready.
+func logsFirst(ctx context.Context, p *forkspawn.Parent) error {
+	log.Print("it prepares itself")
+	time.Sleep(100 * time.Millisecond)
+	return errors.Join(p.Ready(ctx, nil), p.Recv(ctx, new(any)))
 }

@@ -98,6 +98,7 @@ func Register() {
 		forkspawn.Register(name, run)
 	}
 	forkspawn.RegisterReadyLater("prepares", prepares)
+	forkspawn.RegisterReadyLater("logs-first", logsFirst)
 }
 
 // dial takes the ticket and connects to the parent.

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -82,6 +84,9 @@ func StartClient(
 		Command: forkspawn.Command{Path: args[0], Args: args[1:], NewSession: true},
 		Stdin:   theirs[0], Stdout: theirs[1], Stderr: theirs[2], OwnGroup: true,
 	})
+	if errors.Is(err, exec.ErrNotFound) { // in PATH
+		err = &fs.PathError{Op: "exec", Path: args[0], Err: fs.ErrNotExist}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +179,28 @@ func (c *Client) Answer() (word, rest string, err error) {
 	}
 	word, rest, _ = strings.Cut(strings.TrimRight(string(line), "\r\n"), " ")
 	return word, rest, nil
+}
+
+// AwaitReady waits for the supervisor and returns the rest of its answer. If ctx ends first,
+// AwaitReady calls interrupt, which must call Interrupt, and returns the reason. The
+// supervisor may then run.
+func (c *Client) AwaitReady(
+	ctx context.Context, interrupt func(),
+) (rest string, interrupted bool, err error) {
+	over := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(over)
+		interrupt()
+	})
+	word, rest, err := c.Answer()
+	switch {
+	case !stop():
+		<-over
+		return "", true, wait.Cause(ctx)
+	case err == nil && word != "ready":
+		err = fmt.Errorf("the supervisor has answered %q", word)
+	}
+	return rest, false, err
 }
 
 // skipNoise reads up to the magic and skips it.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -39,6 +40,30 @@ type Config struct {
 	Peer    func() link.Verdict // see link.Config
 }
 
+// silence bounds the end of a child after SIGKILL: then the launcher ends the engine. A
+// longer silence alone is no reason to end anything.
+const silence = 3 * time.Second
+
+// Patient has the settings for an engine whose silence proves nothing. A stopped engine is
+// not a dead one, and a killed one closes the connection.
+var Patient = Config{Silence: silence, Peer: func() link.Verdict { return link.Alive }}
+
+// Order returns the environment variable of a supervisor, for a session with the settings
+// Patient. nonce is that of StartClient.
+func Order(nonce string) string { return link.SupervisorEnv + "=" + link.Order(nonce, silence) }
+
+// Program returns the path of the program for a far side with Linux. "" is this process's
+// own.
+func Program(path string) (string, error) {
+	switch {
+	case path != "":
+		return path, nil
+	case runtime.GOOS != "linux":
+		return "", errors.New("field Program: this program is not one for Linux: name one")
+	}
+	return os.Executable()
+}
+
 // settleBound bounds the wait for the last output of a child.
 const settleBound = 200 * time.Millisecond
 
@@ -66,7 +91,7 @@ type Session struct {
 // until it runs or ctx ends. It takes engine over.
 func Start(
 	ctx context.Context, l *forkspawn.Launch, engine Engine, cfg Config,
-) (*Session, error) {
+) (forkspawn.Launched, error) {
 	s := &Session{
 		cfg: cfg, engine: engine, started: make(chan error, 1),
 		exited: make(chan struct{}), signals: make(chan link.ToFar, signals),

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 // Command forksoak forks a running Go program thousands of times without exec,
 // in difficult shapes, and counts the failures. Each child uses the whole

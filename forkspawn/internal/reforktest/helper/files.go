@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package main
 
@@ -109,7 +109,7 @@ func descriptors(f *refork.Forker) error {
 	}
 	defer listener.Close()
 	for _, fd := range []int{40, 700} { // no close-on-exec
-		if err := syscall.Dup2(1, fd); err != nil {
+		if err := syscall.Dup3(1, fd, 0); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 package main
 
@@ -47,8 +47,12 @@ func threadLimit(f *refork.Forker) error {
 	if err != nil {
 		return err
 	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(6 /* RLIMIT_NPROC */, &before); err != nil {
+		return err
+	}
 	limit := func(n int) error {
-		return syscall.Setrlimit(6 /* RLIMIT_NPROC */, &syscall.Rlimit{Cur: uint64(n), Max: 10000})
+		return syscall.Setrlimit(6, &syscall.Rlimit{Cur: uint64(n), Max: before.Max})
 	}
 
 	if err := limit(len(tasks)); err != nil {
@@ -86,7 +90,7 @@ func threadLimit(f *refork.Forker) error {
 		return fmt.Errorf("stderr %q, %v", said, err)
 	}
 
-	if err := limit(10000); err != nil {
+	if err := syscall.Setrlimit(6, &before); err != nil {
 		return err
 	}
 	return healthy(f)

@@ -1,8 +1,8 @@
-//go:build linux && amd64
+//go:build linux && (amd64 || arm64)
 
 // Command helper runs the scenarios of the tests of package refork, because
 // these can be built with cgo. Its argument is a scenario. It prints "ok" or
-// the failure.
+// the failure. "all" runs each scenario in a process of its own.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -23,6 +24,10 @@ import (
 var scenarios = map[string]func(f *refork.Forker) error{}
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "all" {
+		all()
+		return
+	}
 	if len(os.Args) != 2 || scenarios[os.Args[1]] == nil {
 		fmt.Fprintln(os.Stderr, "usage: helper scenario, one of:",
 			strings.Join(slices.Sorted(maps.Keys(scenarios)), " "))
@@ -37,6 +42,22 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println("ok")
+}
+
+// all runs all scenarios.
+func all() {
+	failed := false
+	for _, name := range slices.Sorted(maps.Keys(scenarios)) {
+		out, err := exec.Command("/proc/self/exe", name).CombinedOutput()
+		fmt.Printf("%s: %s", name, out)
+		if err != nil {
+			fmt.Println(err)
+			failed = true
+		}
+	}
+	if failed {
+		os.Exit(1)
+	}
 }
 
 // fork forks a child that calls a function, and waits for it. It returns the

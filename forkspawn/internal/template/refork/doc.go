@@ -1,6 +1,6 @@
 // Package refork forks a running Go program without exec. The child is the same
 // program at the same place. It shares the heap copy-on-write, and its runtime
-// works. The package supports linux/amd64 without cgo.
+// works. The package supports linux/amd64 and linux/arm64 without cgo.
 //
 //	forker, err := refork.Prepare() // once
 //	pid, _, err := forker.Fork(refork.Options{})
@@ -17,14 +17,14 @@
 //
 // # Freeze
 //
-//	freeze_linux_amd64.go, handler_linux_amd64.s
+//	freeze_linux.go, handler_linux_*.s
 //	signal(7), sigaction(2), sigaltstack(2), tgkill(2), futex(2)
 //
 // The forking thread sends signal 34 to every other thread. The runtime neither
 // handles nor blocks this one. When the handler runs, the state of the thread
 // is in a frame on its stack. The kernel has put it there: all registers, the
 // FPU, the signal mask and the alternate stack. The handler notes the frame's
-// address in a slot, with thread id, FS base, g and m. Then it sleeps on a
+// address in a slot, with thread id and thread pointer. Then it sleeps on a
 // futex until the number of the attempt changes. It has no Go stack, takes no
 // lock, and writes to nothing else.
 //
@@ -47,15 +47,15 @@
 //
 // # Fork
 //
-//	freeze_linux_amd64.go, inspect_linux_amd64.go
+//	freeze_linux.go, inspect_linux.go, machine_linux_*.go
 //	clone(2), getitimer(2), timer_create(2), proc_pid_fdinfo(5)
 //
 // While all threads are frozen, each fork proves that the child can be rebuilt.
 // The runtime knows as many threads as the kernel does. The m.procid of each
-// thread is its id. Each thread's FS base has the same distance to its m, so
-// there is no C library. The random states look like random states. The poller
-// is where it was, and its list can be read. No CPU profile is running, or has
-// left timers.
+// thread is its id. Each thread's FS base has the same distance to its m, or on
+// arm64 the thread pointers are equal, so there is no C library. The random
+// states look like random states. The poller is where it was, and its list can
+// be read. No CPU profile is running, or has left timers.
 //
 // If anything is not so, the threads go on. Fork tries again where that can
 // help. Otherwise it returns a [*Refused] with the reason and a remedy.
@@ -66,7 +66,7 @@
 //
 // # Arming
 //
-//	request_linux_amd64.go; ppoll(2), recvmsg(2), signalfd(2)
+//	request_linux.go; ppoll(2), recvmsg(2), signalfd(2)
 //
 // With Options.Request the process is frozen and inspected before a request
 // comes. The request then costs no more than a clone. The forking thread waits
@@ -83,13 +83,13 @@
 //
 // # Rebuild
 //
-//	rebuild_linux_amd64.go; clone(2), sigreturn(2)
+//	rebuild_linux.go; clone(2), sigreturn(2)
 //
 // The child starts a thread for each slot. The clone has the runtime's flags,
-// the slot's FS base as TLS, and the frame as stack. The kernel writes the new
-// thread id into m.procid. The thread only calls rt_sigreturn. That restores
-// registers, mask and alternate stack, as if the handler had returned. If the
-// thread was in a system call, it gets EINTR or makes the call again.
+// the slot's thread pointer as TLS, and the frame as stack. The kernel writes
+// the new thread id into m.procid. The thread only calls rt_sigreturn. That
+// restores registers, mask and alternate stack, as if the handler had returned.
+// If the thread was in a system call, it gets EINTR or makes the call again.
 //
 // The forking thread does not wait for this. It sets m.procid of the others to
 // 0. To the runtime they are now threads that the kernel has not let run yet.
@@ -105,7 +105,7 @@
 //
 // # Poller and descriptors
 //
-//	fds_linux_amd64.go, kinds_linux_amd64.go; epoll(7), eventfd(2), dup(2), socketpair(2)
+//	fds_linux.go, kinds_linux.go; epoll(7), eventfd(2), dup(2), socketpair(2)
 //
 // Parent and child would share an epoll instance. So the child makes a new one
 // and a new eventfd, under the old numbers. It watches the same descriptors,
@@ -115,7 +115,7 @@
 //
 // The child keeps 0, 1, 2, Options.Keep, and the runtime's own descriptors:
 // the poller's two, and those on the CPU limit of the control group. Every
-// other number gets a new file that fits its old one (kinds_linux_amd64.go).
+// other number gets a new file that fits its old one (kinds_linux.go).
 // Connections and pipes become one end of a socket pair whose other end is
 // closed. Reads return EOF, and goroutines that wait there wake up. If the
 // numbers were closed, the child's next sockets would get them, and the
@@ -123,7 +123,7 @@
 //
 // # Random numbers and preemption
 //
-//	reseed_linux_amd64.go, rebuild_linux_amd64.go; getrandom(2), vdso(7), signal(7)
+//	reseed_linux.go, rebuild_linux.go; getrandom(2), vdso(7), signal(7)
 //
 // The child mixes fresh random bytes into the runtime's random states, one for
 // each thread and one for new threads. Otherwise parent and child would draw
@@ -140,7 +140,7 @@
 //
 // # Less to copy
 //
-//	shrink_linux_amd64.go, program_linux_amd64.go, proc_linux_amd64.go
+//	shrink_linux.go, program_linux.go, proc_linux.go
 //	madvise(2), proc_pid_pagemap(5), proc_pid_mem(5)
 //
 // A fork takes 50 µs, and 0.1 µs for each page in memory. [Collapse] makes huge
@@ -151,9 +151,9 @@
 //
 // # What else to know
 //
-// layout_linux_amd64.go finds the runtime's variables by their content, each
-// exactly once. Only one offset, g.m, comes from the runtime's source, and it
-// is proved. See docs/design/173-frozen-section.md for the rules in frozen
-// code, and docs/design/174-what-a-forked-child-has.md for what a child
-// inherits.
+// layout_linux.go finds the runtime's variables by their content, each exactly
+// once. Only one offset, g.m, comes from the runtime's source, and it is
+// proved. See docs/design/173-frozen-section.md for the rules in frozen code,
+// docs/design/174-what-a-forked-child-has.md for what a child inherits, and
+// docs/design/176-forks-on-arm64.md for the differences between the processors.
 package refork

@@ -24,14 +24,14 @@ TEXT ·handler(SB),NOSPLIT|NOFRAME|TOPFRAME,$0
 	MOVL	$186, AX			// gettid
 	SYSCALL					// overwrites CX and R11, as every system call
 	MOVL	AX, slot_tid(R13)
-	MOVQ	$0, slot_fs(R13)
+	MOVQ	$0, slot_tls(R13)
 	MOVQ	$0, slot_g(R13)
 	MOVQ	$0, slot_m(R13)
 	MOVL	$0x1003, DI			// ARCH_GET_FS
-	LEAQ	slot_fs(R13), SI
+	LEAQ	slot_tls(R13), SI
 	MOVL	$158, AX			// arch_prctl
 	SYSCALL
-	MOVQ	slot_fs(R13), CX		// no FS base: not a thread of the Go runtime
+	MOVQ	slot_tls(R13), CX		// no FS base: not a thread of the Go runtime
 	TESTQ	CX, CX
 	JEQ	filled
 	MOVQ	-8(CX), CX			// g is at FS-8, the local-exec TLS slot of Go
@@ -75,6 +75,15 @@ TEXT ·handlerPC(SB),NOSPLIT,$0-8
 TEXT ·restorerPC(SB),NOSPLIT,$0-8
 	LEAQ	·restorer(SB), AX
 	MOVQ	AX, ret+0(FP)
+	RET
+
+// func threadPointer() uintptr
+TEXT ·threadPointer(SB),NOSPLIT,$0-8
+	MOVQ	$0, ret+0(FP)
+	MOVL	$0x1003, DI			// ARCH_GET_FS
+	LEAQ	ret+0(FP), SI
+	MOVL	$158, AX			// arch_prctl
+	SYSCALL
 	RET
 
 // func currentG() uintptr

@@ -1,4 +1,4 @@
-//go:build !(linux && amd64)
+//go:build !(linux && (amd64 || arm64))
 
 package refork
 
@@ -13,7 +13,8 @@ type Forker struct{}
 // Prepare returns a [*Refused].
 func Prepare() (*Forker, error) {
 	here := runtime.GOOS + "/" + runtime.GOARCH
-	return nil, &Refused{Reason: "it is not available on " + here + ", only on linux/amd64",
+	return nil, &Refused{Reason: "it is not available on " + here +
+		", only on linux/amd64 and linux/arm64",
 		Err: errors.ErrUnsupported}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 )
 
 // available reports whether this platform is supported.
-const available = runtime.GOOS == "linux" && runtime.GOARCH == "amd64"
+const available = testkit.CanFork
 
 // buildHelper builds the helper program without cgo.
 func buildHelper(t *testing.T, flags ...string) string {
@@ -48,7 +49,7 @@ func run(t *testing.T, exe string, args ...string) {
 func scenario(t *testing.T, name string) {
 	t.Helper()
 	if !available {
-		t.Skip("linux/amd64 only; TestRefusal_OfThisProgram has the others")
+		t.Skip("TestRefusal_OfThisProgram has the other platforms")
 	}
 	exe := buildHelper(t)
 	t.Parallel()
@@ -102,16 +103,29 @@ func TestRefork_SelfTest(t *testing.T) { scenario(t, "self-test") }
 // Without preemption by signals a loop without calls runs on, as in any program.
 func TestRefork_SelfTestWithoutPreemption(t *testing.T) {
 	if !available {
-		t.Skip("linux/amd64 only")
+		t.Skip("not on this platform")
 	}
 	t.Setenv("GODEBUG", "asyncpreemptoff=1")
 	run(t, buildHelper(t), "self-test")
 }
 
+// Its children would write their counters, too, and add them to those of the program.
+func TestRefork_SelfTestIsNotInTheCoverage(t *testing.T) {
+	if !available {
+		t.Skip("not on this platform")
+	}
+	dir := t.TempDir()
+	t.Setenv("GOCOVERDIR", dir)
+	run(t, buildHelper(t, "-cover"), "self-test")
+	counters, err := filepath.Glob(dir + "/covcounters.*")
+	require.NoError(t, err)
+	assert.Len(t, counters, 1)
+}
+
 // The data segment is at another address at each start of the program.
 func TestRefork_PositionIndependentProgram(t *testing.T) {
 	if !available {
-		t.Skip("linux/amd64 only")
+		t.Skip("not on this platform")
 	}
 	exe := buildHelper(t, "-buildmode=pie")
 	for range 3 {
@@ -129,11 +143,11 @@ func TestRequest_PeerEndsDuringTheFrozenWait(t *testing.T) { scenario(t, "reques
 
 func TestRefusal_LeavesTheProcessHealthy(t *testing.T) {
 	if !available {
-		t.Skip("linux/amd64 only; TestRefusal_OfThisProgram has the others")
+		t.Skip("TestRefusal_OfThisProgram has the other platforms")
 	}
 	for _, name := range []string{
 		"cpu-profile", "trace", "timer", "blocked-signal", "foreign-handler", "foreign-thread",
-		"leader-ended", "bad-files", "thread-limit",
+		"leader-ended", "bad-files", "thread-limit", "starting-thread",
 	} {
 		t.Run(name, func(t *testing.T) { scenario(t, name) })
 	}
@@ -155,6 +169,6 @@ func TestRefusal_OfThisProgram(t *testing.T) {
 	} else {
 		assert.ErrorIs(t, err, errors.ErrUnsupported)
 		assert.Contains(t, err.Error(), runtime.GOOS+"/"+runtime.GOARCH)
-		assert.Contains(t, err.Error(), "linux/amd64")
+		assert.Contains(t, err.Error(), "linux/amd64 and linux/arm64")
 	}
 }

@@ -60,7 +60,7 @@ func Run(f *refork.Forker) error {
 			text = err.Error()
 		}
 		syscall.Write(p[1], []byte(text))
-		os.Exit(0)
+		syscall.Exit(0)
 	}
 	syscall.Setpgid(pid, pid)
 	syscall.Close(p[1])

@@ -373,7 +373,7 @@ func Answer(f *refork.Forker, fd, depth int) {
 		text = err.Error()
 	}
 	syscall.Write(fd, []byte(text+"\n"))
-	os.Exit(42)
+	syscall.Exit(42)
 }
 
 // inspect writes the state of each thread of a process that hangs.

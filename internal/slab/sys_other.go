@@ -1,0 +1,18 @@
+//go:build !linux
+
+package slab
+
+import "errors"
+
+// create is not there: only Linux has memory with the seals.
+func (o *Out) create(func(data, counter int) error) (data, counter []byte, err error) {
+	return nil, nil, errors.ErrUnsupported
+}
+
+func open(int, int) (data, counter []byte, err error) { return nil, nil, errors.ErrUnsupported }
+
+func populate([]byte, bool) error { return errors.ErrUnsupported }
+
+func unmap(...[]byte) {}
+
+func closeAll([]int) {}
