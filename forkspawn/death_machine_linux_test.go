@@ -1,6 +1,7 @@
 package forkspawn_test
 
 import (
+	"errors"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +39,10 @@ func TestMachine_DeathEndsTheChildThere(t *testing.T) {
 	var reply string
 	err := child.Recv(testkit.Context(t), &reply)
 	assert.ErrorIs(t, err, transport.ErrPeerGone)
-	assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+	var ended *forkspawn.ExitError // the child was the first to find the cut, and has ended
+	if !errors.As(err, &ended) {
+		assert.ErrorIs(t, err, syscall.ETIMEDOUT)
+	}
 	status, err := child.Wait(testkit.Context(t))
 	require.NoError(t, err)
 	assert.Contains(t, []int{1, 125}, status.Code(),

@@ -185,6 +185,9 @@ func (c *Child) Release(ctx context.Context, lease time.Duration) (Handle, error
 	case <-r.gone:
 		return fail(ErrReleased)
 	case <-ctx.Done():
+		if c.isReleased() { // the other Release has ended r.ctx
+			return fail(ErrReleased)
+		}
 		return fail(wait.Cause(ctx))
 	}
 	handle, err := c.letOut(ctx, lease)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -418,13 +419,14 @@ func TestProof_ChangedByteIsFound(t *testing.T) {
 
 	for _, kind := range []frame.Kind{frame.KindWelcome, frame.KindSpec} {
 		t.Run("in "+kind.String(), func(t *testing.T) {
-			size := 1
-			for i := 0; i < size; i++ {
+			var size atomic.Int64
+			size.Store(1)
+			for i := 0; i < int(size.Load()); i++ {
 				x, ticket := expect(t, l, []byte("orders"))
 				conn := relay(t, ticket.Addr, func(k frame.Kind, body []byte) []byte {
 					if k == kind {
 						body[i] ^= 1
-						size = len(body)
+						size.Store(int64(len(body)))
 					}
 					return body
 				})
@@ -433,7 +435,7 @@ func TestProof_ChangedByteIsFound(t *testing.T) {
 				_, err = x.WaitForPeer(testkit.Context(t))
 				require.ErrorIs(t, err, transport.ErrPeerGone)
 			}
-			assert.Greater(t, size, 32)
+			assert.Greater(t, size.Load(), int64(32))
 		})
 	}
 
@@ -451,9 +453,9 @@ func TestProof_ChangedByteIsFound(t *testing.T) {
 func TestProof_SpecIsForOneChild(t *testing.T) {
 	l := overUnix(t, handshake.ListenerConfig{})
 	_, second := expect(t, l, []byte("harmful"))
-	bodies := make(map[frame.Kind][]byte)
+	var bodies sync.Map // by frame.Kind
 	conn := relay(t, second.Addr, func(kind frame.Kind, body []byte) []byte {
-		bodies[kind] = body
+		bodies.Store(kind, body)
 		return body
 	})
 	_, err := handshake.Join(testkit.Context(t), conn, second, handshake.JoinConfig{})
@@ -462,7 +464,8 @@ func TestProof_SpecIsForOneChild(t *testing.T) {
 		_, ticket := expect(t, l, []byte("harmless"))
 		conn := relay(t, ticket.Addr, func(k frame.Kind, body []byte) []byte {
 			if k == kind {
-				return bodies[kind]
+				earlier, _ := bodies.Load(kind)
+				return earlier.([]byte)
 			}
 			return body
 		})
