@@ -156,7 +156,8 @@ func (s *server) prepare() reply {
 		err = selftest.Run(s.forker) // while the heap is small
 	}
 	if err != nil {
-		if r := refusal(replyFailed, err); r.resource != "" || errors.Is(err, selftest.ErrStalled) {
+		if r := refusal(replyFailed, err); r.resource != "" ||
+			errors.Is(err, selftest.ErrStalled) || errors.Is(err, refork.ErrSlow) {
 			return r // the next template may have the resource, or the time
 		}
 		return refusal(replyRefused, err)

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn/internal/template/refork"
+	"github.com/spawnwire/spawnwire/forkspawn/internal/template/refork/selftest"
 )
 
 // templateEnv makes this program a template. Its value is "shape forks".
@@ -165,8 +166,9 @@ func runTemplate(s shape, n int, stderr *os.File) (t tally, err error) {
 		return t, err
 	}
 	end, stormy := make(chan struct{}), false
-	// A template without a report for this long hangs itself.
-	const silence = 2 * time.Minute
+	// A template without a report for this long hangs itself. A nested fork takes four
+	// times Bound at most.
+	const silence = 6 * selftest.Bound
 	watchdog := time.AfterFunc(silence, func() {
 		cmd.Process.Signal(syscall.SIGQUIT)
 		time.Sleep(time.Second)

@@ -73,6 +73,7 @@ func (f *Forker) explain(r result, blocking map[uint32]blocker) (refused *Refuse
 	}
 	switch r.code {
 	case stillInside:
+		refused.Err = ErrSlow
 		refused.Reason = fmt.Sprintf("%d threads have not left the handler of signal %d", r.a,
 			freezeSignal)
 		if r.b != 0 {
@@ -147,7 +148,7 @@ func (f *Forker) explainTimeOut(
 			return leaderEnded(), false
 		}
 	}
-	return &Refused{Reason: fmt.Sprintf("%d of %d threads did not stop in time: %s",
+	return &Refused{Err: ErrSlow, Reason: fmt.Sprintf("%d of %d threads did not stop in time: %s",
 		int(r.a)-int(r.b), r.a, strings.Join(late, ", "))}, true
 }
 

@@ -104,6 +104,10 @@ func (r *Refused) Error() string {
 
 func (r *Refused) Unwrap() error { return r.Err }
 
+// ErrSlow is the cause of a Refused when the threads have not stopped, or gone on, in
+// time. Another fork may succeed.
+var ErrSlow = errors.New("the machine is slow, or a thread hangs")
+
 // RebuildFailed is the exit status of a child that could not start all its
 // threads. The child has written the reason to its stderr.
 const RebuildFailed = 117

@@ -10,11 +10,15 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/spawnwire/spawnwire/forkspawn/internal/template/refork"
 )
 
 // A slow machine is no reason to refuse forks for good.
 func TestFailure_SlownessIsNoRefusal(t *testing.T) {
 	assert.ErrorIs(t, &failure{"child 3 of 20: hang: child 7 has not finished"}, ErrStalled)
+	late := &refork.Refused{Reason: "2 of 6 threads did not stop in time", Err: refork.ErrSlow}
+	assert.ErrorIs(t, &failure{"child 3 of 20: refused: " + late.Error()}, refork.ErrSlow)
 	assert.ErrorIs(t, &failure{"child 3 of 20: crash: too many open files"}, syscall.EMFILE)
 	assert.NotErrorIs(t, &failure{"child 3 of 20: wrong: memory has changed"}, ErrStalled)
 }

@@ -251,7 +251,7 @@ type Outcome struct {
 }
 
 // Bound is the time for one workout. A child that takes longer hangs.
-const Bound = 20 * time.Second
+const Bound = time.Minute
 
 // Fork forks a child that does a Workout, and waits for it. A bound of 0 is
 // Bound, and more for nested forks. A child that hangs writes its goroutines to
