@@ -65,8 +65,8 @@ func init() {
 		return nil
 	})
 	moreEntries["nested"] = func(ctx context.Context, p *forkspawn.Parent) error {
-		s, err := forkspawn.New(
-			forkspawn.Config{Method: forkspawn.MethodForkserver, WarmUp: "table"})
+		s, err := forkspawn.New(forkspawn.Config{
+			Method: forkspawn.MethodForkserver, WarmUp: "table", BootTimeout: bound})
 		if err != nil {
 			return err
 		}

@@ -34,8 +34,8 @@ func TestMain(m *testing.M) {
 	}
 	mainAlone(m)
 	forkspawn.Init()
-	flag.Parse()
 	flag.Set("test.parallel", "8") // parallel tests wait, most of the time
+	flag.Parse()
 	spawntest.Main(m)
 }
 
@@ -50,9 +50,13 @@ const bound = testkit.Patience
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
 // newSpawner returns a Spawner with captured streams. The test's cleanup closes
-// it.
+// it. On an emulated machine a template takes longer than the default of
+// Config.BootTimeout, because it forks two dozen children for its self-test.
 func newSpawner(t testing.TB, cfg forkspawn.Config) *forkspawn.Spawner {
 	t.Helper()
+	if cfg.BootTimeout == 0 {
+		cfg.BootTimeout = bound
+	}
 	method := os.Getenv(testkit.MethodEnv)
 	if method != "" && cfg.Method == "" && cfg.Start == nil {
 		cfg.Method = forkspawn.Method(method)
