@@ -21,12 +21,22 @@ func Self(t testing.TB) string {
 	return exe
 }
 
-// Build builds a program as [gobuild.Build] does, and returns its path.
+// Build builds a program as [gobuild.Build] does, and returns its path. It skips the test
+// on a machine without Go, to which a test binary was copied.
 func Build(t testing.TB, args ...string) string {
 	t.Helper()
+	needGo(t)
 	exe, err := gobuild.Build(t, args...)
 	require.NoError(t, err)
 	return exe
+}
+
+// needGo skips the test on a machine without Go, where no go test has started it.
+func needGo(t testing.TB) {
+	t.Helper()
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("it builds a program:", err)
+	}
 }
 
 // MethodEnv is the environment variable with the start method of children, for the tests
@@ -34,9 +44,10 @@ func Build(t testing.TB, args ...string) string {
 const MethodEnv = "SPAWNWIRE_TEST_METHOD"
 
 // BuildTests builds the test binary of the package in a folder and returns its path. env
-// has assignments such as CGO_ENABLED=0.
+// has assignments such as CGO_ENABLED=0. It skips the test as Build does.
 func BuildTests(t testing.TB, dir string, env ...string) string {
 	t.Helper()
+	needGo(t)
 	exe := filepath.Join(t.TempDir(), "program.test")
 	cmd := exec.Command("go", "test", "-c", "-o", exe, dir)
 	cmd.Env = append(os.Environ(), env...)
