@@ -53,7 +53,7 @@ func newProcess(f *Forkserver) *process {
 
 // Bounds of the parent's waits for a template.
 const (
-	forkTimeout  = 10 * time.Second       // for a child; a fork ends with an error after 4 seconds
+	forkTimeout  = 20 * time.Second       // for a child; a fork ends with an error after 9 seconds
 	pollInterval = 250 * time.Millisecond // between looks whether the template is stopped
 	dyingTimeout = time.Second            // for the end of a template that has closed its socket
 	killTimeout  = 10 * time.Second       // for the end of one that was killed

@@ -36,10 +36,10 @@
 // An attempt can fail for a good reason. A thread at its end blocks all signals
 // and then wants a lock, and a frozen thread may hold this lock. Only a thaw
 // helps. So an attempt ends when a thread that was signalled sleeps, or after
-// 20 ms, and later more. Fork makes attempts for 4 seconds. A late handler of
-// one attempt must not write to a slot of the next. So a handler counts itself
-// in before it reads anything, and out at its end, and no attempt begins while
-// one is inside.
+// 20 ms, and later more. Fork makes attempts for 4 seconds, and for 8 if threads
+// are late. A late handler of one attempt must not write to a slot of the next.
+// So a handler counts itself in before it reads anything, and out at its end,
+// and no attempt begins while one is inside.
 //
 // The signal interrupts system calls, as any other does. With SA_RESTART the
 // kernel makes most of them again. The others return EINTR, which Go's runtime

@@ -3,6 +3,7 @@
 package refork
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -202,9 +203,10 @@ func (f *Forker) noteChild(o *Options, start int64) (pid, pidfd int) {
 }
 
 const (
-	giveUp    = 4 * time.Second       // after the first attempt to freeze no other begins
-	firstWait = 20 * time.Millisecond // of the first attempt; it doubles
-	lastWait  = 320 * time.Millisecond
+	giveUp     = 4 * time.Second       // after the first attempt to freeze no other begins
+	giveUpLate = 8 * time.Second       // the same, if threads are late
+	firstWait  = 20 * time.Millisecond // of the first attempt; it doubles
+	lastWait   = 1280 * time.Millisecond
 	// The pause after an attempt grows.
 	firstPause = time.Millisecond
 	lastPause  = 20 * time.Millisecond
@@ -246,7 +248,11 @@ func (t *attempts) again(f *Forker) *Refused {
 			t.woken, retry = true, true
 		}
 	}
-	if !retry || time.Since(t.began) > giveUp {
+	bound := giveUp
+	if errors.Is(refused, ErrSlow) {
+		bound = giveUpLate
+	}
+	if !retry || time.Since(t.began) > bound {
 		return refused
 	}
 	f.stats.Retries++
