@@ -24,7 +24,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn/internal/template/refork"
@@ -68,21 +67,20 @@ func main() {
 		os.Exit(1)
 	}
 	start := time.Now()
-	table := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table,
-		"shape\tforks\tstopped\thangs\tcrashes\twrong\trefused\tretries\tthreads\tfork p50\tp99\thello p50\tp99\t")
+	const row = "%14v %7v %8v %6v %8v %6v %8v %8v %8v %11v %11v %11v %11v\n"
+	fmt.Printf(row, "shape", "forks", "stopped", "hangs", "crashes", "wrong", "refused", "retries",
+		"threads", "fork p50", "p99", "hello p50", "p99")
 	bad, forks := 0, 0
 	for i, s := range todo {
 		share := *n/len(todo) + min(1, max(0, *n%len(todo)-i))
 		t := run(s, share, filepath.Join(dir, s.name+".stderr"))
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%v\t%v\t%v\t\n", s.name,
+		fmt.Printf(row, s.name,
 			t.Forks, t.Stopped, t.Hangs, t.Crashes, t.Wrong, t.Refused,
 			t.Retries, t.Threads, percentile(t.Call, 50), percentile(t.Call, 99),
 			percentile(t.Hello, 50), percentile(t.Hello, 99))
 		bad += t.Hangs + t.Crashes + t.Wrong + t.Refused
 		forks += t.Forks
 	}
-	table.Flush()
 	fmt.Printf("%d forks, %d failures, %.0f s\n", forks, bad, time.Since(start).Seconds())
 	if bad > 0 {
 		fmt.Println("stderr of templates and children:", dir)
