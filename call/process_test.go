@@ -95,7 +95,8 @@ func TestChild_ServesAndCallsBack(t *testing.T) {
 			if method == forkspawn.MethodForkserver {
 				needForkserver(t)
 			}
-			child, conn := spawnServer(t, echoes(), forkspawn.Config{Method: method})
+			child, conn := spawnServer(t, echoes(),
+				forkspawn.Config{Method: method, ForkserverAnyGo: true}) // for arm64
 			callAll(t, conn)
 			result, err := child.Stop(testkit.Context(t))
 			require.NoError(t, err)

@@ -147,7 +147,8 @@ func TestSiblings(t *testing.T) {
 				needForkserver(t)
 			}
 			spawntest.NoLeaks(t)
-			cfg := forkspawn.Config{Method: method, Stderr: forkspawn.Capture(nil)}
+			cfg := forkspawn.Config{Method: method, Stderr: forkspawn.Capture(nil),
+				ForkserverAnyGo: true} // for arm64
 			t.Run("find each other", func(t *testing.T) { findEachOther(t, cfg) })
 			t.Run("have exact errors", func(t *testing.T) { haveExactErrors(t, cfg) })
 			t.Run("see each other's death", func(t *testing.T) { seeEachOthersDeath(t, cfg) })
