@@ -147,12 +147,30 @@ func (l *Link) all() []*Stream {
 // Send sends a message. It returns when the message is being written, and false when
 // the Link has ended.
 func (l *Link) Send(v any) bool {
-	var b bytes.Buffer
-	if err := values.Encode(&b, v); err != nil {
+	frame, err := Frame(v)
+	if err != nil {
 		l.end(err)
 		return false
 	}
-	return l.send(newBuffer(kindMessage, 0, b.Bytes()))
+	return l.SendFrame(frame)
+}
+
+// Frame returns the frame of a message. It can be written before there is a Link.
+func Frame(v any) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, headerSize))
+	if err := values.Encode(b, v); err != nil {
+		return nil, err
+	}
+	frame := b.Bytes()
+	putHeader(frame, kindMessage, 0, len(frame)-headerSize)
+	return frame, nil
+}
+
+// SendFrame sends a frame of Frame, and overwrites it.
+func (l *Link) SendFrame(frame []byte) bool {
+	b := buffers.Get().(*buffer)
+	b.large = frame
+	return l.send(b)
 }
 
 // Decode decodes the body of a message into v.
@@ -169,12 +187,6 @@ var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 func newBuffer(k kind, stream uint16, body []byte) *buffer {
 	b := buffers.Get().(*buffer)
-	if len(body) > chunk {
-		b.large = make([]byte, headerSize+len(body))
-		copy(b.large[headerSize:], body)
-		putHeader(b.large, k, stream, len(body))
-		return b
-	}
 	copy(b.bytes[headerSize:], body)
 	b.seal(k, stream, len(body))
 	return b

@@ -38,6 +38,22 @@ func (h *Host) start(
 // say sends a line to the script.
 func (c *conn) say(line string) { fmt.Fprintln(c, line) }
 
+// maxEarly is the longest request that is sent before the first answer. The pipe takes
+// it, so the write does not wait.
+const maxEarly = 4 << 10
+
+// ask sends the request before the supervisor runs, if it is short, and reports whether
+// it has done so.
+func (c *conn) ask(l *forkspawn.Launch) bool {
+	request, err := session.Request(l)
+	if err != nil || len(request) > maxEarly {
+		return false
+	}
+	c.Write(request) // after an error there is no answer
+	clear(request)   // it has a secret
+	return true
+}
+
 // upload sends a program to the script.
 func (c *conn) upload(p *program) error {
 	f, err := os.Open(p.path)

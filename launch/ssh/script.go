@@ -1,12 +1,16 @@
 package ssh
 
 import (
+	"path"
 	"slices"
 	"strings"
+
+	"github.com/spawnwire/spawnwire/internal/link"
 )
 
 // script runs in sh(1) on the other machine. It says with one line what it needs, and
-// becomes the supervisor when the program is in the cache. It has no single quote, no
+// becomes the supervisor when the program is in the cache. Before that it says where the
+// program is. It has no single quote, no
 // line end and no exclamation mark, because the login shell there may be any.
 //
 // Its arguments are the nonce, the supervisor's order, the cache directory or nothing,
@@ -17,7 +21,8 @@ const script = `n=$1; o=$2; d=${3:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/spawn
 	`h=; for a in "$@"; do case $a in "$m="*) h=${a#*=};; esac; done; ` +
 	`if [ -z "$h" ]; then say platform "$m"; exit 1; fi; f=$d/$h; ` +
 	`run() { if [ -x "$f" ]; then ` +
-	`if [ -O "$f" ]; then export SPAWNWIRE_SUPERVISE="$o"; exec "$f"; fi; ` +
+	`if [ -O "$f" ]; then say found "$SHELL" "$f"; ` +
+	`export SPAWNWIRE_SUPERVISE="$o"; exec "$f"; fi; ` +
 	`say foreign "$f"; exit 1; fi; ` +
 	`if [ -e "$f" ]; then say noexec "$d"; exit 1; fi; }; ` +
 	`run; say missing "$m"; while read -r c s; do case $c in ` +
@@ -40,6 +45,27 @@ func remoteCommand(nonce, order, dir string, programs map[string]*program) strin
 		command += " '" + a + "'"
 	}
 	return command
+}
+
+// directCommand returns the command for a login shell with the syntax of POSIX. The shell
+// ends without an answer if the program is gone.
+func directCommand(order, file string) string {
+	file = "'" + file + "'"
+	return "test -x " + file + " && test -O " + file + " && " +
+		link.SupervisorEnv + "='" + order + "' exec " + file
+}
+
+// fileOf returns the place of the program, of an answer with the login shell and that
+// place. It is "" if directCommand is not for them.
+func fileOf(answer string) string {
+	shell, file, _ := strings.Cut(answer, " ")
+	switch path.Base(shell) {
+	case "sh", "ash", "bash", "dash", "ksh", "mksh", "zsh":
+		if !strings.ContainsAny(file, "'!\n\\") {
+			return file
+		}
+	}
+	return ""
 }
 
 // unames has the names of uname -sm for the platforms of Go.

@@ -69,6 +69,8 @@ type Host struct {
 	binaries   map[string]*program // by the names of uname(1); nil before the first use
 	connecting chan struct{}       // has a value for each connection without a login
 	uploading  chan struct{}       // has a value while the binary is sent
+	file       string              // the program there, or "" if it is not known
+	moved      bool                // it was not there once
 }
 
 var _ forkspawn.Launcher = (*Host)(nil)
@@ -83,11 +85,12 @@ func (h *Host) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.Launc
 	if err != nil {
 		return nil, fmt.Errorf("ssh: %w", err)
 	}
-	c, err := h.connect(ctx, l, programs)
+	c, asked, err := h.connect(ctx, l, programs)
 	if err != nil {
 		return nil, err
 	}
-	return session.Start(ctx, l, c, session.Config{Silence: h.deadAfter(), Peer: c.peer})
+	return session.Start(ctx, l, c, session.Config{Silence: h.deadAfter(), Peer: c.peer,
+		Asked: asked})
 }
 
 // check checks the fields, and makes what the zero Host lacks.
@@ -126,38 +129,76 @@ func acquire(ctx context.Context, places chan struct{}) error {
 	}
 }
 
-// connect returns a connection to a supervisor on the host.
+// connect returns a connection to a supervisor on the host. asked reports whether the
+// supervisor has the request already.
 func (h *Host) connect(
 	ctx context.Context, l *forkspawn.Launch, programs map[string]*program,
-) (*conn, error) {
+) (c *conn, asked bool, err error) {
 	if err := acquire(ctx, h.connecting); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	released := sync.OnceFunc(func() { <-h.connecting })
 	defer released()
 	nonce := rand.Text()
-	c, err := h.start(ctx, l, h.arguments(nonce, programs), nonce)
+	order := link.Order(nonce, h.deadAfter())
+	if file := h.place(); file != "" {
+		c, err := h.start(ctx, l, h.arguments(directCommand(order, file)), nonce)
+		if err != nil {
+			return nil, false, err
+		}
+		asked := c.ask(l)
+		if err = h.boot(ctx, c, programs, released); err == nil {
+			return c, asked, nil
+		}
+		status := c.Client.End(endBound)
+		if ctx.Err() != nil || status.Code() == exitSSH {
+			return nil, false, err
+		}
+		h.forget()
+	}
+	c, err = h.start(ctx, l, h.arguments(remoteCommand(nonce, order, h.CacheDir, programs)), nonce)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := h.boot(ctx, c, programs, released); err != nil {
 		c.End()
-		return nil, err
+		return nil, false, err
 	}
-	return c, nil
+	return c, false, nil
 }
 
-// arguments returns the command line of ssh.
-func (h *Host) arguments(nonce string, programs map[string]*program) []string {
+// place returns where the program is on the host, or "".
+func (h *Host) place() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.file
+}
+
+// remember notes where the program is, of an answer of the script.
+func (h *Host) remember(answer string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.moved {
+		h.file = fileOf(answer)
+	}
+}
+
+// forget lets all further starts use the script.
+func (h *Host) forget() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.file, h.moved = "", true
+}
+
+// arguments returns the command line of ssh for a command on the host.
+func (h *Host) arguments(remote string) []string {
 	command := h.Command
 	if len(command) == 0 {
 		command = []string{"ssh"}
 	}
-	args := append(command[:len(command):len(command)], "-T",
+	return append(command[:len(command):len(command)], "-T",
 		"-o", "BatchMode=yes", "-o", "ControlMaster=no", "-o", "ClearAllForwardings=yes",
-		"-o", "RemoteCommand=none", "--", h.Name)
-	return append(args, remoteCommand(nonce, link.Order(nonce, h.deadAfter()), h.CacheDir,
-		programs))
+		"-o", "RemoteCommand=none", "--", h.Name, remote)
 }
 
 // boot leads the script on the host until the supervisor runs. It calls loggedIn after
@@ -172,7 +213,7 @@ func (h *Host) boot(
 		}
 		return err
 	}
-	word, rest, err := c.answer()
+	word, rest, err := h.answer(c)
 	if err != nil {
 		return fail(err)
 	}
@@ -193,13 +234,24 @@ func (h *Host) boot(
 	return nil
 }
 
+// answer returns the next answer of the script or of the supervisor, and remembers the
+// place of the program.
+func (h *Host) answer(c *conn) (word, rest string, err error) {
+	word, rest, err = c.answer()
+	if err == nil && word == "found" {
+		h.remember(rest)
+		word, rest, err = c.answer()
+	}
+	return word, rest, err
+}
+
 // fill sends the program, unless another start has done so, and returns the next
 // answer.
 func (h *Host) fill(
 	c *conn, uname string, programs map[string]*program,
 ) (word, rest string, err error) {
 	c.say("look")
-	if word, rest, err = c.answer(); err != nil || word != "missing" {
+	if word, rest, err = h.answer(c); err != nil || word != "missing" {
 		return word, rest, err
 	}
 	p := programs[uname]
@@ -209,5 +261,5 @@ func (h *Host) fill(
 	if err := c.upload(p); err != nil {
 		return "", "", fmt.Errorf("ssh: %w", err)
 	}
-	return c.answer()
+	return h.answer(c)
 }

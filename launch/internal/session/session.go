@@ -38,6 +38,7 @@ type Engine interface {
 type Config struct {
 	Silence time.Duration       // how long the supervisor may be silent
 	Peer    func() link.Verdict // see link.Config
+	Asked   bool                // the supervisor has the Request already
 }
 
 // silence bounds the end of a child after SIGKILL: then the launcher ends the engine. A
@@ -131,19 +132,29 @@ func (g *gate) Read(p []byte) (int, error) {
 	return g.Reader.Read(p)
 }
 
-// begin sends the order and waits for the answer.
-func (s *Session) begin(ctx context.Context, l *forkspawn.Launch) error {
+// Request returns the first frame for the supervisor: what it is to start.
+func Request(l *forkspawn.Launch) ([]byte, error) {
+	if l.Dir != "" && !strings.HasPrefix(l.Dir, "/") {
+		return nil, &fs.PathError{Op: "chdir", Path: l.Dir,
+			Err: errors.New("on another machine the directory must be an absolute path")}
+	}
 	text := strings.Fields(l.Ticket.Encode())
-	order := link.Start{
+	return link.Frame(link.ToFar{Start: &link.Start{
 		Path: l.Path, Dir: l.Dir, Args: l.Args, Env: l.Env, NewSession: l.NewSession,
 		Ticket: strings.Join(text[:min(3, len(text))], " "), // its address is another one there
 		Stdout: l.Stdout != nil, Stderr: l.Stderr != nil,
+	}})
+}
+
+// begin sends the request and waits for the answer.
+func (s *Session) begin(ctx context.Context, l *forkspawn.Launch) error {
+	if !s.cfg.Asked {
+		request, err := Request(l)
+		if err != nil {
+			return err
+		}
+		go s.link.SendFrame(request) // it ends with the link
 	}
-	if l.Dir != "" && !strings.HasPrefix(l.Dir, "/") {
-		return &fs.PathError{Op: "chdir", Path: l.Dir,
-			Err: errors.New("on another machine the directory must be an absolute path")}
-	}
-	go s.link.Send(link.ToFar{Start: &order}) // it ends with the link
 	select {
 	case err := <-s.started:
 		return err
