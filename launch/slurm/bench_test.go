@@ -3,10 +3,13 @@
 package slurm_test
 
 import (
+	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
@@ -16,7 +19,8 @@ import (
 )
 
 // BenchmarkStarts starts many children at once: in an existing allocation, and as a job
-// for each. One srun with as many tasks, true(1), is the floor.
+// for each. One srun with as many tasks, true(1), is the floor, and so are as many sruns
+// for steps of their own.
 //
 //	go test -run '^$' -bench Starts -benchtime 5x ./launch/slurm
 func BenchmarkStarts(b *testing.B) {
@@ -48,6 +52,21 @@ func BenchmarkStarts(b *testing.B) {
 		job, _, _ := strings.Cut(cl.Queue(b), " ")
 		for b.Loop() {
 			cl.Run(b, "srun", "--jobid="+job, "--ntasks="+strconv.Itoa(count), "true")
+		}
+	})
+	b.Run("sruns", func(b *testing.B) {
+		cl.AwaitNone(b)
+		allocate(b, "--ntasks="+strconv.Itoa(count))
+		job, _, _ := strings.Cut(cl.Queue(b), " ")
+		for b.Loop() {
+			var steps sync.WaitGroup
+			for range count {
+				steps.Go(func() {
+					assert.NoError(b, exec.Command("srun", "--jobid="+job, "--exact",
+						"--ntasks=1", "true").Run())
+				})
+			}
+			steps.Wait()
 		}
 	})
 }

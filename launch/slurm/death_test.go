@@ -4,6 +4,7 @@ package slurm_test
 
 import (
 	"bufio"
+	"context"
 	"flag"
 	"os"
 	"os/exec"
@@ -22,6 +23,7 @@ import (
 	"github.com/spawnwire/spawnwire/forkspawn/spawntest"
 	"github.com/spawnwire/spawnwire/internal/testkit"
 	"github.com/spawnwire/spawnwire/internal/testkit/launching"
+	"github.com/spawnwire/spawnwire/internal/testkit/netns"
 	cluster "github.com/spawnwire/spawnwire/internal/testkit/slurm"
 	"github.com/spawnwire/spawnwire/launch/slurm"
 	"github.com/spawnwire/spawnwire/spawnspec"
@@ -220,4 +222,36 @@ func testNodeFailure(t *testing.T, cl *cluster.Cluster) {
 	require.ErrorAs(t, err, &exit)
 	assert.False(t, exit.Status.Known())
 	spawntest.AwaitGone(t, there.PID)
+}
+
+// TestCut_EndsBothEnds cuts the cable between the parent and the node. Slurm notices that
+// after SlurmdTimeout, and the supervisor ends itself after five minutes without a sign
+// of its parent.
+func TestCut_EndsBothEnds(t *testing.T) {
+	testkit.Long(t) // six minutes
+	m := netns.New(t)
+	cluster.NewAt(t, m)
+	t.Setenv("TMPDIR", testkit.ShortDir(t))
+	t.Setenv("XDG_RUNTIME_DIR", "")
+	t.Cleanup(func() { m.Heal(t) }) // before the end of the cluster
+	s := spawntest.NewSpawner(t, forkspawn.Config{})
+	c, there := spawnState(t, s, new(slurm.Launcher))
+	m.Cut(t)
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	err := c.Recv(ctx, new(any))
+	t.Logf("known after %v: %v", time.Since(began), err)
+	require.ErrorIs(t, err, slurm.ErrNode)
+	require.ErrorIs(t, err, slurm.ErrLost)
+	var exit *forkspawn.ExitError
+	require.ErrorAs(t, err, &exit)
+	assert.False(t, exit.Status.Known())
+	for _, pid := range []int{there.PID, there.PPID} {
+		for syscall.Kill(pid, 0) == nil {
+			require.Less(t, time.Since(began), 7*time.Minute, "process %d", pid)
+			time.Sleep(time.Second)
+		}
+	}
+	t.Logf("the child and its supervisor are gone after %v", time.Since(began))
 }

@@ -26,6 +26,7 @@ import (
 	"syscall"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
+	"github.com/spawnwire/spawnwire/internal/link"
 	"github.com/spawnwire/spawnwire/launch/internal/session"
 )
 
@@ -61,8 +62,9 @@ func (n *Launcher) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.L
 	if err != nil {
 		return nil, err
 	}
-	// Slurm decides whether a node is down; srun then ends the connection.
-	return session.Start(ctx, l, s, session.Patient)
+	cfg := session.Patient
+	cfg.Peer = s.peer
+	return session.Start(ctx, l, s, cfg)
 }
 
 // arguments returns the command line of srun, and the nonce in it.
@@ -132,6 +134,15 @@ func (n *Launcher) start(ctx context.Context, l *forkspawn.Launch) (*step, error
 		return nil, err
 	}
 	return s, nil
+}
+
+// peer reports, after a silence, whether the step is over. Slurm decides whether a node is
+// down. srun then ends the connection, unless it still has data for that node.
+func (s *step) peer() link.Verdict {
+	if causeIn(s.Words(), endTexts) != nil {
+		return link.Dead
+	}
+	return link.Alive
 }
 
 // Lost returns the error of a step that has ended before the child.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/spawnwire/spawnwire/internal/testkit"
+	"github.com/spawnwire/spawnwire/internal/testkit/netns"
 )
 
 // CPUs is how many processors each node has for jobs.
@@ -47,6 +49,20 @@ type daemon struct {
 // root or Slurm the test is skipped.
 func New(t testing.TB, nodes int) *Cluster {
 	t.Helper()
+	return start(t, nodes, "127.0.0.1", "127.0.0.1")
+}
+
+// NewAt starts a cluster with one node, h1, on another machine. The controller and srun
+// are here.
+func NewAt(t testing.TB, m *netns.Machine) *Cluster {
+	t.Helper()
+	return start(t, 1, m.Here, m.Addr, "ip", "netns", "exec", m.Name)
+}
+
+// start starts a cluster. here and there are the addresses of the controller and of the
+// nodes, and behind is a command that starts the nodes.
+func start(t testing.TB, nodes int, here, there string, behind ...string) *Cluster {
+	t.Helper()
 	testkit.NeedRoot(t)
 	for _, program := range []string{"srun", "slurmctld", "slurmd"} {
 		if _, err := find(program); err != nil {
@@ -56,7 +72,7 @@ func New(t testing.TB, nodes int) *Cluster {
 	c := &Cluster{Dir: testkit.ShortDir(t), daemons: make(map[string]*daemon)}
 	host, err := os.Hostname()
 	require.NoError(t, err)
-	lines := []string{"ClusterName=test", "SlurmctldHost=" + host + "(127.0.0.1)",
+	lines := []string{"ClusterName=test", "SlurmctldHost=" + host + "(" + here + ")",
 		"SlurmUser=root", "AuthType=auth/none", "CredType=cred/none",
 		fmt.Sprintf("SlurmctldPort=%d", freePort(t)),
 		"SlurmctldPidFile=" + c.Dir + "/ctld.pid", "SlurmdPidFile=" + c.Dir + "/%n.pid",
@@ -69,8 +85,8 @@ func New(t testing.TB, nodes int) *Cluster {
 		"JobAcctGatherParams=OverMemoryKill", "JobAcctGatherFrequency=task=1"}
 	for i := range nodes {
 		lines = append(lines, fmt.Sprintf(
-			"NodeName=h%d NodeHostname=%s NodeAddr=127.0.0.1 Port=%d CPUs=%d RealMemory=%d",
-			i+1, host, freePort(t), CPUs, CPUs*memory))
+			"NodeName=h%d NodeHostname=%s NodeAddr=%s Port=%d CPUs=%d RealMemory=%d",
+			i+1, host, there, freePort(t), CPUs, CPUs*memory))
 	}
 	lines = append(lines, "PartitionName=debug Nodes=ALL Default=YES State=UP MaxTime=60", "")
 	testkit.WriteFile(t, filepath.Join(c.Dir, "state", "none"), "")
@@ -82,10 +98,10 @@ func New(t testing.TB, nodes int) *Cluster {
 			c.Kill(name, syscall.SIGTERM)
 		}
 	})
-	c.start(t, "ctld", "slurmctld", "-D")
+	c.start(t, "ctld", nil, "slurmctld", "-D")
 	for i := range nodes {
 		name := fmt.Sprintf("h%d", i+1)
-		c.start(t, name, "slurmd", "-D", "-N", name)
+		c.start(t, name, behind, "slurmd", "-D", "-N", name)
 	}
 	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		out, err := exec.Command("sinfo", "-h", "-N", "-t", "idle").CombinedOutput()
@@ -117,10 +133,12 @@ func freePort(t testing.TB) int {
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
-func (c *Cluster) start(t testing.TB, name, program string, args ...string) {
+func (c *Cluster) start(t testing.TB, name string, behind []string, program string,
+	args ...string) {
 	path, err := find(program)
 	require.NoError(t, err)
-	d := &daemon{cmd: exec.Command(path, args...)}
+	args = slices.Concat(behind, []string{path}, args)
+	d := &daemon{cmd: exec.Command(args[0], args[1:]...)}
 	d.cmd.Stdout, d.cmd.Stderr = &d.log, &d.log
 	d.cmd.WaitDelay = time.Second // steps keep the log open
 	require.NoError(t, d.cmd.Start())
