@@ -3,6 +3,7 @@
 package oci_test
 
 import (
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,16 @@ func testEngine(t *testing.T, name string) {
 		t.Run(test.name, func(t *testing.T) { test.run(t, e) })
 		e.AwaitNone(t)
 	}
+}
+
+// podman needs no root.
+func TestPodman_Rootless(t *testing.T) {
+	e := containers.NewRootless(t)
+	o := launcherOf(e)
+	o.Program = e.Dir + "/program" // in a directory of that user
+	require.NoError(t, exec.Command("install", "--mode=755", testkit.Self(t), o.Program).Run())
+	launching.Messages(t, spawntest.NewSpawner(t, forkspawn.Config{}), o)
+	e.AwaitNone(t)
 }
 
 func testChildren(t *testing.T, e *containers.Engine) {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +52,32 @@ func New(t testing.TB, name string) *Engine {
 	return e
 }
 
+// nobody is the user and the group of NewRootless.
+const nobody = 65534
+
+// NewRootless returns podman as another user than root runs it. The test needs root to
+// become that user.
+func NewRootless(t testing.TB) *Engine {
+	t.Helper()
+	testkit.NeedRoot(t)
+	for _, program := range []string{"podman", "setpriv"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("no %s on this machine", program)
+		}
+	}
+	dir, err := os.MkdirTemp("/tmp", "sw") // $TMPDIR of a test is root's alone
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	require.NoError(t, os.Chown(dir, nobody, nobody))
+	e := &Engine{Name: "podman", Dir: dir}
+	t.Cleanup(func() { e.run("system", "migrate") }) // ends the process with its namespaces
+	e.podman(t, "setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody),
+		"--clear-groups", "env", "-C", e.Dir, "HOME="+e.Dir, "XDG_RUNTIME_DIR="+e.Dir,
+		"TMPDIR="+e.Dir)
+	e.try(t)
+	return e
+}
+
 // libraries returns the directories that a test binary with cgo needs.
 func libraries() (dirs []string) {
 	for _, dir := range []string{"/bin", "/lib", "/lib64", "/usr/lib"} {
@@ -61,11 +88,12 @@ func libraries() (dirs []string) {
 	return dirs
 }
 
-// podman keeps all of its state in the test's directory.
-func (e *Engine) podman(t testing.TB) {
-	e.Command = []string{"podman", "--root", e.Dir + "/root", "--runroot", e.Dir + "/run",
-		"--tmpdir", e.Dir + "/tmp", "--cgroup-manager=cgroupfs", "--events-backend=none",
-		"--storage-driver=vfs"}
+// podman keeps all of its state in the test's directory. behind is a command that runs
+// podman.
+func (e *Engine) podman(t testing.TB, behind ...string) {
+	e.Command = append(behind, "podman", "--root", e.Dir+"/root", "--runroot", e.Dir+"/run",
+		"--tmpdir", e.Dir+"/tmp", "--cgroup-manager=cgroupfs", "--events-backend=none",
+		"--storage-driver=vfs")
 	if _, err := exec.LookPath("runc"); err == nil {
 		e.Command = append(e.Command, "--runtime=runc")
 	}
