@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/spawnwire/spawnwire/internal/testkit"
 )
 
 // pair returns memory with both its sides.
@@ -200,6 +202,57 @@ func TestMap_RefusesOtherMemory(t *testing.T) {
 }
 
 var zeros [1 << 20]byte
+
+// corruptions returns how many states a test of corrupted memory tries.
+func corruptions() int {
+	if testkit.IsLong() {
+		return 1_000_000
+	}
+	return 20_000
+}
+
+// positionNear returns a number that is often near a limit.
+func positionNear(rng *rand.Rand, limits ...uint64) uint64 {
+	if rng.IntN(4) == 0 {
+		return rng.Uint64() >> rng.IntN(64)
+	}
+	return limits[rng.IntN(len(limits))] + uint64(rng.IntN(5)) - 2
+}
+
+// The other side of a slab names any place and has any number in its counter.
+func TestCorrupted_Slabs(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	out, in := pair(t)
+	refused, dropped := 0, 0
+	for range corruptions() {
+		ref := Ref{uint32(positionNear(rng, 0, Size, 1<<32-1)),
+			uint32(positionNear(rng, 0, 64, Size, 1<<32-1))}
+		if in.Check(ref) == nil {
+			b := in.Take(ref)
+			require.Len(t, b, int(ref.Size))
+			_ = b[0] ^ b[len(b)-1]
+			in.Release()
+		} else {
+			refused++
+		}
+		count := out.count + rng.Uint64N(uint64(len(out.inUse)+1))
+		if rng.IntN(1000) == 0 {
+			count = positionNear(rng, out.count, out.count+uint64(len(out.inUse)), 0, 1<<63)
+		}
+		store(in.counter, count)
+		if ref, ok := out.Put(zeros[:1+rng.IntN(200)]); ok {
+			require.LessOrEqual(t, uint64(ref.At)+uint64(ref.Size), uint64(Size))
+			out.Commit(ref)
+		} else if !out.Ready() && out.off { // it does not share any more
+			out.Close()
+			in.Close()
+			dropped++
+			out, in = pair(t)
+		}
+	}
+	require.NotZero(t, refused)
+	require.NotZero(t, dropped)
+}
 
 // FuzzSlab has a receiver with any number in its counter, and a sender with any place.
 // Neither side crashes, and a sender never writes over a message in use.
