@@ -142,6 +142,11 @@ type Config struct {
 	// 0 is transport.DefaultMaxFrameSize. Children use it too, unless their
 	// program sets a limit of its own (JoinConfig.MaxFrameSize).
 	MaxFrameSize int
+	// Ring lets all messages travel through a ring in shared memory, on Linux over a
+	// Unix socket and if the child supports it. It takes much less time for small
+	// messages, and 512 KiB for each child; see [transport.Channel.UsesRing]. After the
+	// first messages Child.Conn and Parent.Conn fail.
+	Ring bool
 	// HelloTimeout and MaxPending bound unauthenticated clients of the socket;
 	// see handshake.ListenerConfig.
 	HelloTimeout time.Duration

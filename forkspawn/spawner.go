@@ -126,6 +126,7 @@ func (s *Spawner) open() error {
 	s.peers, err = handshake.Listen(ln, handshake.ListenerConfig{
 		Identity:            handshake.Identity{Name: cfg.Name},
 		MaxFrameSize:        cfg.MaxFrameSize,
+		Ring:                cfg.Ring,
 		HelloTimeout:        cfg.HelloTimeout,
 		MaxPending:          cfg.MaxPending,
 		AllowOtherUsers:     cfg.AllowOtherUsers,

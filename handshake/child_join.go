@@ -83,7 +83,8 @@ func join(
 	}
 	key := t.secret()
 	me := self{Identity: thisProcess(Identity{ID: t.ID, Name: cfg.Name}), nonce: childNonce()}
-	me.features = features(cfg.Control, cfg.Internal.Inspect, frames(ch).CanShare())
+	canShare := frames(ch).CanShare()
+	me.features = features(cfg.Control, cfg.Internal.Inspect, canShare, canShare)
 	helloBody := seal(key, labelHello, hello{versions, me}.encode())
 	err := frames(ch).Write(ctx, frame.Frame{Kind: frame.KindHello, Body: helloBody})
 	if err != nil && !errors.Is(err, transport.ErrPeerGone) {
@@ -100,8 +101,8 @@ func join(
 		return nil, PhaseAuth, err
 	}
 
-	if frames(ch).CanShare() && slices.Contains(w.features, featureShare) {
-		frames(ch).Share()
+	if canShare {
+		share(ch, w.features)
 	}
 	// A spare now waits for its spec. All work without the spec is done before.
 	j := &Joined{

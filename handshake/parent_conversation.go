@@ -133,10 +133,9 @@ func (c *conversation) sendWelcome() (Phase, error) {
 	attaches := slices.Contains(c.hello.features, featureControl) && c.pairControl == nil
 	c.peer.inspects = slices.Contains(c.hello.features, featureInspect)
 	shares := slices.Contains(c.hello.features, featureShare) && frames(c.ch).CanShare()
-	if shares {
-		frames(c.ch).Share()
-	}
-	w.features = features(attaches, c.peer.inspects, shares)
+	ring := shares && x.l.cfg.Ring && slices.Contains(c.hello.features, featureRing)
+	w.features = features(attaches, c.peer.inspects, shares, ring)
+	share(c.ch, w.features)
 	welcomeBody := seal(key, labelWelcome, w.encode(), c.helloBody)
 	if attaches {
 		c.peer.session, c.peer.attached = newSecret(sessionKey(key, c.helloBody, welcomeBody)),

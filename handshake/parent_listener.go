@@ -27,6 +27,9 @@ type ListenerConfig struct {
 	// MaxFrameSize is a channel's limit, in bytes, once the child is known. 0 means
 	// transport.DefaultMaxFrameSize.
 	MaxFrameSize int
+	// Ring lets all messages travel through a ring in shared memory, if the child
+	// supports it; see [transport.Channel.UsesRing].
+	Ring bool
 	// HelloTimeout is how long a new connection may take to send a whole hello,
 	// the TLS handshake included. 0 means 10 seconds.
 	HelloTimeout time.Duration

@@ -40,6 +40,9 @@ type PeerConfig struct {
 	// MaxFrameSize is the channel's limit, in bytes, once the peer is known. 0 means
 	// transport.DefaultMaxFrameSize.
 	MaxFrameSize int
+	// Ring lets all messages travel through a ring in shared memory, if the peer asks
+	// for it too; see [transport.Channel.UsesRing].
+	Ring bool
 	// Timeout bounds the whole handshake. 0 means 10 seconds.
 	Timeout time.Duration
 	// OnCancel is called when the peer asks this side to stop. It runs in the
@@ -152,8 +155,9 @@ type meeting struct {
 
 // run returns a phase and an error if the handshake fails.
 func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
+	canShare := frames(m.ch).CanShare()
 	me := self{Identity: m.cfg.Identity, nonce: newNonce(),
-		features: features(false, false, frames(m.ch).CanShare())}
+		features: features(false, false, canShare, canShare && m.cfg.Ring)}
 	ours := greet{m.cfg.versions, me, m.auth}.encode()
 	theirs, err := m.exchange(ctx, frame.KindGreet, ours, PhaseHello)
 	if err != nil {
@@ -180,9 +184,10 @@ func (m *meeting) run(ctx context.Context) (*Peer, Phase, error) {
 			return nil, PhaseAuth, err
 		}
 	}
-	if frames(m.ch).CanShare() && slices.Contains(g.features, featureShare) {
-		frames(m.ch).Share() // before the proof, after which the peer may use it
-	}
+	// before the proof, after which the peer may use what both name
+	share(m.ch, slices.DeleteFunc(g.features, func(theirs string) bool {
+		return !slices.Contains(me.features, theirs)
+	}))
 	if err := m.prove(ctx, ours, theirs); err != nil {
 		return nil, PhaseAuth, err
 	}

@@ -27,17 +27,32 @@ const featureInspect = "inspect"
 // docs/PROTOCOL-shm.md.
 const featureShare = "shm/1"
 
+// featureRing announces that all messages may travel through a ring in shared memory. It
+// needs featureShare.
+const featureRing = "ring/1"
+
 // ourFeatures are the features of this implementation.
-var ourFeatures = []string{featureControl, featureInspect, featureShare}
+var ourFeatures = []string{featureControl, featureInspect, featureShare, featureRing}
 
 // features returns the names of the chosen ones of ourFeatures.
-func features(control, inspect, share bool) (names []string) {
-	for i, chosen := range []bool{control, inspect, share} {
+func features(control, inspect, share, ring bool) (names []string) {
+	for i, chosen := range []bool{control, inspect, share, ring} {
 		if chosen {
 			names = append(names, ourFeatures[i])
 		}
 	}
 	return names
+}
+
+// share begins what both sides have agreed on.
+func share(ch *transport.Channel, agreed []string) {
+	if !slices.Contains(agreed, featureShare) {
+		return
+	}
+	frames(ch).Share()
+	if slices.Contains(agreed, featureRing) {
+		frames(ch).UseRing()
+	}
 }
 
 // Limits on the fields of self. Lengths are in bytes.

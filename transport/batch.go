@@ -104,7 +104,7 @@ func (b *Batch) flush(ctx context.Context) error {
 	}
 	p := places.Get().(*place)
 	defer p.recycle()
-	p.frame = b.buf.Bytes()
+	p.frame, p.enters = b.buf.Bytes(), true
 	err := b.c.write(ctx, p)
 	if err == nil || !b.c.canSend() {
 		putEncoder(b.buf)

@@ -43,8 +43,8 @@ const DefaultDeadAfter = 3 * time.Second
 //
 // All methods may be called concurrently. Concurrent sends are written in the order
 // of their calls, each frame as a whole. Concurrent receives take turns, one message
-// each. A channel has no goroutine of its own: the goroutine that calls Recv reads
-// the socket.
+// each. A channel has no goroutine of its own, unless it uses a ring: the goroutine that calls
+// Recv reads the socket.
 //
 // If a receive ends early, the message stays for the next receive. This is so when
 // its context ends, the message is of the other kind, or the buffer is too small. If
@@ -66,6 +66,7 @@ type Channel struct {
 	abort        sync.Once
 	pings        pings
 	shared       atomic.Pointer[sharing] // nil unless both sides have agreed on it
+	ring         atomic.Pointer[ring]    // nil unless both sides have agreed on it
 	lentShared   atomic.Bool             // RecvBorrowed has lent shared memory
 
 	// Read state, for the goroutine that holds rd.turn.
@@ -84,8 +85,8 @@ func New(conn net.Conn, cfg Config) *Channel {
 	conn.SetReadDeadline(time.Time{}) // there may be one from a dial or a TLS handshake
 	conn.SetWriteDeadline(time.Time{})
 	c.setMaxFrameSize(cfg.MaxFrameSize)
-	c.rd.init(conn)
-	c.wr.init(conn)
+	c.rd.init(conn, c.setReadDeadline)
+	c.wr.init(conn, c.setWriteDeadline)
 	if c.wr.plain {
 		c.useRaw(conn)
 	}

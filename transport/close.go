@@ -105,7 +105,7 @@ func (c *Channel) letGo() {
 	idle := q.first == nil
 	if !idle && c.below == nil { // on a Unix socket a shutdown does not end a blocked write
 		q.interrupted = true
-		c.conn.SetWriteDeadline(aLongTimeAgo)
+		c.setWriteDeadline(aLongTimeAgo)
 	}
 	q.mu.Unlock()
 	if idle && c.below != nil {

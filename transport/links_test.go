@@ -23,6 +23,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// ringName is the link whose channels have entered their rings.
+const ringName = "a ring"
+
 // link is a way to connect two ends.
 type link struct {
 	name    string
@@ -98,7 +101,35 @@ func frames(c *transport.Channel) frame.Channel { return c.Frames(access.Key{}) 
 func (l link) channels(t testing.TB) (a, b *transport.Channel) {
 	t.Helper()
 	x, y := l.connect(t)
-	return open(t, x, transport.Config{}), open(t, y, transport.Config{})
+	a, b = open(t, x, transport.Config{}), open(t, y, transport.Config{})
+	if l.name == ringName {
+		enterRings(t, a, b)
+	}
+	return a, b
+}
+
+// enterRings makes both channels use their rings.
+func enterRings(t testing.TB, a, b *transport.Channel) {
+	t.Helper()
+	for _, c := range []*transport.Channel{a, b} {
+		frames(c).Share()
+		frames(c).UseRing()
+	}
+	warmRings(t, a, b)
+}
+
+func warmRings(t testing.TB, a, b *transport.Channel) {
+	t.Helper()
+	for range 2 {
+		for _, pair := range [][2]*transport.Channel{{a, b}, {b, a}} {
+			ctx := testkit.Context(t)
+			require.NoError(t, pair[0].SendBytes(ctx, []byte("warm")))
+			_, err := pair[1].RecvBytes(ctx, make([]byte, 4))
+			require.NoError(t, err)
+		}
+	}
+	require.True(t, a.UsesRing())
+	require.True(t, b.UsesRing())
 }
 
 // withRawPeer returns a channel and the other end of its connection.

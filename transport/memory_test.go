@@ -56,7 +56,9 @@ func TestBorrowed_IsValidUntilTheNextReceive(t *testing.T) {
 				d.Abort()
 				require.True(t, bytes.Equal(pattern(i, size), got), "%d bytes", size)
 				_ = append(got, "this must not write over the next message"...)
-				clear(got)
+				if l.name != ringName { // large messages are in shared memory there
+					clear(got)
+				}
 			}
 			require.NoError(t, sent())
 		})

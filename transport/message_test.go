@@ -44,6 +44,9 @@ func TestMessages_RawOfAnySize(t *testing.T) {
 					require.NoError(t, sent())
 					require.True(t, bytes.Equal(want, buf[:n]), "%d bytes", size)
 
+					if l.name == ringName && size >= 64<<10 {
+						continue // it is in shared memory, which no handshake reads
+					}
 					sent = testkit.Background(t, func() error { return from.SendBytes(ctx, want) })
 					f, err := frames(to).Read(ctx)
 					require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/internal/neterr"
@@ -59,7 +60,8 @@ type reader struct {
 	// The read under way.
 	raw     syscall.RawConn    // for reads that do not block; nil where they are impossible
 	tryRead func(uintptr) bool // readRaw
-	rights  *rights            // the peer's memory has not come; nil if it is not expected
+	rights  *rights            // descriptors may come; nil if none are expected
+	ring    *slab.RingIn       // where the peer writes to; nil while that is the socket
 	ctx     context.Context
 	into    []byte // the destination; nil means buf
 	need    int    // the fewest bytes that fill still waits for
@@ -70,10 +72,10 @@ type reader struct {
 	ended chan struct{} // closed when err is set
 }
 
-func (rd *reader) init(conn net.Conn) {
+func (rd *reader) init(conn net.Conn, setDeadline func(time.Time) error) {
 	rd.conn = conn
 	rd.turn = newTurn()
-	rd.intr.setDeadline = conn.SetReadDeadline
+	rd.intr.setDeadline = setDeadline
 	rd.room, rd.ask = keptBufferSize, firstRead
 	rd.ended = make(chan struct{})
 }
@@ -132,11 +134,14 @@ func (c *Channel) read(ctx context.Context, p []byte) (int, error) {
 
 // readOnce makes one call of read.
 func (rd *reader) readOnce(ctx context.Context, p []byte) (n int, err error) {
-	if rd.raw == nil {
+	switch {
+	case rd.ring != nil:
+		n, err = rd.readRing(ctx, p)
+	case rd.raw == nil:
 		rd.into = p
 		rd.intr.arm(ctx)
 		n, err = rd.conn.Read(rd.dest())
-	} else {
+	default:
 		rd.intr.disarmUnlessFor(ctx)
 		rd.ctx, rd.into, rd.got, rd.failed = ctx, p, 0, nil
 		err = rd.raw.Read(rd.tryRead)

@@ -223,6 +223,10 @@ func (c *Channel) control(kind frame.Kind, body []byte) error {
 		return c.answer(body)
 	case frame.KindMemory:
 		return c.mapShared()
+	case frame.KindRing:
+		return c.mapRing()
+	case frame.KindEnter:
+		return c.enterRing()
 	case frame.KindPong:
 		c.pings.answered(body)
 		return nil

@@ -5,9 +5,11 @@ import (
 	"context"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/spawnwire/spawnwire/internal/frame"
 	"github.com/spawnwire/spawnwire/internal/neterr"
+	"github.com/spawnwire/spawnwire/internal/slab"
 )
 
 // maxCopied is the largest raw body, in bytes, that is copied after its header for
@@ -28,6 +30,8 @@ type writer struct {
 	parts [2][]byte   // a header and a body for writev
 	vec   net.Buffers // the unwritten rest of parts
 
+	ring *slab.RingOut // where this side writes to; nil while that is the socket
+
 	// The write under way.
 	raw      syscall.RawConn    // for writes that do not block; nil where they are impossible
 	tryWrite func(uintptr) bool // writeRaw
@@ -38,9 +42,9 @@ type writer struct {
 	failed   error
 }
 
-func (wr *writer) init(conn net.Conn) {
+func (wr *writer) init(conn net.Conn, setDeadline func(time.Time) error) {
 	wr.conn = conn
-	wr.intr.setDeadline = conn.SetWriteDeadline
+	wr.intr.setDeadline = setDeadline
 	wr.plain = isPlain(conn)
 }
 
@@ -79,7 +83,7 @@ func (c *Channel) Send(ctx context.Context, v any) (err error) {
 		return err
 	}
 	p.frame = p.buf.Bytes()
-	p.large = len(p.frame)-headerSize >= minShared
+	p.enters, p.large = true, len(p.frame)-headerSize >= minShared
 	return c.write(ctx, p)
 }
 
@@ -124,7 +128,8 @@ func (c *Channel) writeFrame(ctx context.Context, kind frame.Kind, body []byte, 
 		appendFrame(&p.buf, kind, body)
 	}
 	p.frame, p.last = p.buf.Bytes(), last
-	p.large = kind == frame.KindRaw && len(body) >= minShared
+	p.enters = kind == frame.KindRaw
+	p.large = p.enters && len(body) >= minShared
 	return c.write(ctx, p)
 }
 
@@ -162,6 +167,10 @@ func (c *Channel) write(ctx context.Context, p *place) error {
 	}
 	q := &c.wr.queue
 	q.mu.Lock()
+	if c.writeAtOnce(p) {
+		q.mu.Unlock()
+		return nil
+	}
 	q.push(p)
 	if p.state != leading {
 		q.mu.Unlock()
@@ -179,6 +188,9 @@ func (c *Channel) write(ctx context.Context, p *place) error {
 func (c *Channel) writeOut(ctx context.Context, lead, last *place) (n int, err error) {
 	wr := &c.wr
 	defer wr.intr.disarmUnlessRepeated()
+	if lead.enters && lead.sent == 0 {
+		c.beginRing()
+	}
 	if lead.large && lead.sent == 0 {
 		if n, err, shared := c.writeShared(ctx, lead); shared {
 			return n, err
@@ -199,6 +211,9 @@ func (c *Channel) writeOut(ctx context.Context, lead, last *place) (n int, err e
 	case lead.sent >= len(lead.frame):
 		return wr.write(ctx, lead.body[lead.sent-len(lead.frame):])
 	}
+	if wr.ring != nil {
+		return wr.writeRing(ctx, lead.frame[lead.sent:], lead.body)
+	}
 	wr.intr.arm(ctx)
 	wr.parts[0], wr.parts[1] = lead.frame[lead.sent:], lead.body
 	wr.vec = wr.parts[:]
@@ -209,7 +224,10 @@ func (c *Channel) writeOut(ctx context.Context, lead, last *place) (n int, err e
 
 // write writes p. It arms ctx only if the socket has no room.
 func (wr *writer) write(ctx context.Context, p []byte) (int, error) {
-	if wr.raw == nil {
+	switch {
+	case wr.ring != nil:
+		return wr.writeRing(ctx, p, nil)
+	case wr.raw == nil:
 		wr.intr.arm(ctx)
 		return wr.conn.Write(p)
 	}

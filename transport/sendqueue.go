@@ -65,13 +65,14 @@ const (
 // place is one send in a sendQueue.
 type place struct {
 	// The sender's.
-	buf   bytes.Buffer       // the memory of frame, unless that is a batch's
-	frame []byte             // whole frames, or a frame's header if body follows
-	body  []byte             // the caller's memory
-	last  bool               // a goodbye, which ends the sending side
-	large bool               // one message that may travel through shared memory
-	ref   [refFrameSize]byte // the frame of such a message
-	wake  chan struct{}      // of capacity 1: the place leads or is done
+	buf    bytes.Buffer       // the memory of frame, unless that is a batch's
+	frame  []byte             // whole frames, or a frame's header if body follows
+	body   []byte             // the caller's memory
+	last   bool               // a goodbye, which ends the sending side
+	enters bool               // a frame of the program, before which the ring may begin
+	large  bool               // one message that may travel through shared memory
+	ref    [refFrameSize]byte // the frame of such a message
+	wake   chan struct{}      // of capacity 1: the place leads or is done
 
 	// The queue's, see sendQueue.
 	prev, next *place
@@ -252,7 +253,7 @@ func (c *Channel) leave(ctx context.Context, p *place) (left bool) {
 	case taken:
 		p.reason = neterr.Context(ctx)
 		q.interrupted = true
-		c.conn.SetWriteDeadline(aLongTimeAgo)
+		c.setWriteDeadline(aLongTimeAgo)
 	}
 	return false
 }
@@ -261,7 +262,9 @@ func (c *Channel) leave(ctx context.Context, p *place) (left bool) {
 // locked the queue, and lead unlocks it.
 func (c *Channel) lead(ctx context.Context, p *place) error {
 	q := &c.wr.queue
-	q.yieldIfAlone(p)
+	if c.wr.ring == nil { // in a ring a message takes no system call
+		q.yieldIfAlone(p)
+	}
 	for {
 		if err := c.mayWrite(ctx, p); err != nil {
 			c.retire(p, err)
@@ -323,7 +326,7 @@ func (c *Channel) record(
 	interrupted := q.interrupted
 	if interrupted {
 		q.interrupted = false
-		c.conn.SetWriteDeadline(time.Time{})
+		c.setWriteDeadline(time.Time{})
 	}
 	remove := func(p *place, err error) {
 		q.remove(p, err)

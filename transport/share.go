@@ -19,6 +19,8 @@ const refFrameSize = headerSize + slab.RefSize
 type sharing struct {
 	out slab.Out // of this side, for the leader of wr.queue
 	in  slab.In  // of the peer, for the holder of rd.turn
+
+	came bool // the peer has sent its memory frame; for the holder of rd.turn
 }
 
 // SharesMemory reports whether large messages of this side now travel through shared
@@ -43,9 +45,10 @@ func (f frames) Share() {
 	f.c.shared.Store(s)
 }
 
-// unshare ends the use of shared memory. A lent message stays mapped until the next
+// unshare ends the use of shared memory and of the ring. A lent message stays mapped until the next
 // receive, or until nobody uses the channel any more.
 func (c *Channel) unshare() {
+	c.closeRing()
 	s := c.shared.Load()
 	if s == nil {
 		return
@@ -85,12 +88,15 @@ func (c *Channel) writeShared(ctx context.Context, p *place) (n int, err error, 
 // mayShare returns an error unless a frame of the feature may come here, with n bytes of
 // kind and body.
 func (c *Channel) mayShare(kind frame.Kind, n int64) error {
-	want := int64(1 + slab.RefSize)
-	if kind == frame.KindMemory {
-		want = 1
+	want, agreed := int64(1), c.shared.Load() != nil
+	switch kind {
+	case frame.KindSharedMessage, frame.KindSharedRaw:
+		want += slab.RefSize
+	case frame.KindRing, frame.KindEnter:
+		agreed = c.ring.Load() != nil
 	}
 	switch {
-	case c.shared.Load() == nil:
+	case !agreed:
 		return fmt.Errorf("%w: unknown kind 0x%02x", ErrProtocol, byte(kind))
 	case n != want:
 		return fmt.Errorf("%w: %s frame of length %d", ErrProtocol, kind, n)
@@ -100,12 +106,21 @@ func (c *Channel) mayShare(kind frame.Kind, n int64) error {
 
 // mapShared handles a memory frame. Without the memory the peer goes on as before.
 func (c *Channel) mapShared() error {
-	if c.rd.rights == nil {
+	s := c.shared.Load()
+	if s.came {
 		return fmt.Errorf("%w: a second memory frame", ErrProtocol)
 	}
-	c.rd.rights = nil
-	_ = c.shared.Load().in.Map()
+	s.came = true
+	c.expectRights()
+	_ = s.in.Map()
 	return nil
+}
+
+// expectRights ends the reads with room for descriptors when all have come.
+func (c *Channel) expectRights() {
+	if r := c.ring.Load(); c.shared.Load().came && (r == nil || r.came) {
+		c.rd.rights = nil
+	}
 }
 
 // findShared reads the place of the pending message. From then on it is a message of the

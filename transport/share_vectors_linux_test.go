@@ -49,7 +49,7 @@ func makeSharedVectors() (v sharedVectors) {
 	}
 	add := func(what string, kind frame.Kind, at, size uint32) {
 		body := ref(at, size)
-		if kind == frame.KindMemory {
+		if size == 0 {
 			body = nil
 		}
 		v.Frames = append(v.Frames, sharedFrame{what, kind.String(), at, size,
@@ -62,6 +62,8 @@ func makeSharedVectors() (v sharedVectors) {
 	add("the memory", frame.KindMemory, 0, 0)
 	add("bytes", frame.KindSharedRaw, 64, 65536)
 	add("an item", frame.KindSharedMessage, 1<<20, 100_000)
+	add("the ring", frame.KindRing, 0, 0)
+	add("the last frame on the socket", frame.KindEnter, 0, 0)
 	place := func(at, size uint32) []byte { return frameOf(frame.KindSharedRaw, ref(at, size)...) }
 	refuse("a place without memory", 0, "malformed", place(0, 1))
 	refuse("a place of 7 bytes", hostileSize, "malformed",
@@ -74,6 +76,12 @@ func makeSharedVectors() (v sharedVectors) {
 	refuse("more than the limit", hostileSize, "too-large", place(0, 1<<31))
 	refuse("a body of the memory", 0, "malformed", frameOf(frame.KindMemory, 1))
 	refuse("a second memory", hostileSize, "malformed", frameOf(frame.KindMemory))
+	ring, enter := frameOf(frame.KindRing), frameOf(frame.KindEnter)
+	refuse("a body of the ring", 0, "malformed", frameOf(frame.KindRing, 1))
+	refuse("a second ring", 0, "malformed", ring, ring)
+	refuse("enter without a ring", 0, "malformed", enter)
+	refuse("enter without descriptors", hostileSize, "malformed", ring, enter)
+	refuse("a body of enter", 0, "malformed", frameOf(frame.KindEnter, 1))
 	return v
 }
 
@@ -99,6 +107,7 @@ func TestShared_Vectors(t *testing.T) {
 			x, y := socketPair(t)
 			c := open(t, x, transport.Config{})
 			frames(c).Share()
+			frames(c).UseRing()
 			if v.Memory > 0 {
 				hostileMemory(t, y)
 			}

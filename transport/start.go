@@ -35,7 +35,7 @@ func (f frames) Wake() { f.c.rd.intr.wake() }
 func (f frames) Start(encoded []byte) (rest frame.Pending, err error) {
 	c := f.c
 	p := places.Get().(*place)
-	p.frame = encoded
+	p.frame, p.enters = encoded, true
 	q := &c.wr.queue
 	q.mu.Lock()
 	q.push(p)
@@ -49,6 +49,7 @@ func (f frames) Start(encoded []byte) (rest frame.Pending, err error) {
 		return nil, c.startError(p)
 	}
 	q.mu.Unlock()
+	c.beginRing()
 	n, err := c.wr.writeNow(encoded)
 	q.mu.Lock()
 	if err == nil && n < len(encoded) {

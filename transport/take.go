@@ -14,6 +14,9 @@ var errUnreceived = errors.New("a message is not received yet")
 // errSending is the error of Take during a send.
 var errSending = errors.New("a send is in progress")
 
+// errRing is the error of Take when the connection has no more messages.
+var errRing = errors.New("the channel uses a ring")
+
 // Take ends the channel and returns its connection, and the bytes that the channel
 // has read ahead. Abort still closes the connection. A Close sends no goodbye.
 func (f frames) Take(ctx context.Context) (conn net.Conn, ahead []byte, err error) {
@@ -32,6 +35,9 @@ func (f frames) Take(ctx context.Context) (conn net.Conn, ahead []byte, err erro
 	q := &c.wr.queue
 	q.mu.Lock()
 	err = q.err
+	if r := c.ring.Load(); err == nil && r != nil && (r.reads.Load() || r.writes.Load()) {
+		err = errRing
+	}
 	if err == nil && q.first != nil {
 		err = errSending
 	}

@@ -26,6 +26,10 @@ const (
 	KindSharedMessage Kind = 0x05 // a user's message of one CBOR item, in shared memory
 	KindSharedRaw     Kind = 0x06 // a user's message of plain bytes, in shared memory
 
+	// With the feature ring/1 only.
+	KindRing  Kind = 0x07 // the sender's ring comes with this frame
+	KindEnter Kind = 0x08 // the last frame on the socket; the sender goes on in its ring
+
 	KindHello   Kind = 0x10 // handshake: a child names itself
 	KindWelcome Kind = 0x11 // handshake: the parent answers
 	KindSpec    Kind = 0x12 // handshake: the child's spec
@@ -57,6 +61,7 @@ const MaxPing = 64
 var kindNames = [...]string{
 	KindMessage: "message", KindRaw: "raw", KindCall: "call",
 	KindMemory: "memory", KindSharedMessage: "shared-message", KindSharedRaw: "shared-raw",
+	KindRing: "ring", KindEnter: "enter",
 	KindHello: "hello", KindWelcome: "welcome", KindSpec: "spec",
 	KindReady: "ready", KindFailed: "failed",
 	KindGreet: "greet", KindProof: "proof", KindAttach: "attach",
@@ -76,8 +81,8 @@ func (k Kind) String() string {
 // Known reports whether k is a kind of protocol version 1.
 func (k Kind) Known() bool { return int(k) < len(kindNames) && kindNames[k] != "" }
 
-// Shares reports whether k is a kind of the feature shm/1.
-func (k Kind) Shares() bool { return k >= KindMemory && k <= KindSharedRaw }
+// Shares reports whether k is a kind of the feature shm/1 or ring/1.
+func (k Kind) Shares() bool { return k >= KindMemory && k <= KindEnter }
 
 // Frame is one frame: a kind and a body.
 type Frame struct {
@@ -132,6 +137,10 @@ type Channel interface {
 	// have agreed on it (docs/PROTOCOL-shm.md). It must be called at most once, before
 	// the peer can send such messages, and while nothing else uses the Channel.
 	Share()
+
+	// UseRing lets all messages travel through a ring, because both sides have agreed
+	// on it. It must be called after Share, as that is.
+	UseRing()
 
 	// SetDeadAfter changes Config.DeadAfter of package transport.
 	SetDeadAfter(time.Duration)

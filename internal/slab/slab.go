@@ -105,6 +105,13 @@ func (o *Out) Offer(send func(data, counter int) error) {
 	}
 }
 
+// Offered reports whether an Offer has come to its end: with memory, or without.
+func (o *Out) Offered() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.off || o.data != nil
+}
+
 // Ready reports whether the peer has mapped the memory.
 func (o *Out) Ready() bool {
 	o.mu.Lock()
@@ -344,9 +351,9 @@ func (in *In) drop() {
 	in.offered, in.data, in.counter = nil, nil, nil
 }
 
-func load(counter []byte) uint64     { return atomic.LoadUint64(word(counter)) }
-func store(counter []byte, n uint64) { atomic.StoreUint64(word(counter), n) }
+func load(counter []byte) uint64     { return atomic.LoadUint64(word64(counter)) }
+func store(counter []byte, n uint64) { atomic.StoreUint64(word64(counter), n) }
 
-// word returns the counter as a number in the machine's byte order. Both sides are on one
+// word64 returns the counter as a number in the machine's byte order. Both sides are on one
 // machine. A mapping begins at a page.
-func word(counter []byte) *uint64 { return (*uint64)(unsafe.Pointer(unsafe.SliceData(counter))) }
+func word64(counter []byte) *uint64 { return (*uint64)(unsafe.Pointer(unsafe.SliceData(counter))) }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -19,32 +20,43 @@ const (
 
 // create makes and maps a sender's memory, and has send pass it on.
 func (o *Out) create(send func(data, counter int) error) (data, counter []byte, err error) {
+	data, counter, files, err := createFiles("spawnwire", Size)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer closeAll(files[:])
+	if err := send(files[0], files[1]); err != nil {
+		unmap(data, counter)
+		return nil, nil, err
+	}
+	return data, counter, nil
+}
+
+// createFiles makes, maps and seals both files of a sender: the data with size bytes, and
+// a page for the receiver.
+func createFiles(name string, size int) (data, page []byte, files [2]int, err error) {
+	files = [2]int{-1, -1}
 	defer func() {
 		if err != nil {
-			unmap(data, counter)
-			data, counter = nil, nil
+			unmap(data, page)
+			closeAll(slices.DeleteFunc(files[:], func(fd int) bool { return fd < 0 }))
 		}
 	}()
-	dataFile, data, err := file("spawnwire", Size, unix.PROT_READ|unix.PROT_WRITE)
+	files[0], data, err = file(name, size, unix.PROT_READ|unix.PROT_WRITE)
 	if err != nil {
-		return data, counter, err
+		return
 	}
-	defer unix.Close(dataFile)
-	if err = memfd.Seal(dataFile, owned); err != nil {
-		return data, counter, err
+	if err = memfd.Seal(files[0], owned); err != nil {
+		return
 	}
-	counterFile, counter, err := file("spawnwire count", os.Getpagesize(), unix.PROT_READ)
+	files[1], page, err = file(name+" count", os.Getpagesize(), unix.PROT_READ)
 	if err != nil {
-		return data, counter, err
+		return
 	}
-	defer unix.Close(counterFile)
-	if err = memfd.Seal(counterFile, fixed); err != nil {
-		return data, counter, err
+	if err = memfd.Seal(files[1], fixed); err == nil {
+		err = populate(page, false) // fails on Linux before 5.14
 	}
-	if err = populate(counter, false); err != nil {
-		return data, counter, err // Linux before 5.14
-	}
-	return data, counter, send(dataFile, counterFile)
+	return
 }
 
 // file makes and maps a file in memory.
