@@ -17,13 +17,20 @@ import (
 
 // c is the floor below Go: a C program (cfloor/floor.c) in both processes, built
 // with the system's compiler. If there is none, c does no jobs; see CompileC. The
-// program measures the times itself.
-type c struct{}
+// program measures the times itself. With ring the messages go through shared memory, and
+// the processes wait in futex(2).
+type c struct{ ring bool }
 
 //go:embed cfloor/floor.c
 var floorSource []byte
 
-func (c) Name() string   { return "C" }
+func (p c) Name() string {
+	if p.ring {
+		return "C, futex ring"
+	}
+	return "C"
+}
+
 func (c) Module() string { return "" }
 func (c) Does(job Job) bool {
 	return job.Network == "unix" && job.Work != Senders && !job.calls() && cProgram.err == nil
@@ -63,12 +70,16 @@ func (c) Serve(Job, Ready) error {
 	return errors.New("the program in C forks its other process itself")
 }
 
-func (c) Open(_ context.Context, job Job) (Worker, error) {
+func (p c) Open(_ context.Context, job Job) (Worker, error) {
 	kind := "stream"
 	if job.Work == RoundTrip {
 		kind = "trip"
 	}
-	cmd := exec.Command(cProgram.path, kind, strconv.Itoa(job.Size))
+	way := "socket"
+	if p.ring {
+		way = "ring"
+	}
+	cmd := exec.Command(cProgram.path, kind, strconv.Itoa(job.Size), way)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe() // the program exits at EOF, so also when this process ends
 	if err != nil {

@@ -30,9 +30,10 @@ type Peer interface {
 // All returns all competitors in the order of the tables.
 func All() []Peer {
 	return []Peer{
-		c{}, raw{}, raw{batched: true}, raw{shared: true},
+		c{}, c{ring: true}, raw{}, raw{batched: true}, raw{shared: true},
 		spawnwire{}, spawnwire{borrowed: true}, spawnwire{typed: true},
-		spawnwire{typed: true, reused: true},
+		spawnwire{typed: true, reused: true}, spawnwire{ring: true},
+		spawnwire{typed: true, reused: true, ring: true},
 		spawnwire{borrowed: true, batched: true},
 		spawnwire{typed: true, reused: true, batched: true}, spawnwireCall{},
 		netRPC{}, grpcUnary{}, grpcStream{}, ttrpcPeer{}, drpcPeer{}, connectPeer{},

@@ -17,8 +17,9 @@ import (
 // connection is its channel. Raw bytes are received into the caller's buffer, or
 // borrowed. Typed messages are a struct of two fields in CBOR. Its bytes are new
 // memory for each message or, with reused, a transport.Bytes in the same value.
-// With batched a stream uses a transport.Batch.
-type spawnwire struct{ typed, reused, borrowed, batched bool }
+// With batched a stream uses a transport.Batch, and with ring all goes through a ring in
+// shared memory (forkspawn.Config.Ring).
+type spawnwire struct{ typed, reused, borrowed, batched, ring bool }
 
 func (p spawnwire) Name() string {
 	name := "spawnwire, bytes"
@@ -33,6 +34,9 @@ func (p spawnwire) Name() string {
 	if p.batched {
 		name += ", batched"
 	}
+	if p.ring {
+		name += ", ring"
+	}
 	return name
 }
 
@@ -40,7 +44,11 @@ func (p spawnwire) Module() string { return "github.com/spawnwire/spawnwire" }
 
 // Does excludes batches except in a stream, because a batch belongs to one
 // goroutine and a round trip has nothing to batch. For calls there is spawnwireCall.
+// There are no rings over TCP, and none between the peers of more connections.
 func (p spawnwire) Does(job Job) bool {
+	if p.ring && (job.Network != "unix" || job.Connections > 1) {
+		return false
+	}
 	return !job.calls() && (!p.batched || job.Work == Stream)
 }
 
@@ -127,7 +135,7 @@ func (p spawnwire) receiver(ch *transport.Channel, size int) func() ([]byte, err
 }
 
 func (p spawnwire) Open(ctx context.Context, job Job) (Worker, error) {
-	var cfg forkspawn.Config
+	cfg := forkspawn.Config{Ring: p.ring}
 	if job.Network == "tcp" {
 		cfg.Listen = transport.Addr{Scheme: transport.SchemeTCP, Target: "127.0.0.1:0"}
 	}

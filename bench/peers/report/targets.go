@@ -24,6 +24,7 @@ const (
 	rowReused       = "spawnwire, typed, Bytes"
 	rowBatched      = "spawnwire, borrowed, batched"
 	rowTypedBatched = "spawnwire, typed, Bytes, batched"
+	rowRing         = "spawnwire, bytes, ring"
 )
 
 var targets = []target{
@@ -32,6 +33,9 @@ var targets = []target{
 	{peer.RoundTrip, "unix", 64 << 10, rowBytes, 1.15},
 	{peer.RoundTrip, "unix", 1 << 20, rowBytes, 1.15},
 	{peer.RoundTrip, "unix", 64 << 10, rowReused, 1.5},
+	{peer.RoundTrip, "unix", 32, rowRing, 0.6},
+	{peer.RoundTrip, "unix", 64 << 10, rowRing, 0.4},
+	{peer.Stream, "unix", 64, rowRing, 0.03},
 	{peer.Stream, "unix", 64, rowBatched, 0.05},
 	{peer.Stream, "unix", 64, rowTypedBatched, 0.15},
 	{peer.Stream, "unix", 1 << 10, rowBatched, 0.15},
@@ -88,4 +92,6 @@ func inverse(s stats.Spread) stats.Spread {
 
 func ours(name string) bool { return strings.HasPrefix(name, "spawnwire") }
 
-func isFloor(name string) bool { return name == "C" || strings.HasPrefix(name, peer.Floor) }
+func isFloor(name string) bool {
+	return name == "C" || name == "C, futex ring" || strings.HasPrefix(name, peer.Floor)
+}
