@@ -166,10 +166,17 @@ func TestLink_RefusesWhatIsMalformed(t *testing.T) {
 			"more data than its window"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := New(bytes.NewReader(c.sent), io.Discard, Config{Message: func([]byte) {}})
-			defer l.Wait()
-			l.Stream(1)
+			r, w := io.Pipe()
+			l := New(r, io.Discard, Config{Message: func([]byte) {}})
+			l.Stream(1) // before its frames come
+			written := testkit.Background(t, func() error {
+				w.Write(c.sent) // fails if the Link ends before
+				return w.Close()
+			})
 			testkit.Receive(t, l.Done())
+			r.Close()
+			require.NoError(t, written())
+			l.Wait()
 			require.ErrorContains(t, l.Err(), c.says)
 		})
 	}
