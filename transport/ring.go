@@ -210,9 +210,12 @@ func (wr *writer) writeRing(ctx context.Context, head, body []byte) (written int
 // writeAtOnce writes p if it is small, nobody else sends, and the ring has room: then it
 // takes no system call but the wake-up of the peer. The caller has locked the queue.
 func (c *Channel) writeAtOnce(p *place) bool {
-	q, ring := &c.wr.queue, c.wr.ring
-	if ring == nil || q.first != nil || q.gathering || q.err != nil || c.closing.Load() ||
-		!p.combines() || !ring.HasRoom(len(p.frame)) {
+	q := &c.wr.queue
+	if q.first != nil || q.gathering || q.err != nil || c.closing.Load() || !p.combines() {
+		return false
+	}
+	ring := c.wr.ring // a leader may set it, and there is none
+	if ring == nil || !ring.HasRoom(len(p.frame)) {
 		return false
 	}
 	n, err := ring.Write(p.frame, nil)
