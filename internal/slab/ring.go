@@ -181,15 +181,16 @@ func (s *ringSide) setDeadline() {
 // close unmaps the ring and closes its descriptors. It reports whether there was one.
 func (s *ringSide) close() (was bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	was = s.usable()
 	s.off, s.closed = true, true
+	mappings := s.mappings
+	s.own, s.peers, s.data, s.mappings = nil, nil, nil, nil
+	s.mu.Unlock() // for isOver: the Close of a file waits until nobody uses it
 	if was {
 		s.bell.Close() // ends a wait
 		closeAll([]int{s.peerBell})
-		unmap(s.mappings...)
+		unmap(mappings...)
 	}
-	s.own, s.peers, s.data, s.mappings = nil, nil, nil, nil
 	return was
 }
 
