@@ -34,9 +34,8 @@ var ErrRing = errors.New("an impossible position in a ring")
 // Nobody reads a bell. A ring is a write of 0 to a counter that is not 0: the poller
 // notices it, and it never blocks, whatever the peer does to the bell.
 type ringSide struct {
-	mu       sync.Mutex // guards what follows; held over a copy, and over no wait
-	off      bool       // there is no ring, and there will be none
-	closed   bool
+	mu       sync.Mutex     // guards what follows; held over a copy, and over no wait
+	off      bool           // there is no ring, and there will be none
 	mappings [][]byte       // nil if there are none
 	own      unsafe.Pointer // this side's words; nil if there are none
 	peers    unsafe.Pointer // the peer's words
@@ -182,7 +181,7 @@ func (s *ringSide) setDeadline() {
 func (s *ringSide) close() (was bool) {
 	s.mu.Lock()
 	was = s.usable()
-	s.off, s.closed = true, true
+	s.off = true
 	mappings := s.mappings
 	s.own, s.peers, s.data, s.mappings = nil, nil, nil, nil
 	s.mu.Unlock() // for isOver: the Close of a file waits until nobody uses it
@@ -312,6 +311,10 @@ func (in *RingIn) Map() error {
 	}
 	fds := in.offered
 	in.offered = nil
+	if in.off { // it is being closed
+		closeAll(fds)
+		return ErrNoMemory
+	}
 	if err := in.mapFiles(fds); err != nil {
 		in.off = true
 		return err
