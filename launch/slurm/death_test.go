@@ -224,11 +224,11 @@ func testNodeFailure(t *testing.T, cl *cluster.Cluster) {
 	spawntest.AwaitGone(t, there.PID)
 }
 
-// TestCut_EndsBothEnds cuts the cable between the parent and the node. Slurm notices that
-// after SlurmdTimeout, and the supervisor ends itself after five minutes without a sign
-// of its parent.
-func TestCut_EndsBothEnds(t *testing.T) {
-	testkit.Long(t) // six minutes
+// TestCut_IsReported cuts the cable between the parent and the node. Slurm notices that
+// after SlurmdTimeout. The supervisor there would end itself after five minutes without a
+// sign of its parent, and the test does not wait for that.
+func TestCut_IsReported(t *testing.T) {
+	testkit.Long(t)
 	m := netns.New(t)
 	cluster.NewAt(t, m)
 	t.Setenv("TMPDIR", testkit.ShortDir(t))
@@ -236,6 +236,10 @@ func TestCut_EndsBothEnds(t *testing.T) {
 	t.Cleanup(func() { m.Heal(t) }) // before the end of the cluster
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
 	c, there := spawnState(t, s, new(slurm.Launcher))
+	t.Cleanup(func() {
+		syscall.Kill(there.PID, syscall.SIGKILL)
+		syscall.Kill(there.PPID, syscall.SIGKILL)
+	})
 	m.Cut(t)
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -247,11 +251,4 @@ func TestCut_EndsBothEnds(t *testing.T) {
 	var exit *forkspawn.ExitError
 	require.ErrorAs(t, err, &exit)
 	assert.False(t, exit.Status.Known())
-	for _, pid := range []int{there.PID, there.PPID} {
-		for syscall.Kill(pid, 0) == nil {
-			require.Less(t, time.Since(began), 7*time.Minute, "process %d", pid)
-			time.Sleep(time.Second)
-		}
-	}
-	t.Logf("the child and its supervisor are gone after %v", time.Since(began))
 }
