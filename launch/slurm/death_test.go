@@ -224,9 +224,9 @@ func testNodeFailure(t *testing.T, cl *cluster.Cluster) {
 	spawntest.AwaitGone(t, there.PID)
 }
 
-// TestCut_IsReported cuts the cable between the parent and the node. Slurm notices that
-// after SlurmdTimeout. The supervisor there would end itself after five minutes without a
-// sign of its parent, and the test does not wait for that.
+// TestCut_IsReported cuts the cable between the parent and the node. Slurm notices it after
+// SlurmdTimeout. The supervisor there would end itself after five minutes without a sign of
+// its parent. The test does not wait so long.
 func TestCut_IsReported(t *testing.T) {
 	testkit.Long(t)
 	m := netns.New(t)
