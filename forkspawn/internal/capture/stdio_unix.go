@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,17 +69,28 @@ func SurviveReaders() {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) // nobody receives, so it is ignored
 }
 
+// closing is how long the kernel may take to close the pipes of a dead parent, after the
+// socket that shows its death. A pipe with another reader delays ReplaceBroken so long.
+const closing = 200 * time.Millisecond
+
 // ReplaceBroken replaces this process's stdout and stderr by the null device if
 // nobody reads them any more. Programs that it starts get the null device, too.
+// The parent has just died.
 func ReplaceBroken() {
+	until := time.Now().Add(closing)
 	for _, file := range []*os.File{os.Stdout, os.Stderr} {
 		conn, err := file.SyscallConn()
 		if err != nil {
 			continue
 		}
 		conn.Control(func(fd uintptr) {
+			var stat unix.Stat_t
+			isPipe := unix.Fstat(int(fd), &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFIFO
 			fds := []unix.PollFd{{Fd: int32(fd)}} // POLLERR is always reported
 			n, err := unix.Poll(fds, 0)
+			for isPipe && (n == 0 || err == unix.EINTR) && time.Now().Before(until) {
+				n, err = unix.Poll(fds, 10)
+			}
 			if n != 1 || err != nil || fds[0].Revents&unix.POLLERR == 0 {
 				return
 			}
