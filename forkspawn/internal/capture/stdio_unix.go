@@ -71,7 +71,8 @@ func SurviveReaders() {
 
 // closing is how long the kernel may take to close the pipes of a dead parent, after the
 // socket that shows its death. A pipe with another reader delays ReplaceBroken so long.
-const closing = 200 * time.Millisecond
+// A test sets closing.
+var closing = 200 * time.Millisecond
 
 // ReplaceBroken replaces this process's stdout and stderr by the null device if
 // nobody reads them any more. Programs that it starts get the null device, too.
