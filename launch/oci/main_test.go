@@ -25,7 +25,6 @@ func TestMain(m *testing.M) {
 	roles.Register()
 	launching.Register()
 	forkspawn.Register("leaves-zombies", leavesZombies)
-	forkspawn.Register("fills-memory", fillsMemory)
 	spawntest.Main(m)
 }
 
@@ -43,19 +42,6 @@ func leavesZombies(ctx context.Context, p *forkspawn.Parent) error {
 		}
 	}
 	return ctx.Err()
-}
-
-// fillsMemory uses memory without an end.
-func fillsMemory(ctx context.Context, _ *forkspawn.Parent) error {
-	var all [][]byte
-	for ctx.Err() == nil {
-		block := make([]byte, 1<<20)
-		for i := range block {
-			block[i] = 1
-		}
-		all = append(all, block)
-	}
-	return fmt.Errorf("%d blocks", len(all))
 }
 
 // launcherOf returns a launcher for an engine.

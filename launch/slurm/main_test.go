@@ -24,18 +24,7 @@ func TestMain(m *testing.M) {
 		"spawns-on-a-node": spawnsOnANode, "spawns-in-an-allocation": spawnsInAnAllocation})
 	roles.Register()
 	launching.Register()
-	forkspawn.Register("fills-memory", fillsMemory)
 	spawntest.Main(m)
-}
-
-// fillsMemory uses 400 MiB and waits.
-func fillsMemory(ctx context.Context, _ *forkspawn.Parent) error {
-	all := make([]byte, 400<<20)
-	for i := range all {
-		all[i] = 1
-	}
-	<-ctx.Done()
-	return fmt.Errorf("%d bytes", len(all))
 }
 
 // spawnsOnANode is a program. It spawns a child on a node, prints the pids of the child

@@ -23,10 +23,12 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// Register registers the entries reports-state and speaks. Package roles has the entry echo.
+// Register registers the entries reports-state, speaks and fills-memory. Package roles has
+// the entry echo.
 func Register() {
 	forkspawn.Register("reports-state", reportsState)
 	forkspawn.Register("speaks", speaks)
+	forkspawn.Register("fills-memory", fillsMemory)
 }
 
 // State is the report of a child.
@@ -52,6 +54,16 @@ func speaks(context.Context, *forkspawn.Parent) error {
 	fmt.Println("to stdout")
 	fmt.Fprintln(os.Stderr, "to stderr")
 	return errors.New("that is all")
+}
+
+// fillsMemory uses 400 MiB and waits.
+func fillsMemory(ctx context.Context, _ *forkspawn.Parent) error {
+	all := make([]byte, 400<<20)
+	for i := range all {
+		all[i] = 1
+	}
+	<-ctx.Done()
+	return fmt.Errorf("%d bytes", len(all))
 }
 
 // On starts a child with a launcher.
