@@ -40,10 +40,8 @@ func (o *RingOut) create(send func(fds ...int) error) (err error) {
 		closeAll(bells[:])
 		return err
 	}
-	if err = o.open(data, theirs, data[page:], bells[1], bells[0]); err != nil {
-		return err // the peer maps it in vain
-	}
-	return nil
+	// After an error here the peer maps it in vain.
+	return o.open(data, theirs, data[page:], bells[1], bells[0])
 }
 
 // newBells returns the receiver's bell and the sender's.
