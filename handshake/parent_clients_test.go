@@ -135,7 +135,7 @@ func strangers(t testing.TB, ticket handshake.Ticket) []stranger {
 	return list
 }
 
-// twice returns the encoded map with one more key, which is in it twice.
+// twice returns the encoded map with one more key, twice.
 func twice(msg fields, key string) []byte {
 	b, _ := cbor.Marshal(msg)
 	b[0] += 2

@@ -62,7 +62,7 @@ func TestActions_NeedAnAuthorizer(t *testing.T) {
 
 func TestActions_RestartAChildOfAGroup(t *testing.T) {
 	s := newSpawner(t, forkspawn.Config{})
-	// A group that restarts nothing itself.
+	// A group without restarts of its own.
 	g, err := s.NewGroup(testkit.Context(t), forkspawn.GroupConfig{})
 	require.NoError(t, err)
 	started := make(chan int, 2)

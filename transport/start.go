@@ -64,7 +64,7 @@ func (f frames) Start(encoded []byte) (rest frame.Pending, err error) {
 	return nil, c.startError(p)
 }
 
-// retire takes p, which leads, out of the queue with its error. It unlocks the queue.
+// retire takes the leading p out of the queue with its error. It unlocks the queue.
 func (c *Channel) retire(p *place, err error) {
 	var w wakeups
 	q := &c.wr.queue
@@ -74,7 +74,7 @@ func (c *Channel) retire(p *place, err error) {
 	w.wake()
 }
 
-// startError returns the result of p, which is done, and recycles p.
+// startError returns the result of p and recycles it. p is done.
 func (c *Channel) startError(p *place) (err error) {
 	defer wrap("send", &err)
 	err = p.err

@@ -1,5 +1,5 @@
-// Package telemetry has the values of labels and attributes that observe/prometheus and
-// observe/otel share.
+// Package telemetry has the values of labels and attributes for both observe/prometheus and
+// observe/otel.
 package telemetry
 
 import (

@@ -19,8 +19,8 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// commandsOf returns a host with a line of sh(1) before each command, and a function
-// that counts the commands so far: all, and those with the script.
+// commandsOf returns a host with a line of sh(1) before each command. The function counts
+// the commands so far: all of them, and those with the script.
 func commandsOf(t *testing.T, line string) (h *ssh.Host, count func() (all, scripts int)) {
 	log := filepath.Join(t.TempDir(), "log")
 	h = forced(t, line+`; case $SSH_ORIGINAL_COMMAND in *uname*) echo script;; `+

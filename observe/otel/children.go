@@ -97,7 +97,7 @@ func (t *Telemetry) bootFailed(e forkspawn.ChildEvent, err *forkspawn.BootError)
 	span.End(trace.WithTimestamp(e.At))
 }
 
-// steps makes a span for each step that took time. err is that of the last one, or nil.
+// steps makes a span for each step with a time. err is that of the last one, or nil.
 func (t *Telemetry) steps(
 	ctx context.Context, at time.Time, err *forkspawn.BootError, steps []step,
 ) {

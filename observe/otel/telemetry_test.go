@@ -159,7 +159,7 @@ func TestMetrics_OfChildrenAndCalls(t *testing.T) {
 	assert.ElementsMatch(t, calls, exemplars)
 }
 
-// named returns the ended spans of that name.
+// named returns the ended spans with a name.
 func named(r *tracetest.SpanRecorder, name string) (found []sdktrace.ReadOnlySpan) {
 	for _, s := range r.Ended() {
 		if s.Name() == name {

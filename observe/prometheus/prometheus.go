@@ -10,7 +10,7 @@
 //
 // Times are in seconds.
 //
-//   - spawnwire_processes: children that run, also those that start or stop
+//   - spawnwire_processes: running children, also during their start and stop
 //   - spawnwire_spawn_duration_seconds: from the start of a child until it is ready; the
 //     label spare says whether it was a spare
 //   - spawnwire_spawn_failures_total: starts that have failed, by phase
@@ -19,7 +19,7 @@
 //   - spawnwire_stops_total: calls of Child.Stop, by what has ended the child: ended (it had
 //     before), asked, sigterm, sigkill, or error
 //   - spawnwire_restarts_total: restarts by a Group
-//   - spawnwire_releases_total: children that were released
+//   - spawnwire_releases_total: released children
 //   - rpc_client_call_duration_seconds, rpc_server_call_duration_seconds: calls from their
 //     beginning to their result, of this side and of the peer
 //   - spawnwire_call_queue_duration_seconds: how long calls waited before they were sent, or

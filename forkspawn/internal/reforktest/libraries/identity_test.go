@@ -51,7 +51,7 @@ func identityRows() []row {
 	}
 }
 
-// valueRow completes a row whose children must make different values.
+// valueRow completes a row. Its children must make different values.
 func valueRow(r row, value func() string) row {
 	if r.warmUp == nil {
 		r.warmUp = func() error {

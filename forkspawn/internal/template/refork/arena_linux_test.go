@@ -10,7 +10,7 @@ import (
 )
 
 // While the collector runs, a store of a pointer calls the runtime. The frozen
-// section has no g for that.
+// section has no g for this call.
 func TestArena_HasNumbersOnly(t *testing.T) {
 	var look func(typ reflect.Type, path string)
 	look = func(typ reflect.Type, path string) {

@@ -16,8 +16,8 @@ import (
 	"github.com/spawnwire/spawnwire/internal/testkit"
 )
 
-// A freeze has time for one list only, as on a busy machine. It needs a second one, which
-// shows that all threads have stopped.
+// A freeze has time for one list only, as on a busy machine. It needs a second one
+// after the last thread has stopped.
 func TestFreeze_OneListTakesAllItsTime(t *testing.T) {
 	f, err := Prepare()
 	if err != nil { // with cgo, or the race detector
