@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 	testkit.PlayRole(map[string]testkit.Role{
 		"spawns-on-a-node": spawnsOnANode, "spawns-in-an-allocation": spawnsInAnAllocation})
 	roles.Register()
+	forkspawn.Register("is-killed", isKilled)
 	launching.Register()
 	spawntest.Main(m)
 }

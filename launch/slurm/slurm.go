@@ -24,6 +24,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spawnwire/spawnwire/forkspawn"
 	"github.com/spawnwire/spawnwire/internal/link"
@@ -63,7 +64,7 @@ func (n *Launcher) Launch(ctx context.Context, l *forkspawn.Launch) (forkspawn.L
 		return nil, err
 	}
 	cfg := session.Patient
-	cfg.Peer = s.peer
+	cfg.Peer, cfg.Why = s.peer, s.why
 	return session.Start(ctx, l, s, cfg)
 }
 
@@ -143,6 +144,23 @@ func (s *step) peer() link.Verdict {
 		return link.Dead
 	}
 	return link.Alive
+}
+
+// wordsBound is how long Slurm's words may come after a child that Slurm has killed.
+const wordsBound = 500 * time.Millisecond
+
+// why returns why Slurm has ended a child with a signal, or nil. Slurm's words and the
+// child's exit status come through two pipes.
+func (s *step) why(status forkspawn.ExitStatus) error {
+	killed := status.Signal() == syscall.SIGTERM || status.Signal() == syscall.SIGKILL
+	for bound := time.Now().Add(wordsBound); ; time.Sleep(wordsBound / 20) {
+		if why := causeIn(s.Words(), endTexts); why != nil {
+			return s.error(why)
+		}
+		if !killed || time.Now().After(bound) {
+			return nil
+		}
+	}
 }
 
 // Lost returns the error of a step that has ended before the child.

@@ -39,6 +39,9 @@ type Config struct {
 	Silence time.Duration       // how long the supervisor may be silent
 	Peer    func() link.Verdict // see link.Config
 	Asked   bool                // the supervisor has the Request already
+	// Why returns what the engine knows of a failed child, or nil. It may wait a moment.
+	// It is not called after a signal from here. A nil Why knows nothing.
+	Why func(forkspawn.ExitStatus) error
 }
 
 // silence bounds the end of a child after SIGKILL: then the launcher ends the engine. A
@@ -82,6 +85,7 @@ type Session struct {
 	output  sync.WaitGroup       // the goroutines of the child's output
 	streams sync.WaitGroup       // those of its connections, and of signals
 	signals chan link.ToFar      // to be sent
+	sent    bool                 // a signal was sent; live's own
 	status  forkspawn.ExitStatus // set before exited is closed, like lost
 	lost    error
 	once    sync.Once
@@ -250,12 +254,18 @@ func failure(f *link.Failed) error {
 // ErrMemory explains the end of a child that the kernel has killed for lack of memory.
 var ErrMemory = errors.New("out of memory: the kernel has killed it")
 
-// why returns what else is known about the end of a child, or nil.
-func why(e link.Exited) error {
-	if e.OOM {
-		return ErrMemory
+// ended takes the report of the child's end.
+func (s *Session) ended(e link.Exited) {
+	s.settle()
+	status := statusOf(e)
+	var why error
+	switch {
+	case e.OOM:
+		why = ErrMemory
+	case s.cfg.Why != nil && !s.sent && !status.Success():
+		why = s.cfg.Why(status)
 	}
-	return nil
+	s.end(status, why)
 }
 
 func statusOf(e link.Exited) forkspawn.ExitStatus {
@@ -282,6 +292,7 @@ func (s *Session) live() {
 	for !wait.Closed(s.exited) && !wait.Closed(s.link.Done()) {
 		select {
 		case m := <-s.signals:
+			s.sent = true
 			if m.Group == int(syscall.SIGKILL) && killing == nil {
 				killing = time.After(s.cfg.Silence)
 			}
@@ -289,16 +300,14 @@ func (s *Session) live() {
 		case <-killing:
 			s.link.Close() // the supervisor then ends the child, if it can
 		case e := <-s.report:
-			s.settle()
-			s.end(statusOf(e), why(e))
+			s.ended(e)
 		case <-s.exited:
 		case <-s.link.Done():
 		}
 	}
 	select {
 	case e := <-s.report: // it came just before the end of the link
-		s.settle()
-		s.end(statusOf(e), why(e))
+		s.ended(e)
 	default:
 	}
 	if !wait.Closed(s.exited) {
