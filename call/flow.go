@@ -29,6 +29,7 @@ type exchange struct {
 // granted are sums of costs since the call's beginning.
 type inbox struct {
 	ready []*message // whole messages
+	spare []*message // empty ones, for small messages
 	part  *message   // the message under way, in parts, or nil
 	got   int        // received bytes of it
 	total int        // its size
@@ -73,12 +74,34 @@ var (
 	largePool   = sync.Pool{New: func() any { return new(message) }}
 )
 
+// A call keeps maxSpares messages with buffers of up to maxSpareSize bytes for its next
+// ones. For messages that small, the pools take much of the time.
+const (
+	maxSpares    = 256
+	maxSpareSize = 512
+)
+
 // newMessage returns an empty message, which will have size bytes.
-func newMessage(size int) *message {
+func (in *inbox) newMessage(size int) *message {
+	if n := len(in.spare); n > 0 && size <= maxSpareSize {
+		m := in.spare[n-1]
+		in.spare = in.spare[:n-1]
+		return m
+	}
 	if size > maxPart {
 		return largePool.Get().(*message)
 	}
 	return messagePool.Get().(*message)
+}
+
+// keep takes a decoded message.
+func (in *inbox) keep(m *message) {
+	if cap(m.b) > maxSpareSize || len(in.spare) == maxSpares {
+		m.recycle()
+		return
+	}
+	m.b = m.b[:0]
+	in.spare = append(in.spare, m)
 }
 
 // maxKept is the largest buffer that goes back into a pool.
@@ -149,7 +172,7 @@ func (x *exchange) receiveValue(h head, body []byte) error {
 		}
 		in.received += overhead
 		in.count++
-		in.part, in.got, in.total = newMessage(total), 0, total
+		in.part, in.got, in.total = in.newMessage(total), 0, total
 	}
 	in.received += uint64(len(body))
 	size := in.got + len(body)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync/atomic"
 
 	"github.com/spawnwire/spawnwire/internal/neterr"
@@ -31,8 +32,9 @@ type Stream[S, R any] struct {
 	closed atomic.Bool // by Close, on the caller's side
 
 	// For the receiving goroutine.
-	taken   []*message // from the inbox
-	counted int        // the cost of messages whose credit was not given back
+	taken   []*message // from the inbox, the decoded ones without their credit first
+	decoded int        // how many of them are decoded
+	counted int        // their cost
 	failed  error      // of every further receive
 }
 
@@ -75,19 +77,13 @@ func (s *Stream[S, R]) Recv() (R, error) {
 	if s.closed.Load() {
 		return none, ErrClosed
 	}
-	if len(s.taken) == 0 {
+	if s.decoded == len(s.taken) {
 		if err := s.take(); err != nil {
 			return none, err
 		}
 	}
-	m := s.taken[0]
-	s.taken = s.taken[1:]
-	n := len(m.b)
-	v, err := s.recvs.decode(m)
-	m.recycle()
-	if s.counted += overhead + n; len(s.taken) == 0 || s.counted >= int(s.x.c.window)/4 {
-		s.giveBack()
-	}
+	v, err := s.recvs.decode(s.taken[s.decoded])
+	s.decodedOne()
 	if err != nil {
 		return none, &Error{Code: CodeInvalid, Text: fmt.Sprintf("a message: %v", err)}
 	}
@@ -134,7 +130,7 @@ func (s *Stream[S, R]) take() error {
 	case err != nil:
 		s.failed = err
 	case len(x.in.ready) > 0: // maybe of a success after the cancellation
-		s.taken = append(s.taken[:0], x.in.ready...)
+		s.taken = append(s.taken[:0], x.in.ready...) // all are decoded
 		clear(x.in.ready)
 		x.in.ready = x.in.ready[:0]
 	case x.in.end:
@@ -145,13 +141,22 @@ func (s *Stream[S, R]) take() error {
 	return s.failed
 }
 
-// giveBack gives the peer credit for the decoded messages.
-func (s *Stream[S, R]) giveBack() {
+// decodedOne counts a decoded message, and gives the peer credit for many at once.
+func (s *Stream[S, R]) decodedOne() {
 	x := s.x
+	s.counted += overhead + len(s.taken[s.decoded].b)
+	s.decoded++
+	if s.decoded < len(s.taken) && s.counted < int(x.c.window)/4 {
+		return
+	}
 	x.c.mu.Lock()
 	defer x.c.mu.Unlock()
+	for _, m := range s.taken[:s.decoded] {
+		x.in.keep(m)
+	}
+	s.taken = slices.Delete(s.taken, 0, s.decoded)
 	x.takenCost(s.counted)
-	s.counted = 0
+	s.decoded, s.counted = 0, 0
 	x.c.flushLocked(quick)
 }
 

@@ -289,9 +289,7 @@ func (m *Session[Started, In, Out]) Open(
 		return none, nil, err
 	}
 	v, err := m.starts.decode(first)
-	s.counted = overhead + len(first.b)
-	first.recycle()
-	s.giveBack()
+	s.decodedOne()
 	if err != nil {
 		s.Close()
 		return none, nil, localError(m.bidi.name, CodeInvalid, fmt.Errorf("started: %w", err))
@@ -303,9 +301,7 @@ func (m *Session[Started, In, Out]) Open(
 func (s *Stream[S, R]) takeStarted() (*message, error) {
 	err := s.take()
 	if err == nil && s.call.started {
-		first := s.taken[0]
-		s.taken = s.taken[1:]
-		return first, nil
+		return s.taken[0], nil
 	}
 	if err == nil || err == io.EOF { //nolint:errorlint // an Error may match io.EOF
 		err = localError(s.call.method, CodeInvalid, errors.New("the call was not started"))
