@@ -38,7 +38,7 @@ func All() []Peer {
 		spawnwire{typed: true, reused: true, batched: true}, spawnwireCall{},
 		netRPC{}, grpcUnary{}, grpcStream{}, ttrpcPeer{}, drpcPeer{}, connectPeer{},
 		goPlugin{}, goPlugin{grpc: true},
-		mangosPair{}, mangosReqRep{},
+		mangosPair{}, mangosReqRep{}, shmipcPeer{},
 	}
 }
 
