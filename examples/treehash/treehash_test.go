@@ -36,7 +36,7 @@ func TestOutput_IsThatOfSha256sum(t *testing.T) {
 	for _, flags := range []string{
 		"", "-workers 1", "-workers 8", "-transport uds -workers 3", "-transport tcp",
 		"-transport tcp -workers 8",
-		"-method exec", "-workers 1000",
+		"-method exec",
 	} {
 		t.Run("flags "+flags, func(t *testing.T) {
 			got := runProgram(t, leakCheck, append(strings.Fields(flags), dir)...)
@@ -45,6 +45,16 @@ func TestOutput_IsThatOfSha256sum(t *testing.T) {
 			assert.Zero(t, got.code)
 		})
 	}
+}
+
+func TestOutput_WithMoreWorkersThanFiles(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string][]byte{"a": []byte("1"), "b": nil, "c": []byte("3")}
+	for path, content := range files {
+		write(t, filepath.Join(dir, path), content)
+	}
+	got := runProgram(t, leakCheck, "-workers", "1000", dir)
+	assert.Equal(t, result{sums(files), "", 0}, got)
 }
 
 func TestOutput_OnOtherMachines(t *testing.T) {
