@@ -27,7 +27,8 @@ func (s *Spawner) Start(ctx context.Context, cmd Command, opts ...Option) (*Chil
 
 // WithProgram starts a program that does not speak the protocol. It is executed with
 // every start method, and gets no ticket. Of the spec, the Name and the Dir are used,
-// and Group.Go uses the Deadline.
+// and Group.Go uses the Deadline. An empty cmd.Path is a [*ConfigError], because a copy of
+// this program could start itself without end.
 //
 // The Child has no channel. It is ready when the program has been started, or as
 // [ReadyWhen], [ReadyOnOutput] or [ReadyOnPort] define. Everything else is as for

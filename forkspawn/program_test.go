@@ -242,6 +242,15 @@ func TestProgram_InheritsStdioOnly(t *testing.T) {
 	}
 }
 
+// A copy of this program without a ticket could start itself without end.
+func TestProgram_NeedsItsPath(t *testing.T) {
+	s := newSpawner(t, forkspawn.Config{})
+	_, err := s.Start(testkit.Context(t), forkspawn.Command{Args: []string{"-test.run=^$"}})
+	var bad *forkspawn.ConfigError
+	require.ErrorAs(t, err, &bad)
+	assert.Equal(t, "Command.Path", bad.Field)
+}
+
 // A program lives and dies with its group, and is restarted.
 func TestProgram_InAGroupIsRestarted(t *testing.T) {
 	spawntest.NoLeaks(t)

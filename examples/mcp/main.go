@@ -56,7 +56,12 @@ func host() error {
 		return err
 	}
 	defer spawner.Close()
-	child, err := spawner.Start(context.Background(), forkspawn.Command{Args: []string{"server"}},
+	path, err := os.Executable() // the example plays both roles
+	if err != nil {
+		return err
+	}
+	child, err := spawner.Start(context.Background(),
+		forkspawn.Command{Path: path, Args: []string{"server"}},
 		forkspawn.WithStdin(forkspawn.Pipe()), forkspawn.WithStdout(forkspawn.Pipe()))
 	if err != nil {
 		return err
