@@ -61,6 +61,9 @@ func (drainingError) Is(target error) bool { return target == neterr.ErrEnding }
 // returned if both processes know them: those of [RegisterError], the errors of
 // contexts, io.EOF, fs.ErrNotExist and the like, and a syscall.Errno.
 //
+// If a process dies after the deadline of a call, and its handler had not returned, the
+// error matches both context.DeadlineExceeded and the process's *forkspawn.ExitError.
+//
 // A handler may return an Error to set its code.
 type Error struct {
 	Code Code

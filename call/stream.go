@@ -160,6 +160,9 @@ func (s *Stream[S, R]) decodedOne() {
 	x.c.flushLocked(quick)
 }
 
+// errLeft is why the context of a handler ends if the caller needs no more of a stream.
+var errLeft = errors.New("the caller has closed the stream")
+
 // Close ends the call. If the result has not come, Close cancels the call and waits
 // until the handler has ended, for [Config.CancelGrace] at most. Then its error matches
 // [ErrStillRunning]. A Recv or a Send under way ends with ErrClosed. Close may be
@@ -175,7 +178,7 @@ func (s *Stream[S, R]) Close() error {
 	s.stop()
 	if !x.done && !x.in.discard && x.c.state != stateDead {
 		ctx, cancel := context.WithCancelCause(context.Background())
-		cancel(ErrClosed)
+		cancel(errLeft)
 		x.abandonMessages()
 		x.signalAll() // a Recv and a Send under way end
 		x.cancelLocked(ctx)
