@@ -108,7 +108,7 @@ func (c *conversation) run() {
 		err = context.Cause(x.ctx)
 	}
 	if x.resolve(nil, &Error{phase, err}) && x.ctx.Err() == nil && !c.early {
-		x.l.cfg.Logger.Warn("handshake: a child's handshake failed",
+		x.l.cfg.Logger.Debug("handshake: a child's handshake failed", // WaitForPeer has the error
 			"id", c.hello.ID, "name", c.hello.Name, "pid", c.hello.PID,
 			"phase", phase, "reason", err)
 	}
