@@ -25,6 +25,11 @@
 //   - [github.com/spawnwire/spawnwire/call] makes calls between parent and child,
 //     with requests, replies and streams.
 //   - [github.com/spawnwire/spawnwire/spawnspec] has the spec of a child.
+//   - [github.com/spawnwire/spawnwire/forkspawn/siblings] connects children of one parent.
+//   - [github.com/spawnwire/spawnwire/launch/ssh] starts children on other machines.
+//     Package launch/oci uses containers, and launch/slurm a cluster.
+//   - [github.com/spawnwire/spawnwire/live] shows the processes in a browser.
+//   - [github.com/spawnwire/spawnwire/blob] shares large data.
 //   - [github.com/spawnwire/spawnwire/transport] has channels, for messages over
 //     any connection. Its subpackages uds, tcp and tls make connections.
 //   - [github.com/spawnwire/spawnwire/handshake] authenticates a child, or two

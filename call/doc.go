@@ -57,5 +57,5 @@
 // received messages use; see [Config]. A caller waits until the peer has room. Large
 // messages are sent in parts between those of other calls.
 //
-// docs/PROTOCOL-call.md specifies the frames, and docs/design/200 explains the roles.
+// docs/PROTOCOL-call.md specifies the frames, and docs/design has the reasons.
 package call
