@@ -2,6 +2,7 @@ package transport_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"hash/crc32"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
@@ -79,6 +81,33 @@ func TestRing_KeepsTheOrder(t *testing.T) {
 	require.NoError(t, sent())
 	require.True(t, a.UsesRing())
 	require.True(t, a.SharesMemory(), "for large messages")
+}
+
+// A small message that has no room in the ring is not begun, so its cancelled send does not
+// break the channel. It is the same in a Unix socket.
+func TestRing_CancelledSmallSendKeepsTheChannel(t *testing.T) {
+	a, b := ringed(t, transport.Config{})
+	warmRings(t, a, b)
+	ctx := testkit.Context(t)
+	sent := 0
+	for cancelled := 0; cancelled < 3; {
+		some, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+		err := a.SendBytes(some, pattern(sent, 1000+sent))
+		cancel()
+		if err == nil {
+			sent++
+			continue
+		}
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, transport.ErrBroken)
+		cancelled++
+	}
+	for i := range sent {
+		got, err := b.RecvBorrowed(ctx)
+		require.NoError(t, err)
+		require.Equal(t, pattern(i, 1000+i), got)
+	}
+	exchange(t, a, b, pattern(1, 3000))
 }
 
 // The end of the peer ends a receive in the ring, and a send without room.

@@ -230,7 +230,9 @@ func (o *RingOut) Ready() bool {
 }
 
 // Write copies as much of head and then body as there is room for, and wakes the receiver.
-// It does not wait: n is 0 if there is no room.
+// It does not wait: n is 0 if there is no room. Half a ring and less is copied as a whole or
+// not at all, so a cancelled send has not begun a small frame. The receiver wakes the sender
+// when there is room for so much.
 func (o *RingOut) Write(head, body []byte) (n int, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -246,6 +248,9 @@ func (o *RingOut) Write(head, body []byte) (n int, err error) {
 		return 0, ErrRing
 	}
 	room := int(size - used)
+	if all := len(head) + len(body); room < all && all <= int(size/2) {
+		return 0, nil
+	}
 	n = o.put(0, head[:min(len(head), room)])
 	if n == len(head) {
 		n = o.put(n, body[:min(len(body), room-n)])
