@@ -58,6 +58,10 @@ func (f frames) Start(encoded []byte) (rest frame.Pending, err error) {
 		return &started{c, p, true}, nil
 	}
 	w, _ := c.record(context.Background(), p, p, n, err)
+	if p.state != done { // letGo has interrupted the write, and p still leads
+		q.mu.Unlock()
+		return &started{c, p, true}, nil
+	}
 	q.pass(&w)
 	q.mu.Unlock()
 	w.wake()

@@ -1,6 +1,7 @@
 package transport_test
 
 import (
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -111,4 +112,38 @@ func TestRecv_CallStaysForNext(t *testing.T) {
 	f, _, err := frames(b).Next(ctx)
 	require.NoError(t, err)
 	assert.Equal(t, frame.Frame{Kind: frame.KindCall, Body: []byte{1}}, f)
+}
+
+// A Start that the peer's goodbye interrupts reports it, and leaves the queue.
+func TestStart_EndsAtTheGoodbye(t *testing.T) {
+	for _, l := range sockets {
+		t.Run(l.name, func(t *testing.T) {
+			c, _ := l.withRawPeer(t, transport.Config{})
+			raw, err := c.NetConn().(syscall.Conn).SyscallConn()
+			require.NoError(t, err)
+			held, release := make(chan struct{}), make(chan struct{})
+			holds := testkit.Background(t, func() error {
+				return raw.Write(func(uintptr) bool { // no other write begins
+					close(held)
+					<-release
+					return true
+				})
+			})
+			<-held
+			started := testkit.Background(t, func() error {
+				rest, err := frames(c).Start(frameOf(frame.KindRaw, 1, 2, 3))
+				if rest != nil {
+					err = rest.Finish()
+				}
+				return err
+			})
+			testkit.Eventually(t, "a start", func() bool { return c.Senders() == 1 })
+			frames(c).LetGo()
+			close(release)
+			require.NoError(t, holds())
+			require.ErrorIs(t, started(), transport.ErrPeerGone)
+			require.Zero(t, c.Senders())
+			require.ErrorIs(t, c.SendBytes(testkit.Context(t), nil), transport.ErrPeerGone)
+		})
+	}
 }
