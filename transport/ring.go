@@ -104,14 +104,18 @@ func (c *Channel) beginRing() {
 	r.watch(func() { c.watchPeer(r.out.End, c.wr.waitHangUp, c.conn.SetWriteDeadline) })
 }
 
-// watchPeer calls end when wait returns, which it does when the peer is gone or the
-// connection is closed.
+// watchPeer calls end when the peer is gone. It also returns when the connection is closed:
+// then closeRing ends the waits, with the error of a closed channel.
 func (c *Channel) watchPeer(
 	end func(), wait func() error, setDeadline func(time.Time) error,
 ) {
-	defer end()
 	for isTimeout(wait()) { // an interrupt that came just before the ring was entered
 		setDeadline(time.Time{})
+	}
+	select {
+	case <-c.closed:
+	default:
+		end()
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
@@ -90,17 +89,21 @@ func TestRing_CancelledSmallSendKeepsTheChannel(t *testing.T) {
 	warmRings(t, a, b)
 	ctx := testkit.Context(t)
 	sent := 0
-	for cancelled := 0; cancelled < 3; {
-		some, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
-		err := a.SendBytes(some, pattern(sent, 1000+sent))
+	for range 3 {
+		some, cancel := context.WithCancel(ctx)
+		fills := testkit.Background(t, func() (err error) {
+			for {
+				if err = a.SendBytes(some, pattern(sent, 1000+sent)); err != nil {
+					return err
+				}
+				sent++
+			}
+		})
+		testkit.Eventually(t, "a full ring", func() bool { return a.Senders() == 1 })
 		cancel()
-		if err == nil {
-			sent++
-			continue
-		}
-		require.ErrorIs(t, err, context.DeadlineExceeded)
+		err := fills()
+		require.ErrorIs(t, err, context.Canceled)
 		require.NotErrorIs(t, err, transport.ErrBroken)
-		cancelled++
 	}
 	for i := range sent {
 		got, err := b.RecvBorrowed(ctx)
@@ -134,6 +137,28 @@ func TestRing_PeerEnds(t *testing.T) {
 			require.ErrorIs(t, sent(), transport.ErrPeerGone)
 		})
 	}
+}
+
+// A goodbye for which the ring has no room ends with the reason.
+func TestRing_AbortEndsAClose(t *testing.T) {
+	a, b := ringed(t, transport.Config{})
+	warmRings(t, a, b)
+	ctx, cancel := context.WithCancel(testkit.Context(t))
+	fills := testkit.Background(t, func() (err error) {
+		for err == nil {
+			err = a.SendBytes(ctx, []byte{1})
+		}
+		return err
+	})
+	testkit.Eventually(t, "a full ring", func() bool { return a.Senders() == 1 })
+	cancel()
+	require.ErrorIs(t, fills(), context.Canceled)
+	closed := testkit.Background(t, func() error {
+		return a.CloseWith(testkit.Context(t), 1, "a goodbye")
+	})
+	testkit.Eventually(t, "a goodbye that waits", func() bool { return a.Senders() == 1 })
+	require.NoError(t, a.Abort())
+	require.ErrorIs(t, closed(), transport.ErrChannelClosed)
 }
 
 // Messages and the goodbye of a closed channel still arrive.
