@@ -259,7 +259,7 @@ func hostileRing(t testing.TB, conn net.Conn) (ring []byte, bell int) {
 	}
 	fds := []int{file(page + hostileRingSize), file(page), -1, -1}
 	for i := 2; i < 4; i++ {
-		fd, err := unix.Eventfd(1, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+		fd, err := unix.Eventfd(1<<31, unix.EFD_SEMAPHORE|unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
 		require.NoError(t, err)
 		fds[i] = fd
 	}

@@ -31,8 +31,9 @@ var ErrRing = errors.New("an impossible position in a ring")
 // and only reads the peer's. It waits in Go's poller, for its bell: an eventfd(2) that the
 // peer rings.
 //
-// Nobody reads a bell. A ring is a write of 0 to a counter that is not 0: the poller
-// notices it, and it never blocks, whatever the peer does to the bell.
+// The side that waits does not use up the bell. A ring is a read of 1 from a large counter,
+// with RWF_NOWAIT: the poller notices it, and it never blocks, whatever the peer does to the
+// bell. A write could block: the peer can fill the counter and make the file block.
 type ringSide struct {
 	mu       sync.Mutex     // guards what follows; held over a copy, and over no wait
 	off      bool           // there is no ring, and there will be none
@@ -99,7 +100,7 @@ func (s *ringSide) advance(n int, wake bool) {
 	}
 	if w := atomic.LoadUint32(waitOf(s.peers)); w&isWaiting != 0 && w != s.answered {
 		s.answered = w
-		ring(s.peerBell)
+		_ = ring(s.peerBell) // an error is the peer's fault
 	}
 }
 

@@ -1,6 +1,7 @@
 package slab
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"strconv"
@@ -47,9 +48,18 @@ func (o *RingOut) create(send func(fds ...int) error) (err error) {
 // newBells returns the receiver's bell and the sender's.
 func newBells() (bells [2]int, err error) {
 	for i := range bells {
-		if bells[i], err = unix.Eventfd(1, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		const flags = unix.EFD_SEMAPHORE | unix.EFD_NONBLOCK | unix.EFD_CLOEXEC
+		if bells[i], err = unix.Eventfd(0, flags); err != nil {
 			closeAll(bells[:i])
 			return bells, os.NewSyscallError("eventfd2", err)
+		}
+		_, err = unix.Write(bells[i], binary.NativeEndian.AppendUint64(nil, bellValue))
+		if err == nil {
+			err = ring(bells[i])
+		}
+		if err != nil {
+			closeAll(bells[:i+1])
+			return bells, err
 		}
 	}
 	return bells, nil
@@ -67,6 +77,9 @@ func (in *RingIn) mapFiles(fds []int) (err error) {
 		if err := checkBell(fd); err != nil {
 			return err
 		}
+	}
+	if err := ring(fds[3]); err != nil {
+		return err
 	}
 	data, own, err := open(fds[0], fds[1])
 	if err != nil {
@@ -88,7 +101,7 @@ func (in *RingIn) mapFiles(fds []int) (err error) {
 	return err
 }
 
-// checkBell returns an error unless fd is an eventfd. A write to another file might block.
+// checkBell returns an error unless fd is an eventfd. A read of another file might block.
 func checkBell(fd int) error {
 	kind, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
 	if err == nil && kind != "anon_inode:[eventfd]" {
@@ -115,12 +128,24 @@ func newBell(fd int) (*os.File, syscall.RawConn, error) {
 	return f, raw, nil
 }
 
-// zero is what a ring writes to a bell.
-var zero uint64
+// bellValue is how often a bell can be rung. It is more than enough.
+const bellValue = 1 << 63
 
-// ring wakes the side that waits for a bell. It does not block, see ringSide.
-func ring(bell int) {
-	syscall.RawSyscall(syscall.SYS_WRITE, uintptr(bell), uintptr(unsafe.Pointer(&zero)), 8)
+// rung is what a ring reads, and nobody uses it.
+var (
+	rung     [8]byte
+	intoRung = unix.Iovec{Base: &rung[0], Len: 8}
+)
+
+// ring wakes the side that waits for a bell. It does not block (RWF_NOWAIT), see ringSide.
+// The error is that of a kernel that cannot do so, or of a bell that the peer has spoiled.
+func ring(bell int) error {
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_PREADV2, uintptr(bell),
+		uintptr(unsafe.Pointer(&intoRung)), 1, ^uintptr(0), ^uintptr(0),
+		unix.RWF_NOWAIT); errno != 0 {
+		return os.NewSyscallError("preadv2", errno)
+	}
+	return nil
 }
 
 // homePage is memory with the id of this process. It is 0 again in a forked child.

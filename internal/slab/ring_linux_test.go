@@ -2,7 +2,9 @@ package slab
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -10,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -199,7 +202,7 @@ func TestRing_RefusesOtherFiles(t *testing.T) {
 	data := func() int { return memory(t, page+RingSize, 0, owned) }
 	words := func() int { return memory(t, page, 0, fixed) }
 	bell := func() int {
-		fd, err := unix.Eventfd(1, 0)
+		fd, err := unix.Eventfd(1<<31, unix.EFD_SEMAPHORE)
 		require.NoError(t, err)
 		return fd
 	}
@@ -300,4 +303,50 @@ func FuzzRing(f *testing.F) {
 		over.Store(true)
 		changing.Wait()
 	})
+}
+
+// A peer can empty or fill a bell and make its file block. A ring does not wait for that.
+func TestRing_BellNeverBlocks(t *testing.T) {
+	empty, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	require.NoError(t, err)
+	bells, err := newBells()
+	require.NoError(t, err)
+	defer closeAll([]int{empty, bells[0], bells[1]})
+	require.ErrorIs(t, ring(empty), unix.EAGAIN)
+
+	fillBell(t, bells[0])
+	require.NoError(t, unix.SetNonblock(bells[0], false))
+	require.NoError(t, ring(bells[0]))
+}
+
+// fillBell counts to the largest uint64. A write cannot do that, but the kernel counts the
+// ends of asynchronous reads too.
+func fillBell(t *testing.T, bell int) {
+	almost := binary.NativeEndian.AppendUint64(nil, math.MaxUint64-2-bellValue)
+	_, err := unix.Write(bell, almost)
+	require.NoError(t, err)
+	var queue uintptr
+	_, _, errno := unix.Syscall(unix.SYS_IO_SETUP, 8, uintptr(unsafe.Pointer(&queue)), 0)
+	if errno != 0 {
+		t.Skip("no asynchronous input here:", errno)
+	}
+	defer unix.Syscall(unix.SYS_IO_DESTROY, queue, 0, 0)
+	file := memory(t, 8, 0, fixed)
+	defer unix.Close(file)
+	for range 4 {
+		read := &struct { // struct iocb of io_submit(2)
+			data            uint64
+			key, rwFlags    uint32
+			opcode          uint16
+			priority        int16
+			file            uint32
+			buf, size       uint64
+			offset, unused  int64
+			flags, signalTo uint32
+		}{file: uint32(file), flags: 1, signalTo: uint32(bell)}
+		_, _, errno := unix.Syscall(unix.SYS_IO_SUBMIT, queue, 1, uintptr(unsafe.Pointer(&read)))
+		require.Zero(t, errno)
+	}
+	_, err = unix.Write(bell, make([]byte, 8))
+	require.ErrorIs(t, err, unix.EAGAIN, "full")
 }

@@ -27,4 +27,4 @@ func (in *RingIn) mapFiles([]int) error { return errors.ErrUnsupported }
 
 func newBell(int) (*os.File, syscall.RawConn, error) { return nil, nil, errors.ErrUnsupported }
 
-func ring(int) {}
+func ring(int) error { return errors.ErrUnsupported }
