@@ -69,7 +69,8 @@ static int read_all(int fd, void *p, size_t n)
 }
 
 /* A ring has the bytes of one direction. Positions count them. A side that has nothing to
- * do says so and sleeps until the other's position changes. */
+ * do says so in its word waits, and sleeps until the other side has cleared it. A late
+ * wake-up for an earlier sleep ends this one too early, and then it is repeated. */
 enum { ring_size = 256 << 10 };
 struct ring {
 	_Alignas(64) _Atomic uint32_t written, writer_waits;
@@ -82,7 +83,7 @@ static void sleep_while(_Atomic uint32_t *position, uint32_t seen, _Atomic uint3
 {
 	atomic_store(waits, 1);
 	if (atomic_load(position) == seen)
-		syscall(SYS_futex, position, FUTEX_WAIT, seen, NULL, NULL, 0);
+		syscall(SYS_futex, waits, FUTEX_WAIT, 1, NULL, NULL, 0);
 	atomic_store(waits, 0);
 }
 
@@ -90,7 +91,7 @@ static void advance(_Atomic uint32_t *position, uint32_t n, _Atomic uint32_t *wa
 {
 	atomic_fetch_add(position, n);
 	if (atomic_exchange(waits, 0)) /* one wake-up for each sleep */
-		syscall(SYS_futex, position, FUTEX_WAKE, 1, NULL, NULL, 0);
+		syscall(SYS_futex, waits, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
 static void send_all(int fd, const void *p, size_t n)
