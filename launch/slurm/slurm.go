@@ -147,13 +147,13 @@ func (s *step) peer() link.Verdict {
 }
 
 // wordsBound is how long Slurm's words may come after a child that Slurm has killed.
-const wordsBound = 500 * time.Millisecond
+const wordsBound = 2 * time.Second
 
 // why returns why Slurm has ended a child with a signal, or nil. Slurm's words and the
 // child's exit status come through two pipes.
 func (s *step) why(status forkspawn.ExitStatus) error {
 	killed := status.Signal() == syscall.SIGTERM || status.Signal() == syscall.SIGKILL
-	for bound := time.Now().Add(wordsBound); ; time.Sleep(wordsBound / 20) {
+	for bound := time.Now().Add(wordsBound); ; time.Sleep(wordsBound / 50) {
 		if why := causeIn(s.Words(), endTexts); why != nil {
 			return s.error(why)
 		}

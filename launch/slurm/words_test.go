@@ -18,21 +18,21 @@ import (
 	"github.com/spawnwire/spawnwire/spawnspec"
 )
 
-// srunWithLateWords runs the supervisor here. Some time after the file $ENDED is there, it
-// writes as Slurm does when it has ended a step.
+// srunWithLateWords runs the supervisor here. Some time after it has read a line from the
+// FIFO $ENDED, it writes as Slurm does when it has ended a step.
 const srunWithLateWords = `#!/bin/sh
 while [ "$1" != /usr/bin/env ]; do shift; done
 {
-	for i in $(seq 500); do [ -e "$ENDED" ] && break; sleep 0.05; done
+	read line <"$ENDED"
 	sleep 0.1
 	echo "slurmstepd: error: *** STEP 1.0 ON h1 CANCELLED AT 2026-01-01T00:00:00 ***" >&2
 } >/dev/null &
 "$@"
 `
 
-// isKilled makes the file $ENDED and ends by SIGKILL.
+// isKilled writes to the FIFO $ENDED and ends by SIGKILL.
 func isKilled(context.Context, *forkspawn.Parent) error {
-	if err := os.WriteFile(os.Getenv("ENDED"), nil, 0o600); err != nil {
+	if err := os.WriteFile(os.Getenv("ENDED"), []byte("\n"), 0o600); err != nil {
 		return err
 	}
 	syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -44,7 +44,9 @@ func TestErrors_WordsAfterTheExitStatus(t *testing.T) {
 	dir := t.TempDir()
 	srun := filepath.Join(dir, "srun")
 	require.NoError(t, os.WriteFile(srun, []byte(srunWithLateWords), 0o700))
-	t.Setenv("ENDED", filepath.Join(dir, "ended"))
+	ended := filepath.Join(dir, "ended")
+	require.NoError(t, syscall.Mkfifo(ended, 0o600))
+	t.Setenv("ENDED", ended)
 	s := spawntest.NewSpawner(t, forkspawn.Config{})
 	c, err := s.Spawn(testkit.Context(t), spawnspec.Spec{Entry: "is-killed"},
 		forkspawn.WithCommand(forkspawn.Command{
