@@ -153,6 +153,11 @@ func (a *Allocation) revoked() error {
 	if !strings.Contains(words, "has been revoked") || strings.Contains(words, "elinquishing") {
 		return nil // salloc has ended it
 	}
+	return a.squeue()
+}
+
+// squeue returns why an ended job has ended.
+func (a *Allocation) squeue() error {
 	// During the end of the job the state is COMPLETING. Then only the reason says more.
 	state, reason, _ := strings.Cut(squeue(a.job, "%T %r"), " ")
 	return cmp.Or(ends[state], ends[reason], ErrCancelled)
@@ -167,10 +172,19 @@ var ends = map[string]error{
 // revokedBound is how long salloc may take to learn of the end of its job.
 const revokedBound = time.Second
 
-// explain returns the error of a step that has not started because of err.
+// explain returns the error of a step that has not started because of err. srun can learn
+// of the end of the job much earlier than salloc, which waits for all its nodes.
 func (a *Allocation) explain(err error) error {
-	if errors.Is(err, ErrStart) && a.reason() != nil {
+	if !errors.Is(err, ErrStart) {
+		return err
+	}
+	if a.reason() != nil {
 		return a.ended()
+	}
+	var failed *Error
+	if errors.As(err, &failed) && saysJobIsOver(failed.Stderr) {
+		err = fmt.Errorf("%w: its allocation has ended: %w", ErrStart, a.squeue())
+		return &Error{Stderr: failed.Stderr, program: failed.program, err: err}
 	}
 	return err
 }

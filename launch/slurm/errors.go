@@ -103,10 +103,20 @@ var endTexts = []text{
 	{"Job has been cancelled", ErrCancelled},
 }
 
+// The texts of srun about a job that is over.
+const (
+	completed  = "already completing or completed"
+	invalidJob = "xpired or invalid job"
+)
+
+func saysJobIsOver(words string) bool {
+	return strings.Contains(words, completed) || strings.Contains(words, invalidJob)
+}
+
 // startTexts are about steps before it.
 var startTexts = []text{
-	{"already completing or completed", ErrStart}, // the job
-	{"xpired or invalid job", ErrStart},
+	{completed, ErrStart},
+	{invalidJob, ErrStart},
 	{"nvalid partition", ErrPartition},
 	{"Requested nodes are busy", ErrPending},
 	{"Unable to contact slurm controller", ErrController},
