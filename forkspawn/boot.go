@@ -147,12 +147,6 @@ func (b *boot) run(ctx context.Context) (*Child, error) {
 		return nil, b.fail(ErrSpawnerClosed)
 	}
 	defer b.s.boots.Done()
-	if b.program && b.cmd.Path == "" {
-		// A copy of this program without a ticket would be the root of another tree, and
-		// could start the next copy.
-		return nil, b.fail(badField("Command.Path",
-			"empty; a program without the protocol needs its path"))
-	}
 	if b.program {
 		return b.runProgram(ctx)
 	}

@@ -127,6 +127,12 @@ func (w *outputWatch) stream() func([]byte) {
 
 // runProgram starts a program and waits until it is ready.
 func (b *boot) runProgram(ctx context.Context) (*Child, error) {
+	if b.cmd.Path == "" {
+		// A copy of this program without a ticket would be the root of another tree, and
+		// could start the next copy.
+		return nil, b.fail(badField("Command.Path",
+			"empty; a program without the protocol needs its path"))
+	}
 	limits, release := b.limit(ctx)
 	defer release()
 	a := &attempt{boot: b, id: handshake.NewID()}

@@ -114,7 +114,7 @@ func TestRecv_CallStaysForNext(t *testing.T) {
 	assert.Equal(t, frame.Frame{Kind: frame.KindCall, Body: []byte{1}}, f)
 }
 
-// A Start that the peer's goodbye interrupts reports it, and leaves the queue.
+// The peer's goodbye interrupts a Start. Then it fails and leaves the queue.
 func TestStart_EndsAtTheGoodbye(t *testing.T) {
 	for _, l := range sockets {
 		t.Run(l.name, func(t *testing.T) {

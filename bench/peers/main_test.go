@@ -18,8 +18,8 @@ func TestMain(m *testing.M) {
 	spawntest.Main(m)
 }
 
-// The shortest run of all sections must have results of each competitor. shmipc is not
-// there, because its dispatcher outlives its sessions: a leak to this test.
+// The shortest run of all sections must have results of each competitor. shmipc is
+// left out: its dispatcher outlives its sessions. To this test it would be a leak.
 func TestRun_AllSections(t *testing.T) {
 	spawntest.NoLeaks(t)
 	s := settings{rounds: 1, turn: time.Millisecond, spawns: 1, messages: 100, large: 256 << 10,

@@ -41,14 +41,18 @@ func (p shmipcPeer) Open(ctx context.Context, job Job) (Worker, error) {
 	return &roundTrips{size: job.Size, close: closer(manager, s),
 		trip: func(payload []byte) ([]byte, error) {
 			st.BufferReader().ReleasePreviousRead()
-			if _, err := st.BufferWriter().WriteBytes(payload); err != nil {
-				return nil, err
-			}
-			if err := st.Flush(false); err != nil {
+			if err := sendShmipc(st, payload); err != nil {
 				return nil, err
 			}
 			return st.BufferReader().ReadBytes(job.Size)
 		}}, nil
+}
+
+func sendShmipc(st *shmipc.Stream, payload []byte) error {
+	if _, err := st.BufferWriter().WriteBytes(payload); err != nil {
+		return err
+	}
+	return st.Flush(false)
 }
 
 func (shmipcPeer) Serve(job Job, ready Ready) error {
@@ -72,12 +76,9 @@ func (shmipcPeer) Serve(job Job, ready Ready) error {
 		if err != nil {
 			return err
 		}
-		if _, err := st.BufferWriter().WriteBytes(p); err != nil {
+		if err := sendShmipc(st, p); err != nil {
 			return err
 		}
 		st.BufferReader().ReleasePreviousRead()
-		if err := st.Flush(false); err != nil {
-			return err
-		}
 	}
 }
